@@ -1,0 +1,1 @@
+"""Conversations as text. Pure: no engine, no files, no network."""

@@ -1,0 +1,127 @@
+"""Every error of the worker, and the one place that turns an error into OpenAI's body and status.
+
+* WorkerError
+  x ConfigError                a setting is wrong: names key and value; the worker does not start
+  x ModelError                 the model cannot be found, fetched or loaded; the worker does not start
+  x RequestError               answered to the client, the worker goes on
+    + InvalidRequestError      400  a field is missing, wrong or out of range
+      - ContextLengthError     400  the prompt does not fit the context
+    + AuthenticationError      401
+    + RouteNotFoundError       404
+    + ModelNotFoundError       404
+    + MethodNotAllowedError    405
+    + PayloadTooLargeError     413
+    + QueueFullError           503  too many requests wait already; safe to retry
+    + UnavailableError         503  loading, stopping, or unhealthy
+    + EngineError              500  the engine failed while it worked on this request
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+
+class WorkerError(Exception):
+    """Base of all errors the worker raises on purpose."""
+
+
+class ConfigError(WorkerError):
+    """A setting is wrong. The message names its key and, unless secret, its value."""
+
+
+class ModelError(WorkerError):
+    """The model cannot be found, fetched or loaded."""
+
+
+class RequestError(WorkerError):
+    """An error the client is told, in OpenAI's words."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or self.default_code
+
+
+class InvalidRequestError(RequestError):
+    status = 400
+    type = "invalid_request_error"
+    default_code = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    default_code = "context_length_exceeded"
+
+
+class AuthenticationError(RequestError):
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+
+class RouteNotFoundError(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    default_code = "unknown_url"
+
+
+class ModelNotFoundError(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    default_code = "model_not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
+class PayloadTooLargeError(RequestError):
+    status = 413
+    type = "invalid_request_error"
+    default_code = "payload_too_large"
+
+
+class QueueFullError(RequestError):
+    status = 503
+    default_code = "queue_full"
+
+
+class UnavailableError(RequestError):
+    status = 503
+    default_code = "unavailable"
+
+
+class EngineError(RequestError):
+    default_code = "engine_error"
+
+
+class ErrorResponse(NamedTuple):
+    """An error as the client sees it."""
+
+    status: int
+    body: dict[str, Any]  # {"error": {"message", "type", "param", "code"}}
+
+
+def to_response(error: BaseException) -> ErrorResponse:
+    """The one mapping to the wire. An error nobody foresaw says nothing about itself: its text may hold secrets."""
+    if not isinstance(error, RequestError):
+        error = EngineError("The worker failed to process this request. Its log says why.", code="internal_error")
+    return ErrorResponse(
+        error.status,
+        {
+            "error": {
+                "message": one_line(str(error)),
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+            }
+        },
+    )
+
+
+def one_line(text: str) -> str:
+    """Clients put error messages into HTTP status lines, which hold one line of Latin-1."""
+    return " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")

@@ -3,6 +3,8 @@
 * WorkerError
   x ConfigError                a setting is wrong: names key and value; the worker does not start
   x ModelError                 the model cannot be found, fetched or loaded; the worker does not start
+  x DecodeError                llama.cpp could not compute a batch; stays inside the engine
+    + CacheFullError           no place in the KV cache; nothing was computed, nothing is lost
   x RequestError               answered to the client, the worker goes on
     + InvalidRequestError      400  a field is missing, wrong or out of range
       - ContextLengthError     400  the prompt does not fit the context
@@ -29,6 +31,14 @@ class ConfigError(WorkerError):
 
 class ModelError(WorkerError):
     """The model cannot be found, fetched or loaded."""
+
+
+class DecodeError(WorkerError):
+    """llama.cpp could not compute a batch; what it left in the cache cannot be trusted."""
+
+
+class CacheFullError(DecodeError):
+    """llama.cpp found no place in the KV cache for a batch; its memory is as before."""
 
 
 class RequestError(WorkerError):

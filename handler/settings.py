@@ -28,30 +28,51 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("demo", min_length=1, description="The model: `demo`, a path, `org/name:QUANT`, `org/name/file.gguf` (both with `@revision`), or an https URL.")
-    model_alias: Names = Field((), description="Names the model is served under, separated by commas; the first is the one in answers.")
+    model: str = Field(
+        "demo",
+        min_length=1,
+        description="`demo`, a path, `org/name:QUANT`, `org/name/file.gguf` (`@revision` may follow), or an https URL.",
+    )
+    model_alias: Names = Field(
+        (), description="Names the model is served under, separated by commas; the first is the one in answers."
+    )
     chat_template: str = Field("", description="A Jinja chat template, or a path to one, instead of the model's own.")
     hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token for gated or private repositories.")
+    hf_endpoint: str = Field("https://huggingface.co", min_length=1, description="Hugging Face, or a mirror of it.")
     models_dir: Path = Field(Path("~/.cache/gguf-models"), description="Where downloads are kept on this machine.")
-    volume_dir: Path = Field(Path("/runpod-volume"), description="RunPod's network volume, which also holds its cached models.")
+    volume_dir: Path = Field(
+        Path("/runpod-volume"), description="RunPod's network volume, which also holds its cached models."
+    )
 
-    n_ctx: int = Field(0, ge=0, description="Tokens the KV cache holds, shared by all sequences. 0: the model's training context, at most 32768.")
-    n_batch: int = Field(0, ge=0, description="Tokens one engine step computes at most. 0: 2048 on a GPU, 256 on a CPU.")
+    n_ctx: int = Field(
+        0,
+        ge=0,
+        description="Tokens the KV cache holds for all sequences. 0: the model's training context, at most 32768.",
+    )
+    n_batch: int = Field(
+        0, ge=0, description="Tokens one engine step computes at most. 0: 2048 on a GPU, 256 on a CPU."
+    )
     n_ubatch: int = Field(512, ge=1, description="Tokens llama.cpp computes at once within a step.")
-    prefill_chunk: int = Field(0, ge=0, description="Prompt tokens per step while other sequences generate. 0: 512 on a GPU, 64 on a CPU.")
+    prefill_chunk: int = Field(
+        0, ge=0, description="Prompt tokens per step while other sequences generate. 0: 512 on a GPU, 64 on a CPU."
+    )
     max_num_seqs: int = Field(16, ge=1, le=128, description="Sequences that generate at the same time.")
     max_queue: int = Field(64, ge=0, description="Sequences that may wait for a place; one more is refused with 503.")
     n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU. -1: all.")
     n_threads: int = Field(0, ge=0, description="CPU threads of llama.cpp. 0: one per core.")
     sampler_threads: int = Field(0, ge=0, description="Threads that sample. 0: one per core, at most 12.")
     flash_attn: Literal["auto", "on", "off"] = Field("auto", description="llama.cpp's flash attention.")
-    swa_full: bool = Field(True, description="Keep the whole cache of sliding-window models, so that prefixes can be reused.")
+    swa_full: bool = Field(
+        True, description="Keep the whole cache of sliding-window models, so that prefixes can be reused."
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address `serve` listens on.")
     port: int = Field(8001, ge=1, le=65535, description="Port `serve` listens on.")
     api_key: SecretStr = Field(SecretStr(""), description="Bearer key `serve` asks for. Empty: none.")
     max_body_bytes: int = Field(4_000_000, ge=1, description="Largest request body `serve` reads, in bytes.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Prompts and answers are never logged, at any level.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Prompts and answers are never logged, at any level."
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

@@ -1,0 +1,42 @@
+"""What one `llama_decode` computes."""
+
+from dataclasses import dataclass, field
+
+from handler.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """`num_tokens` tokens of a sequence from position `start` on."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.sequence.token_ids[self.start : self.start + self.num_tokens]
+
+    @property
+    def catches_up(self) -> bool:
+        """Whether the sequence's last token is among them, so that its logits give the next token."""
+        return self.start + self.num_tokens == self.sequence.num_tokens
+
+
+@dataclass(slots=True)
+class Batch:
+    """Sequences in the order they lie in the batch; each sequence at most once."""
+
+    items: list[ScheduledSequence] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_tokens for item in self.items)
+
+    @property
+    def sampling(self) -> list[ScheduledSequence]:
+        """The items that get a token, in the order their tokens come back."""
+        return [item for item in self.items if item.catches_up]
+
+    def remove(self, sequence: Sequence) -> None:
+        self.items = [item for item in self.items if item.sequence is not sequence]

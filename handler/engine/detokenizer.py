@@ -1,0 +1,58 @@
+"""Bytes of tokens in, text that may be shown out.
+
+Two things are held back: the first bytes of a character until its last one is there, and text that may turn out to
+be the beginning of a stop string. Knows nothing about tokens.
+"""
+
+import codecs
+
+
+class Detokenizer:
+    """The text of one sequence. Bytes that are no UTF-8 at all become U+FFFD; a character merely cut off does not."""
+
+    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._stop = stop
+        self._held = ""
+        self.num_shown = 0  # characters given out
+        self.stopped = False  # a stop string was found: nothing more comes
+
+    @property
+    def num_decoded(self) -> int:
+        """Characters decoded so far, shown or held back."""
+        return self.num_shown + len(self._held)
+
+    def feed(self, piece: bytes) -> str:
+        """Add a token's bytes; return what can be shown now."""
+        self._held += self._decoder.decode(piece)
+        end = self._find_stop()
+        if end is None:
+            return self._show(len(self._held) - self._num_held_back())
+        self.stopped = True
+        text = self._show(end)
+        self._held = ""
+        return text
+
+    def finish(self) -> str:
+        """The sequence is over: what was held back for a stop string that did not come."""
+        return self._show(len(self._held))
+
+    def _show(self, end: int) -> str:
+        text, self._held = self._held[:end], self._held[end:]
+        self.num_shown += len(text)
+        return text
+
+    def _find_stop(self) -> int | None:
+        starts = [start for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        return min(starts, default=None)
+
+    def _num_held_back(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        return max((_overlap(self._held, stop) for stop in self._stop), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,286 @@
+"""The engine: one thread that owns the model's context, and the border between it and asyncio.
+
+The outside puts commands into an inbox; the thread takes them between two steps, and hands what a step brought to
+each event loop with one call. Nothing here is bound to a loop but a `Generation`, which is made inside one.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol
+
+from handler.engine.batch import Batch
+from handler.engine.generation import Generation
+from handler.engine.kv_cache import KVCache, Memory
+from handler.engine.sampling_params import SamplingParams
+from handler.engine.scheduler import Limits, Outputs, Scheduler
+from handler.engine.sequence import (
+    FinishReason,
+    SampledToken,
+    Sampler,
+    Sequence,
+    SequenceOutput,
+    SequenceStatus,
+    Vocabulary,
+)
+from handler.errors import (
+    CacheFullError,
+    ContextLengthError,
+    DecodeError,
+    EngineError,
+    InvalidRequestError,
+    QueueFullError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES = 3  # failed steps in a row that make the engine unhealthy
+
+
+class Runner(Protocol):
+    """The model, as the engine needs it. `run` is called by the engine thread alone, the rest by any."""
+
+    memory: Memory
+    vocabulary: Vocabulary
+    num_slots: int
+    num_cells: int
+    max_model_len: int  # tokens of one sequence, prompt and answer
+
+    def tokenize(self, text: str) -> list[int]: ...
+
+    def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler: ...
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        """Compute the batch; a token for each item of `batch.sampling`. Raises DecodeError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Stats(NamedTuple):
+    """A snapshot between two steps; the counters count from the start."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_cached_slots: int = 0
+    num_used_cells: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_completion_tokens: int = 0
+    num_finished: int = 0
+    num_preemptions: int = 0
+
+
+class Engine:
+    """`generate()` is the only way in. Started by the constructor; `close()` ends the thread and frees the model."""
+
+    def __init__(self, runner: Runner, limits: Limits, *, max_queue: int) -> None:
+        self.runner = runner
+        self.limits = limits
+        self.max_queue = max_queue
+        self.stats = Stats()
+        self.is_healthy = True
+        cache = KVCache(runner.memory, num_slots=runner.num_slots, num_cells=runner.num_cells)
+        self._scheduler = Scheduler(cache, limits)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._generations: dict[Sequence, Generation] = {}
+        self._num_open = 0  # sequences accepted and not over
+        self._open_lock = threading.Lock()
+        self._num_failures = 0
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def generate(self, prompts: list[str] | list[list[int]], params: SamplingParams, n: int = 1) -> Generation:
+        """Start `n` sequences for each prompt, in this order.
+
+        Raises InvalidRequestError, ContextLengthError, QueueFullError or UnavailableError; nothing has started then.
+        """
+        num_sequences = len(prompts) * n
+        self._open(num_sequences)
+        try:
+            sequences = await asyncio.to_thread(self._make_sequences, prompts, params, n)
+        except BaseException:
+            self._close(num_sequences)
+            raise
+        generation = Generation(sequences, self._request_abort)
+        self._inbox.put(partial(self._add, generation))
+        return generation
+
+    def close(self) -> None:
+        """Stop after the current step; whoever still waits for a sequence gets UnavailableError."""
+        self._inbox.put(self._stop)
+        self._thread.join()
+        self.runner.close()
+
+    # Any thread
+
+    def _open(self, num_sequences: int) -> None:
+        if not self.is_healthy or self._is_stopping:
+            raise UnavailableError("The engine is not available: it is stopping or has failed.")
+        with self._open_lock:
+            if self._num_open + num_sequences > self.limits.max_num_seqs + self.max_queue:
+                raise QueueFullError(
+                    f"The worker is busy: {self._num_open} sequences are running or waiting, and at most "
+                    f"{self.limits.max_num_seqs + self.max_queue} may. Try again later."
+                )
+            self._num_open += num_sequences
+
+    def _close(self, num_sequences: int) -> None:
+        with self._open_lock:
+            self._num_open -= num_sequences
+
+    def _make_sequences(self, prompts: list[str] | list[list[int]], params: SamplingParams, n: int) -> list[Sequence]:
+        return [
+            self._make_sequence(token_ids, params.with_seed_offset(choice))
+            for token_ids in [self._token_ids(prompt) for prompt in prompts]
+            for choice in range(n)
+        ]
+
+    def _make_sequence(self, token_ids: list[int], params: SamplingParams) -> Sequence:
+        return Sequence(
+            token_ids,
+            params,
+            vocabulary=self.runner.vocabulary,
+            max_num_tokens=self.runner.max_model_len,
+            sampler=self.runner.make_sampler(params, token_ids),
+        )
+
+    def _token_ids(self, prompt: str | list[int]) -> list[int]:
+        token_ids = self.runner.tokenize(prompt) if isinstance(prompt, str) else prompt
+        if not token_ids:
+            raise InvalidRequestError("The prompt is empty.", param="prompt")
+        if not 0 <= min(token_ids) <= max(token_ids) < self.runner.vocabulary.num_tokens:
+            raise InvalidRequestError("The prompt has token ids that are not in the vocabulary.", param="prompt")
+        if len(token_ids) >= self.runner.max_model_len:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self.runner.max_model_len} tokens, but the prompt alone "
+                f"has {len(token_ids)}. Please shorten it."
+            )
+        return token_ids
+
+    def _request_abort(self, generation: Generation) -> None:
+        self._inbox.put(partial(self._abort, generation))
+
+    # The engine thread
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._take_commands()
+                self._step()
+        except Exception:
+            log.exception("The engine thread broke down.")
+            self.is_healthy = False
+        while True:  # whoever came too late to be refused is told; close() ends the process's interest in us
+            self._end_all()
+            if self._is_stopping:
+                return
+            self._take_commands()
+
+    def _take_commands(self) -> None:
+        """Run all commands there are, having waited for one if there is nothing else to do."""
+        if not self._scheduler.has_work or not self.is_healthy:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _step(self) -> None:
+        if self._scheduler.has_work:
+            batch = self._scheduler.schedule()
+            self._deliver(self._compute(batch))
+        else:
+            self._scheduler.cache.check_integrity()
+        self.stats = self._snapshot()
+
+    def _compute(self, batch: Batch) -> Outputs:
+        try:
+            sampled = self.runner.run(batch)
+        except CacheFullError:
+            return self._scheduler.relieve_pressure()
+        except DecodeError as error:
+            return self._give_up(batch, error)
+        self._num_failures = 0
+        return self._scheduler.postprocess(batch, sampled)
+
+    def _give_up(self, batch: Batch, error: DecodeError) -> Outputs:
+        """A batch that cannot be computed takes its sequences with it, and what they would leave in the cache."""
+        self._num_failures += 1
+        log.error("A step with %d tokens of %d sequences failed: %s", batch.num_tokens, len(batch.items), error)
+        if self._num_failures >= MAX_FAILURES:
+            log.critical("%d steps failed in a row: the engine is unhealthy.", self._num_failures)
+            self.is_healthy = False
+        failed = [item.sequence for item in batch.items]
+        return self._scheduler.fail(failed, EngineError("The model failed to compute this request."))
+
+    def _deliver(self, outputs: Outputs) -> None:
+        mail: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Sequence, SequenceOutput]]] = defaultdict(list)
+        for sequence, output in outputs:
+            generation = self._generations[sequence]
+            mail[generation.loop].append((generation, sequence, output))
+            if sequence.is_finished:
+                self._count(output)
+                self._forget(sequence)
+        for loop, letters in mail.items():
+            try:
+                loop.call_soon_threadsafe(_put_all, letters)
+            except RuntimeError:  # the loop is closed: nobody reads
+                for generation in {letter[0] for letter in letters}:
+                    self._abort(generation)
+
+    def _add(self, generation: Generation) -> None:
+        for sequence in generation.sequences:
+            self._generations[sequence] = generation
+            self._scheduler.add(sequence)
+
+    def _abort(self, generation: Generation) -> None:
+        for sequence in generation.sequences:
+            if sequence in self._generations:
+                self._scheduler.abort(sequence)
+                self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        sequence.close()
+        del self._generations[sequence]
+        self._close(1)
+
+    def _count(self, output: SequenceOutput) -> None:
+        if output.usage is not None:
+            usage, stats = output.usage, self.stats
+            self.stats = stats._replace(
+                num_finished=stats.num_finished + 1,
+                num_prompt_tokens=stats.num_prompt_tokens + usage.num_prompt_tokens,
+                num_cached_tokens=stats.num_cached_tokens + usage.num_cached_tokens,
+                num_completion_tokens=stats.num_completion_tokens + usage.num_completion_tokens,
+            )
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+
+    def _end_all(self) -> None:
+        """End every sequence without asking the scheduler, whose state may be what broke down."""
+        error = UnavailableError("The worker is stopping.") if self.is_healthy else EngineError("The engine failed.")
+        for sequence in self._generations:
+            sequence.status = SequenceStatus.FINISHED
+        ended = SequenceOutput(finish_reason=FinishReason.ERROR, error=error)
+        self._deliver([(sequence, ended) for sequence in self._generations])
+
+    def _snapshot(self) -> Stats:
+        scheduler, cache = self._scheduler, self._scheduler.cache
+        return self.stats._replace(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_cached_slots=sum(not slot.is_claimed and not slot.is_empty for slot in cache.slots),
+            num_used_cells=cache.num_cells - cache.num_free_cells,
+            num_preemptions=scheduler.num_preemptions,
+        )
+
+
+def _put_all(letters: list[tuple[Generation, Sequence, SequenceOutput]]) -> None:
+    for generation, sequence, output in letters:
+        generation.put(sequence, output)

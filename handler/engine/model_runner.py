@@ -1,0 +1,274 @@
+"""The model on its device: the one place, with sampler.py, that calls llama.cpp.
+
+llama.cpp's low-level API through llama-cpp-python. Knows batches and slots; nothing about waiting, text and stopping.
+Its calls release the GIL.
+"""
+
+import ctypes
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from handler.engine.batch import Batch
+from handler.engine.llama_log import LlamaLog
+from handler.engine.sampler import Pointer, SamplerChain
+from handler.engine.sampling_params import SamplingParams
+from handler.engine.sequence import SampledToken
+from handler.errors import CacheFullError, DecodeError, InvalidRequestError, ModelError
+
+DEFAULT_MAX_CTX = 32768
+FLASH_ATTN = {
+    "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+_llama_log = LlamaLog()
+_log_callback = llama.llama_log_callback(_llama_log)  # llama.cpp keeps no reference: this one must live
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerConfig:
+    """llama.cpp's own parameters, under its names, and the number of slots and sampling threads."""
+
+    n_ctx: int  # cells of the KV cache; 0: the model's training context, at most DEFAULT_MAX_CTX
+    n_batch: int
+    n_ubatch: int
+    n_gpu_layers: int
+    n_threads: int
+    flash_attn: str
+    swa_full: bool
+    num_slots: int
+    sampler_threads: int
+
+
+def supports_gpu() -> bool:
+    """Whether this build of llama.cpp can compute on a GPU of this machine."""
+    return bool(llama.llama_supports_gpu_offload())
+
+
+class ModelRunner:
+    def __init__(self, path: Path, config: RunnerConfig) -> None:
+        """Load the model and warm it up. Takes seconds to minutes; raises ModelError."""
+        llama.llama_log_set(_log_callback, None)
+        self._model = _load_model(path, config)
+        vocab = llama.llama_model_get_vocab(self._model)
+        self.vocabulary = ModelVocabulary(vocab)
+        self.n_ctx_train: int = llama.llama_model_n_ctx_train(self._model)
+        self._context = _make_context(self._model, config, self.n_ctx_train)
+        self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full)
+        self.num_slots = config.num_slots
+        self.num_cells: int = llama.llama_n_ctx(self._context)
+        self.max_model_len = min(self.num_cells, self.n_ctx_train)
+        self._batch = BatchBuffer(config.n_batch)
+        self._pool = ThreadPoolExecutor(config.sampler_threads, thread_name_prefix="sampler")
+        self._num_sampler_threads = config.sampler_threads
+        self._warm_up()
+
+    def tokenize(self, text: str) -> list[int]:
+        return self.vocabulary.tokenize(text)
+
+    def chat_template(self) -> str | None:
+        """The template stored in the GGUF."""
+        source = llama.llama_model_chat_template(self._model, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> SamplerChain:
+        if any(not 0 <= token_id < self.vocabulary.num_tokens for token_id, _ in params.logit_bias):
+            raise InvalidRequestError("logit_bias names a token that is not in the vocabulary.", param="logit_bias")
+        return SamplerChain(
+            params,
+            prompt_token_ids,
+            vocab=self.vocabulary.vocab,
+            vocabulary=self.vocabulary,
+            max_tokens=self.max_model_len,
+        )
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
+        rows = self._batch.fill(batch)
+        self._decode()
+        samplers = [item.sequence.sampler for item in batch.sampling]
+        llama.llama_synchronize(self._context)  # the samplers' threads must find it done
+        return self._sample(list(zip(samplers, rows, strict=True)))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        llama.llama_free(self._context)
+        llama.llama_model_free(self._model)
+
+    def _decode(self) -> None:
+        code = llama.llama_decode(self._context, self._batch.struct)
+        if code == 1:
+            raise CacheFullError("No place in the KV cache for this batch.")
+        if code != 0:
+            raise DecodeError(f"llama_decode returned {code}.")
+
+    def _sample(self, work: list[tuple[Any, int]]) -> list[SampledToken]:
+        """Sampling takes a good part of a step if done one by one: a share of the rows for each thread."""
+        share = -(-len(work) // self._num_sampler_threads) or 1
+        shares = [work[start : start + share] for start in range(0, len(work), share)]
+        others = [self._pool.submit(self._sample_share, share) for share in shares[1:]]
+        tokens = self._sample_share(shares[0]) if shares else []
+        return tokens + [token for other in others for token in other.result()]
+
+    def _sample_share(self, work: list[tuple[SamplerChain, int]]) -> list[SampledToken]:
+        return [sampler.sample(self._context, row) for sampler, row in work]
+
+    def _warm_up(self) -> None:
+        """One token through the model, so that the first request does not wait for pages and kernels."""
+        self._batch.fill_token(self.vocabulary.any_token)
+        self._decode()
+        llama.llama_synchronize(self._context)
+        self.memory.clear(0)
+
+
+class ModelMemory:
+    """llama.cpp's memory of one context, which is unified: every slot draws on the same cells."""
+
+    def __init__(self, model: Pointer, context: Pointer, *, swa_full: bool) -> None:
+        self._memory = llama.llama_get_memory(context)
+        self._has_states = bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+        self._window: int = 0 if swa_full else llama.llama_model_n_swa(model)
+        # A state is that of all its tokens. Cells of a small window's cache that two slots share are never freed.
+        self.shares_prefixes = not self._has_states and not self._window
+
+    def can_resume(self, seq_id: int, num_tokens: int) -> bool:
+        if self._has_states:
+            return bool(llama.llama_memory_seq_pos_max(self._memory, seq_id) + 1 == num_tokens)
+        first = llama.llama_memory_seq_pos_min(self._memory, seq_id) if self._window else 0
+        return bool(first <= max(0, num_tokens - self._window + 1))
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
+
+    def truncate(self, seq_id: int, num_tokens: int) -> bool:
+        return bool(llama.llama_memory_seq_rm(self._memory, seq_id, num_tokens, -1))
+
+    def clear(self, seq_id: int) -> None:
+        llama.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+
+
+class ModelVocabulary:
+    """Text to tokens and back. May be used by any thread."""
+
+    def __init__(self, vocab: Pointer) -> None:
+        self.vocab = vocab
+        self.num_tokens: int = llama.llama_vocab_n_tokens(vocab)
+        self.bos_token = self._special(llama.llama_vocab_bos(vocab))
+        self.eos_token = self._special(llama.llama_vocab_eos(vocab))
+        self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
+        self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
+        self.piece = functools.cache(self._piece)  # there are as many at most as tokens
+        self.is_end_of_generation = functools.cache(self._is_end_of_generation)
+
+    @functools.cached_property
+    def end_of_generation(self) -> frozenset[int]:
+        return frozenset(filter(self.is_end_of_generation, range(self.num_tokens)))
+
+    def tokenize(self, text: str) -> list[int]:
+        """With the model's own beginning, once: chat templates often write it themselves."""
+        if self._adds_bos and self.bos_token:
+            text = text.removeprefix(self.bos_token)
+        data = text.encode("utf-8", "replace")
+        capacity = len(data) + 8  # a token has a byte at least, but for those the model adds
+        tokens = np.empty(capacity, np.int32)
+        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, True, True)
+        if num_tokens < 0:
+            raise InvalidRequestError("The prompt cannot be tokenized.", param="prompt")
+        return list(map(int, tokens[:num_tokens]))
+
+    def _piece(self, token_id: int, special: bool = False) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = llama.llama_token_to_piece(self.vocab, token_id, buffer, size, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def _is_end_of_generation(self, token_id: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self.vocab, token_id))
+
+    def _special(self, token_id: int) -> str:
+        return self._piece(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""
+
+
+class BatchBuffer:
+    """One `llama_batch` over NumPy arrays, filled anew for each step with whole-array assignments."""
+
+    def __init__(self, capacity: int) -> None:
+        self._token = np.zeros(capacity, np.int32)
+        self._pos = np.zeros(capacity, np.int32)
+        self._seq_id = np.zeros(capacity, np.int32)
+        self._logits = np.zeros(capacity, np.int8)
+        self._n_seq_id = np.ones(capacity, np.int32)
+        # llama_batch wants a pointer to each token's list of slots: they point into one array, for ever.
+        self._seq_id_pointers = self._seq_id.ctypes.data + np.arange(capacity, dtype=np.uintp) * self._seq_id.itemsize
+        self.struct = llama.llama_batch(
+            token=_pointer(self._token, ctypes.c_int32),
+            pos=_pointer(self._pos, ctypes.c_int32),
+            n_seq_id=_pointer(self._n_seq_id, ctypes.c_int32),
+            seq_id=ctypes.cast(self._seq_id_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+
+    def fill(self, batch: Batch) -> list[int]:
+        """Returns the rows whose logits are wanted, in batch order."""
+        end, rows = 0, []
+        self._logits[: batch.num_tokens] = 0
+        for item in batch.items:
+            start, end = end, end + item.num_tokens
+            assert item.sequence.slot is not None
+            self._token[start:end] = item.token_ids
+            self._pos[start:end] = np.arange(item.start, item.start + item.num_tokens)
+            self._seq_id[start:end] = item.sequence.slot.seq_id
+            if item.catches_up:
+                self._logits[end - 1] = 1
+                rows.append(end - 1)
+        self.struct.n_tokens = end
+        return rows
+
+    def fill_token(self, token_id: int) -> None:
+        """A single token at the beginning of slot 0."""
+        self._token[0], self._pos[0], self._seq_id[0], self._logits[0] = token_id, 0, 0, 1
+        self.struct.n_tokens = 1
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Pointer:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def _load_model(path: Path, config: RunnerConfig) -> Pointer:
+    llama.llama_backend_init()
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = config.n_gpu_layers
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise ModelError(f"llama.cpp cannot load {path}: {_llama_log.last_error or 'it does not say why'}")
+    return model
+
+
+def _make_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Pointer:
+    params = llama.llama_context_default_params()
+    params.n_ctx = config.n_ctx or min(n_ctx_train, DEFAULT_MAX_CTX)
+    params.n_batch = config.n_batch
+    params.n_ubatch = min(config.n_ubatch, config.n_batch)
+    params.n_seq_max = config.num_slots
+    params.n_outputs_max = config.num_slots  # one row of logits a sequence, not one a token
+    params.n_threads = params.n_threads_batch = config.n_threads
+    params.flash_attn_type = FLASH_ATTN[config.flash_attn]
+    params.swa_full = config.swa_full
+    params.kv_unified = True
+    context = llama.llama_init_from_model(model, params)
+    if not context:
+        llama.llama_model_free(model)
+        raise ModelError(f"llama.cpp cannot make a context of {params.n_ctx} tokens: {_llama_log.last_error}")
+    return context

@@ -1,0 +1,46 @@
+"""What a caller asks of sampling and stopping. Ranges are checked where the request enters, not here."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Defaults are llama.cpp's own where OpenAI has no such parameter or leaves it to the model."""
+
+    temperature: float = 0.8  # 0: the most likely token, always
+    top_k: int = 40  # 0: off
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+
+    repeat_penalty: float = 1.0  # over prompt and answer
+    repeat_last_n: int = 64  # tokens the repeat penalty looks back; -1: all
+    frequency_penalty: float = 0.0  # over the answer alone, as OpenAI defines it
+    presence_penalty: float = 0.0
+
+    dry_multiplier: float = 0.0  # 0: off
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1  # -1: all
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+
+    xtc_probability: float = 0.0  # 0: off
+    xtc_threshold: float = 0.1
+
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+
+    max_tokens: int | None = None  # None: as many as the context leaves
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the k likeliest too
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether the caller wants the same draws again: a seed that matters was given."""
+        return self.seed is not None and self.temperature > 0
+
+    def with_seed_offset(self, offset: int) -> Self:
+        """The parameters of the n-th choice: equal seeds must not give n equal answers."""
+        return self if self.seed is None or not offset else replace(self, seed=self.seed + offset)

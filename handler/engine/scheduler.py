@@ -1,0 +1,184 @@
+"""Decides what each engine step computes.
+
+There is no prompt phase and no generation phase: every running sequence has pending tokens, one if it generates, more
+if it is new or was preempted. A step gives one token to each sequence that generates, then chunks of the others'
+tokens in order of age, then admits waiting ones, until the batch is full.
+
+Admission is optimistic: room for the prompt and a margin, not for the longest possible answer. When the cache is
+full all the same, the youngest running sequence gives its slot back and waits; its tokens so far become its prompt.
+
+Equal seeds should give equal text, but what lies in the cache, and where, changes the last bits of the arithmetic. So
+a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache: then it repeats exactly.
+
+Engine thread only. Knows nothing of llama.cpp, threads and text.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from handler.engine.batch import Batch, ScheduledSequence
+from handler.engine.kv_cache import KVCache, Match, common_prefix_length
+from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
+from handler.errors import EngineError, RequestError
+
+MARGIN = 32  # cells left free for each running sequence when another is admitted
+MIN_SHARED = 32  # a prefix of so many tokens is worth waiting for while another sequence computes it
+
+Outputs = list[tuple[Sequence, SequenceOutput]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_num_seqs: int  # sequences that run at the same time
+    max_batch_tokens: int  # tokens of one step
+    max_prompt_tokens: int  # prompt tokens of a step in which others generate, so that they do not stall
+
+
+class Scheduler:
+    def __init__(self, cache: KVCache, limits: Limits) -> None:
+        self.cache = cache
+        self.limits = limits
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in the order they were admitted
+        self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> Batch:
+        """The next batch; never empty while there is work."""
+        batch = Batch()
+        for sequence in [sequence for sequence in self.running if sequence.num_pending_tokens == 1]:
+            self._give_tokens(batch, sequence, 1)
+        budget = self._prompt_budget(batch)
+        for sequence in [sequence for sequence in self.running if sequence.num_pending_tokens > 1]:
+            budget -= self._give_tokens(batch, sequence, budget)
+        while budget > 0 and (admitted := self._admit_one()):
+            budget -= self._give_tokens(batch, admitted, budget)
+        assert batch.items or not self.has_work, "there is work, but nothing was scheduled"
+        return batch
+
+    def postprocess(self, batch: Batch, sampled: Iterable[SampledToken]) -> Outputs:
+        """Note what was computed; give the sampled tokens, in the order of `batch.sampling`, to their sequences."""
+        sampling = batch.sampling
+        for item in batch.items:
+            assert item.sequence.slot is not None
+            self.cache.append(item.sequence.slot, item.token_ids)
+        outputs = [(item.sequence, item.sequence.append(token)) for item, token in zip(sampling, sampled, strict=True)]
+        for sequence, _ in outputs:
+            if sequence.is_finished:
+                self._leave(sequence)
+        return outputs
+
+    def abort(self, sequence: Sequence) -> None:
+        """Nobody waits for this sequence any more. What it computed stays cached; there is no output."""
+        if not sequence.is_finished:
+            sequence.finish(FinishReason.ABORT)
+            self._leave(sequence)
+
+    def fail(self, sequences: Iterable[Sequence], error: RequestError) -> Outputs:
+        """End sequences with an error and forget all that was computed: none of it can be trusted."""
+        outputs = [(sequence, sequence.finish(FinishReason.ERROR, error=error)) for sequence in list(sequences)]
+        for sequence, _ in outputs:
+            self._leave(sequence)
+        for sequence in reversed(self.running.copy()):
+            self._preempt(sequence)
+        self.cache.reset()
+        return outputs
+
+    def relieve_pressure(self) -> Outputs:
+        """llama.cpp has no place for a batch that fits by our count: give something up, so that the next one fits."""
+        if self.cache.evict(self.limits.max_batch_tokens):
+            return []
+        if len(self.running) > 1:
+            self._preempt(self.running[-1])
+            return []
+        return self.fail(
+            self.running, EngineError("The model's memory cannot hold this request.", code="out_of_memory")
+        )
+
+    def _give_tokens(self, batch: Batch, sequence: Sequence, budget: int) -> int:
+        """Put pending tokens of a running sequence into the batch, at the cost of younger ones if the cache is full.
+
+        Returns their number: 0 if the sequence had to give way itself, here or before.
+        """
+        num_tokens = min(sequence.num_pending_tokens, budget)
+        while num_tokens and sequence.status is SequenceStatus.RUNNING:
+            if self.cache.make_room(batch.num_tokens + num_tokens):
+                batch.items.append(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens))
+                return num_tokens
+            youngest = self.running[-1]
+            batch.remove(youngest)
+            self._preempt(youngest)
+        return 0
+
+    def _prompt_budget(self, batch: Batch) -> int:
+        left = self.limits.max_batch_tokens - batch.num_tokens
+        return min(left, self.limits.max_prompt_tokens) if batch.items else left
+
+    def _admit_one(self) -> Sequence | None:
+        """The first waiting sequence that need not wait for a prefix, if there is a slot and room for it."""
+        if len(self.running) >= self.limits.max_num_seqs:
+            return None
+        for sequence in self.waiting:
+            match = None if sequence.params.is_reproducible else self.cache.find_prefix(sequence.token_ids)
+            if not self._is_being_computed(sequence, match):
+                return self._admit(sequence, match) if self._has_room(sequence, match) else None
+        return None
+
+    def _admit(self, sequence: Sequence, match: Match | None) -> Sequence | None:
+        if sequence.params.is_reproducible and not self.running:
+            self.cache.reset()
+        slot = self.cache.claim(match)
+        if slot is None:
+            return None
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        sequence.slot = slot
+        sequence.status = SequenceStatus.RUNNING
+        if not sequence.num_preemptions:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        return sequence
+
+    def _is_being_computed(self, sequence: Sequence, match: Match | None) -> bool:
+        """Whether a running sequence will soon hold more of this one's beginning than any slot does now."""
+        if sequence.params.is_reproducible or not self.cache.shares_prefixes:
+            return False
+        enough = MIN_SHARED + (match.num_tokens if match else 0)
+        return any(
+            common_prefix_length(other.token_ids, sequence.token_ids[:-1]) >= max(enough, other.num_computed_tokens + 1)
+            for other in self.running
+            if other.num_pending_tokens > 1
+        )
+
+    def _has_room(self, sequence: Sequence, match: Match | None) -> bool:
+        """Whether its tokens fit beside what the running sequences hold, still have to compute, and a margin."""
+        shared = match.num_tokens if match and match.slot.is_claimed else 0
+        promised = sum(other.num_pending_tokens + MARGIN for other in self.running)
+        return sequence.num_tokens - shared + promised <= self.cache.num_unclaimed_cells
+
+    def _preempt(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self.cache.clear(sequence.slot)
+        self._release(sequence)
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        if sequence.slot is not None:
+            self._release(sequence)
+        else:
+            self.waiting.remove(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self.running.remove(sequence)
+        self.cache.release(sequence.slot)
+        sequence.slot = None

@@ -1,0 +1,175 @@
+"""One generation: its tokens, where they are cached, its text, and why it ended.
+
+A sequence has no phases. Its slot holds the tokens already computed; while it runs, computed tokens catch up with
+tokens, and every time they do a new token is sampled.
+"""
+
+from collections import deque
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
+
+from handler.engine.detokenizer import Detokenizer
+from handler.engine.kv_cache import Slot
+from handler.engine.sampling_params import SamplingParams
+from handler.errors import RequestError
+
+
+class SequenceStatus(Enum):
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+class FinishReason(Enum):
+    STOP = auto()  # end-of-generation token or stop string
+    LENGTH = auto()  # max_tokens, or the context is full
+    ABORT = auto()  # nobody waits for it any more
+    ERROR = auto()
+
+
+class TokenLogprob(NamedTuple):
+    """A token, its bytes, and the natural logarithm of its probability before any sampling parameter."""
+
+    token_id: int
+    piece: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+class SampledToken(NamedTuple):
+    """What the model runner gives back for one sequence and step."""
+
+    token_id: int
+    logprob: TokenLogprob | None = None
+
+
+class SequenceUsage(NamedTuple):
+    """Token counts of a finished sequence. `cached` counts prompt tokens that were not computed again."""
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_completion_tokens: int
+
+
+class SequenceOutput(NamedTuple):
+    """What is new of a sequence since its last output. The last one has a finish reason and the usage."""
+
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: SequenceUsage | None = None
+    error: RequestError | None = None
+
+    def followed_by(self, later: "SequenceOutput") -> "SequenceOutput":
+        """Both as one, for a reader who comes less often than the engine writes."""
+        return later._replace(text=self.text + later.text, logprobs=self.logprobs + later.logprobs)
+
+
+class Vocabulary(Protocol):
+    """What must be known of tokens."""
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def end_of_generation(self) -> frozenset[int]:
+        """All tokens that end an answer. Slow at first for a large vocabulary."""
+        ...
+
+    def is_end_of_generation(self, token_id: int) -> bool: ...
+
+    def piece(self, token_id: int) -> bytes:
+        """The token's text, which may begin or end within a character; empty for control tokens."""
+        ...
+
+
+class Sampler(Protocol):
+    """State of one sequence's sampling; the model runner makes and uses it."""
+
+    def close(self) -> None: ...
+
+
+class Sequence:
+    """Owned by the engine thread from the moment it is added.
+
+    `max_num_tokens` bounds prompt and answer together; `params.max_tokens` bounds the answer.
+    """
+
+    def __init__(
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        vocabulary: Vocabulary,
+        max_num_tokens: int,
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.token_ids = list(prompt_token_ids)
+        self.num_prompt_tokens = len(prompt_token_ids)
+        self.num_cached_tokens = 0  # as found at the first admission; what a preemption reuses does not count
+        self.params = params
+        self.sampler = sampler
+        self.slot: Slot | None = None
+        self.status = SequenceStatus.WAITING
+        self.num_preemptions = 0
+        self._vocabulary = vocabulary
+        answer = max_num_tokens if params.max_tokens is None else params.max_tokens
+        self._max_num_tokens = min(max_num_tokens, self.num_prompt_tokens + answer)
+        self._text = Detokenizer(params.stop)
+        self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()  # (character its text begins at, entry)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_computed_tokens(self) -> int:
+        return self.slot.num_tokens if self.slot else 0
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens to compute before the next one can be sampled; 1 while it generates."""
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status is SequenceStatus.FINISHED
+
+    def append(self, sampled: SampledToken) -> SequenceOutput:
+        """Take the next token; decide whether it was the last."""
+        self.token_ids.append(sampled.token_id)
+        if self._vocabulary.is_end_of_generation(sampled.token_id):
+            return self.finish(FinishReason.STOP)
+        if sampled.logprob is not None:
+            self._held_logprobs.append((self._text.num_decoded, sampled.logprob))
+        text = self._text.feed(self._vocabulary.piece(sampled.token_id))
+        if self._text.stopped:
+            return self.finish(FinishReason.STOP, text)
+        if self.num_tokens >= self._max_num_tokens:
+            return self.finish(FinishReason.LENGTH, text)
+        return SequenceOutput(text, self._shown_logprobs())
+
+    def finish(self, reason: FinishReason, text: str = "", error: RequestError | None = None) -> SequenceOutput:
+        """End the sequence; the output has what was held back, unless a stop string was found."""
+        self.status = SequenceStatus.FINISHED
+        text += self._text.finish()
+        logprobs = self._shown_logprobs() if self._text.stopped else tuple(entry for _, entry in self._held_logprobs)
+        usage = SequenceUsage(self.num_prompt_tokens, self.num_cached_tokens, self.num_completion_tokens)
+        return SequenceOutput(text, logprobs, reason, usage, error)
+
+    def close(self) -> None:
+        """Free what llama.cpp holds for this sequence's sampling."""
+        if self.sampler is not None:
+            self.sampler.close()
+            self.sampler = None
+
+    def _shown_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Entries of tokens whose text has begun to be shown: text and logprobs never run apart."""
+        shown: list[TokenLogprob] = []
+        while self._held_logprobs and self._held_logprobs[0][0] < self._text.num_shown:
+            shown.append(self._held_logprobs.popleft()[1])
+        return tuple(shown)

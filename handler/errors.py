@@ -18,7 +18,10 @@
     + EngineError              500  the engine failed while it worked on this request
 """
 
+import logging
 from typing import Any, ClassVar, NamedTuple
+
+log = logging.getLogger(__name__)
 
 
 class WorkerError(Exception):
@@ -116,8 +119,9 @@ class ErrorResponse(NamedTuple):
 
 
 def to_response(error: BaseException) -> ErrorResponse:
-    """The one mapping to the wire. An error nobody foresaw says nothing about itself: its text may hold secrets."""
+    """The one mapping to the wire. Of an error nobody foresaw only the log tells more: its text may hold secrets."""
     if not isinstance(error, RequestError):
+        log.error("A request failed with an error nobody foresaw.", exc_info=error)
         error = EngineError("The worker failed to process this request. Its log says why.", code="internal_error")
     return ErrorResponse(
         error.status,

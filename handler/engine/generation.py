@@ -39,6 +39,22 @@ class Generation:
                 raise output.error
         return outputs
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything has been read, or the reader left."""
+        return not self._num_unfinished and not self._pending
+
+    async def result(self) -> list[SequenceOutput]:
+        """Everything at once, when all sequences are finished."""
+        whole: dict[int, SequenceOutput] = {}
+        try:
+            async for outputs in self:
+                for index, output in outputs.items():
+                    whole[index] = whole[index].followed_by(output) if index in whole else output
+        finally:
+            self.cancel()
+        return [whole[index] for index in sorted(whole)]
+
     def put(self, sequence: Sequence, output: SequenceOutput) -> None:
         """Called by the engine, in the loop's thread."""
         if not self._num_unfinished:

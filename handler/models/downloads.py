@@ -1,0 +1,201 @@
+"""Download files over HTTPS, resuming where an earlier attempt stopped.
+
+Knows nothing about models, repositories or settings. Never shows the query of a URL: it may be a signature.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from pydantic import SecretStr
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+from urllib3 import Retry
+
+from handler.errors import ModelError
+from handler.models.storage import discard, etag_of, num_bytes_of, part_of, readable, require_space, store
+
+CONNECT_TIMEOUT = 3.5  # seconds for each address of the host; short, because `demo` has a second source
+READ_TIMEOUT = 30.0  # seconds without a byte
+CHUNK_BYTES = 1 << 20
+SECONDS_PER_LOG_LINE = 10.0
+
+# Busy servers are asked again after 0, 2 and 4 seconds. A broken connection is `_fill`'s to resume.
+_RETRY = Retry(
+    total=3,
+    connect=0,
+    read=0,
+    backoff_factor=1,
+    status_forcelist=(429, 500, 502, 503, 504),
+    respect_retry_after_header=False,
+    raise_on_status=False,
+)
+
+log = logging.getLogger(__name__)
+
+
+class NetworkError(ModelError):
+    """The server cannot be reached, refuses, or breaks off and does not get any further."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to fetch and where to put it. Size and checksum where known; a token goes to the URL's own host only."""
+
+    url: str = field(repr=False)
+    target: Path
+    num_bytes: int | None = None
+    sha256: str | None = None
+    token: SecretStr | None = None
+
+
+def download(files: Sequence[Download]) -> None:
+    """Fetch those that are not there yet. Too little space for all of them is found before the first byte."""
+    missing = [file for file in files if not file.target.exists()]
+    if missing:
+        require_space(missing[0].target.parent, sum(_num_bytes_to_come(file) for file in missing))
+    for file in missing:
+        require_https(file.url)
+        store(file.target, file.sha256, partial(_fill, file))
+
+
+def require_https(url: str) -> None:
+    """Plain http is for servers on this machine: what comes over it from elsewhere may be anybody's bytes."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ModelError(f"{without_query(url)} is not https, and models are fetched over https only.")
+
+
+def without_query(url: str) -> str:
+    """The URL as it may be shown: a query may hold a signature, and the part before the host a password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _num_bytes_to_come(file: Download) -> int:
+    return max(0, (file.num_bytes or 0) - num_bytes_of(part_of(file.target)))
+
+
+def _fill(file: Download, part: Path) -> None:
+    """Download into `part`; resume for as long as every attempt gets further than the one before."""
+    log.info("downloading %s from %s", file.target.name, without_query(file.url))
+    while True:
+        num_before = num_bytes_of(part)
+        try:
+            return _attempt(file, part)
+        except requests.RequestException as error:
+            if num_bytes_of(part) <= num_before:
+                raise NetworkError(f"{without_query(file.url)} cannot be downloaded: {_reason(error)}.") from None
+            log.warning("%s broke off (%s); resuming", file.target.name, _reason(error))
+
+
+def _attempt(file: Download, part: Path) -> None:
+    """One request: go on where `part` ends if the server still has that version of the file, else start over."""
+    etag = etag_of(part).read_text() if etag_of(part).exists() else ""
+    num_have = num_bytes_of(part) if etag else 0
+    with _session() as session, _get(session, file, num_have, etag) as response:
+        start, num_total = _range(response)
+        match response.status_code:
+            case HTTPStatus.PARTIAL_CONTENT if start == num_have:
+                _save(response, part, start, num_total)
+            case HTTPStatus.OK:
+                discard(part)
+                _save(response, part, 0, num_total)
+            case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if num_total == num_have:
+                pass  # all had arrived when the process was stopped, before the checks
+            case HTTPStatus.PARTIAL_CONTENT | HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if num_have:
+                discard(part)
+                _attempt(file, part)
+            case _:
+                raise NetworkError(f"{without_query(file.url)} cannot be downloaded: {_refusal(response, file)}.")
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.mount("https://", HTTPAdapter(max_retries=_RETRY))
+    session.mount("http://", HTTPAdapter(max_retries=_RETRY))
+    return session
+
+
+def _get(session: requests.Session, file: Download, num_have: int, etag: str) -> requests.Response:
+    headers = {"Accept-Encoding": "identity"}
+    if num_have:
+        headers |= {"Range": f"bytes={num_have}-", "If-Range": etag}
+    response = session.get(
+        file.url,
+        headers=headers,
+        # As `auth`, because a .netrc would replace a header. Requests drops it when a redirect leaves the host.
+        auth=_Bearer(file.token) if file.token else None,
+        timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+        stream=True,
+    )
+    for hop in (*response.history, response):
+        require_https(hop.url)
+    return response
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: SecretStr) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
+        return request
+
+
+def _range(response: requests.Response) -> tuple[int, int | None]:
+    """Where the body starts in the file, and how long the file is, if the server says so."""
+    content_range = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if content_range:
+        start, total = content_range.groups()
+        return int(start or 0), None if total == "*" else int(total)
+    length = response.headers.get("Content-Length")
+    return 0, int(length) if length else None
+
+
+def _save(response: requests.Response, part: Path, num_have: int, num_total: int | None) -> None:
+    """Append the body to the partial file, after a note which version of the file it belongs to."""
+    if num_total is not None:
+        require_space(part.parent, num_total - num_have)
+    etag = response.headers.get("ETag", "")
+    if etag and not etag.startswith("W/"):  # a weak one does not promise the same bytes
+        etag_of(part).write_text(etag)
+    with part.open("ab") as file:
+        for chunk in _reported(response.iter_content(CHUNK_BYTES), part.stem, num_have, num_total):
+            file.write(chunk)
+
+
+def _reported(chunks: Iterable[bytes], name: str, num_bytes: int, num_total: int | None) -> Iterator[bytes]:
+    """Pass the chunks on and show how far they got: a bar on a terminal, elsewhere a log line every ten seconds."""
+    next_line = time.monotonic() + SECONDS_PER_LOG_LINE
+    with tqdm(desc=name, initial=num_bytes, total=num_total, unit="B", unit_scale=True, disable=None) as bar:
+        for chunk in chunks:
+            yield chunk
+            num_bytes += len(chunk)
+            bar.update(len(chunk))
+            if bar.disable and time.monotonic() >= next_line:
+                log.info("%s: %s of %s", name, readable(num_bytes), readable(num_total) if num_total else "unknown")
+                next_line = time.monotonic() + SECONDS_PER_LOG_LINE
+
+
+def _refusal(response: requests.Response, file: Download) -> str:
+    refusal = f"the server answers {response.status_code} {response.reason}"
+    if file.token is not None and response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        sent = "with" if file.token else "without"
+        return f"{refusal} to a request {sent} HF_TOKEN; a gated repository's terms must be accepted on its page"
+    return refusal
+
+
+def _reason(error: requests.RequestException) -> str:
+    """The deepest cause: the outer ones quote the whole URL."""
+    cause: BaseException = error
+    while cause.__context__:
+        cause = cause.__context__
+    return type(cause).__name__ if isinstance(cause, requests.RequestException) else str(cause)

@@ -1,0 +1,47 @@
+# From a fresh clone `make run` and `make test` do all of their own set-up; the second time they start at once.
+# ARGS="..." goes to the program that a target runs: make test ARGS="-k stop", make run ARGS="--port 9000".
+ARGS :=
+SETUP := .venv/.installed
+BIN := .venv/bin
+
+.PHONY: help run test check fix model lock clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+# exec: no shell stands between make and the server, so the server itself gets the signal that stops it.
+run: model  ## Serve the demo model at http://127.0.0.1:8001 until Ctrl-C.
+	@exec $(BIN)/python -m handler serve --port 8001 $(ARGS)
+
+test: model  ## Run all tests.
+	@$(BIN)/pytest $(ARGS)
+
+check: $(SETUP)  ## Lint, formatting and types; changes nothing.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fix: $(SETUP)  ## Format, and repair what the linter can.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+model: $(SETUP)  ## Fetch the demo model, once per machine.
+	@$(BIN)/python -m handler fetch
+
+# One file per need. Versions stay as they are where they still fit; `make lock ARGS=--upgrade` takes the newest.
+# dev.txt is held to worker.txt's versions, because both are installed together.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
+	$(COMPILE) $(ARGS) --group pip -o requirements/pip.txt
+	$(COMPILE) $(ARGS) --group build -o requirements/build.txt
+	$(COMPILE) $(ARGS) pyproject.toml -o requirements/worker.txt
+	$(COMPILE) $(ARGS) --group dev -c requirements/worker.txt -o requirements/dev.txt
+
+clean:  ## Remove the virtual environment and the tools' caches; what is shared between clones stays.
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(SETUP): builder/setup.sh $(wildcard requirements/*.txt)
+	@builder/setup.sh

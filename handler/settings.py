@@ -4,7 +4,7 @@ A setting's environment variable is its name in upper case. An empty variable co
 console sends empty strings. A wrong value stops the start with a `ConfigError` that names key and value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -68,11 +68,26 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address `serve` listens on.")
     port: int = Field(8001, ge=1, le=65535, description="Port `serve` listens on.")
+    drain_seconds: int = Field(60, ge=0, description="How long `serve` finishes running requests when it is stopped.")
     api_key: SecretStr = Field(SecretStr(""), description="Bearer key `serve` asks for. Empty: none.")
     max_body_bytes: int = Field(4_000_000, ge=1, description="Largest request body `serve` reads, in bytes.")
+    max_concurrency: int = Field(
+        0, ge=0, description="Jobs taken from RunPod at the same time. 0: MAX_NUM_SEQS and a quarter more."
+    )
+    runpod_webhook_get_job: str = Field("", description="Set by RunPod: where jobs come from.")
+    runpod_realtime_port: int = Field(0, ge=0, le=65535, description="Set by RunPod: port of its realtime API.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Prompts and answers are never logged, at any level."
     )
+
+    @property
+    def is_in_runpod(self) -> bool:
+        return bool(self.runpod_webhook_get_job or self.runpod_realtime_port)
+
+    @property
+    def num_concurrent_jobs(self) -> int:
+        """Constant, for the SDK stops taking jobs to change it. A few more than run, so that none is waited for."""
+        return self.max_concurrency or self.max_num_seqs + max(1, self.max_num_seqs // 4)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -90,3 +105,9 @@ def _explain(error: ValidationError) -> str:
     secret = Settings.model_fields[key.lower()].annotation is SecretStr
     value = "" if secret else f" has value {first['input']!r}"
     return f"{key}{value}: {first['msg']}"
+
+
+def quiet_runpod(environ: MutableMapping[str, str]) -> None:
+    """Before the SDK is imported: at its default level it logs every chunk of every answer."""
+    level = environ.get("RUNPOD_LOG_LEVEL") or environ.get("RUNPOD_DEBUG_LEVEL") or "INFO"
+    environ["RUNPOD_LOG_LEVEL"] = level

@@ -43,8 +43,9 @@ class Detokenizer:
         return text
 
     def _find_stop(self) -> int | None:
-        starts = [start for stop in self._stop if (start := self._held.find(stop)) >= 0]
-        return min(starts, default=None)
+        """Where the stop string begins that was complete first, however the text was cut into pieces."""
+        found = [(start + len(stop), start) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        return min(found)[1] if found else None
 
     def _num_held_back(self) -> int:
         """Length of the longest end of the text that begins a stop string."""

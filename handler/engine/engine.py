@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
@@ -39,17 +40,23 @@ from handler.errors import (
 
 log = logging.getLogger(__name__)
 
+Prompt = str | list[int]  # text or token ids
+
 MAX_FAILURES = 3  # failed steps in a row that make the engine unhealthy
 
 
 class Runner(Protocol):
     """The model, as the engine needs it. `run` is called by the engine thread alone, the rest by any."""
 
-    memory: Memory
-    vocabulary: Vocabulary
     num_slots: int
     num_cells: int
     max_model_len: int  # tokens of one sequence, prompt and answer
+
+    @property
+    def memory(self) -> Memory: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
 
     def tokenize(self, text: str) -> list[int]: ...
 
@@ -90,13 +97,14 @@ class Engine:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._generations: dict[Sequence, Generation] = {}
         self._num_open = 0  # sequences accepted and not over
-        self._open_lock = threading.Lock()
+        self._lock = threading.Lock()  # over the count of open sequences, and between the last command and the stop
+        self._makers = ThreadPoolExecutor(thread_name_prefix="tokenizer")
         self._num_failures = 0
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def generate(self, prompts: list[str] | list[list[int]], params: SamplingParams, n: int = 1) -> Generation:
+    async def generate(self, prompts: list[Prompt], params: SamplingParams, n: int = 1) -> Generation:
         """Start `n` sequences for each prompt, in this order.
 
         Raises InvalidRequestError, ContextLengthError, QueueFullError or UnavailableError; nothing has started then.
@@ -104,26 +112,35 @@ class Engine:
         num_sequences = len(prompts) * n
         self._open(num_sequences)
         try:
-            sequences = await asyncio.to_thread(self._make_sequences, prompts, params, n)
+            loop = asyncio.get_running_loop()
+            sequences = await loop.run_in_executor(self._makers, self._make_sequences, prompts, params, n)
+            generation = Generation(sequences, self._request_abort)
+            self._start(generation)
         except BaseException:
             self._close(num_sequences)
             raise
-        generation = Generation(sequences, self._request_abort)
-        self._inbox.put(partial(self._add, generation))
         return generation
+
+    def text(self, prompt: Prompt) -> str:
+        """A prompt as text."""
+        if isinstance(prompt, str):
+            return prompt
+        return b"".join(map(self.runner.vocabulary.piece, prompt)).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Stop after the current step; whoever still waits for a sequence gets UnavailableError."""
-        self._inbox.put(self._stop)
+        with self._lock:
+            self._is_stopping = True
+        self._inbox.put(lambda: None)  # wakes the thread
         self._thread.join()
+        self._makers.shutdown()  # after them nobody uses the model
         self.runner.close()
 
     # Any thread
 
     def _open(self, num_sequences: int) -> None:
-        if not self.is_healthy or self._is_stopping:
-            raise UnavailableError("The engine is not available: it is stopping or has failed.")
-        with self._open_lock:
+        with self._lock:
+            self._check_available()
             if self._num_open + num_sequences > self.limits.max_num_seqs + self.max_queue:
                 raise QueueFullError(
                     f"The worker is busy: {self._num_open} sequences are running or waiting, and at most "
@@ -132,10 +149,19 @@ class Engine:
             self._num_open += num_sequences
 
     def _close(self, num_sequences: int) -> None:
-        with self._open_lock:
+        with self._lock:
             self._num_open -= num_sequences
 
-    def _make_sequences(self, prompts: list[str] | list[list[int]], params: SamplingParams, n: int) -> list[Sequence]:
+    def _start(self, generation: Generation) -> None:
+        with self._lock:
+            self._check_available()
+            self._inbox.put(partial(self._add, generation))
+
+    def _check_available(self) -> None:
+        if not self.is_healthy or self._is_stopping:
+            raise UnavailableError("The engine is not available: it is stopping or has failed.")
+
+    def _make_sequences(self, prompts: list[Prompt], params: SamplingParams, n: int) -> list[Sequence]:
         return [
             self._make_sequence(token_ids, params.with_seed_offset(choice))
             for token_ids in [self._token_ids(prompt) for prompt in prompts]
@@ -151,7 +177,7 @@ class Engine:
             sampler=self.runner.make_sampler(params, token_ids),
         )
 
-    def _token_ids(self, prompt: str | list[int]) -> list[int]:
+    def _token_ids(self, prompt: Prompt) -> list[int]:
         token_ids = self.runner.tokenize(prompt) if isinstance(prompt, str) else prompt
         if not token_ids:
             raise InvalidRequestError("The prompt is empty.", param="prompt")
@@ -171,21 +197,22 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while not self._is_stopping:
+            while self.is_healthy and not self._is_stopping:
                 self._take_commands()
                 self._step()
         except Exception:
             log.exception("The engine thread broke down.")
             self.is_healthy = False
-        while True:  # whoever came too late to be refused is told; close() ends the process's interest in us
+        while not self._is_stopping:  # whoever came too late to be refused is told
             self._end_all()
-            if self._is_stopping:
-                return
             self._take_commands()
+        self._take_commands()  # nothing is sent any more
+        self._end_all()
 
     def _take_commands(self) -> None:
         """Run all commands there are, having waited for one if there is nothing else to do."""
-        if not self._scheduler.has_work or not self.is_healthy:
+        has_work = self.is_healthy and self._scheduler.has_work
+        if not has_work and not self._is_stopping:
             self._inbox.get()()
         while not self._inbox.empty():
             self._inbox.get()()
@@ -258,9 +285,6 @@ class Engine:
                 num_cached_tokens=stats.num_cached_tokens + usage.num_cached_tokens,
                 num_completion_tokens=stats.num_completion_tokens + usage.num_completion_tokens,
             )
-
-    def _stop(self) -> None:
-        self._is_stopping = True
 
     def _end_all(self) -> None:
         """End every sequence without asking the scheduler, whose state may be what broke down."""

@@ -28,6 +28,15 @@ FLASH_ATTN = {
     "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+KV_TYPES = {
+    "f32": llama.GGML_TYPE_F32,
+    "f16": llama.GGML_TYPE_F16,
+    "q8_0": llama.GGML_TYPE_Q8_0,
+    "q5_1": llama.GGML_TYPE_Q5_1,
+    "q5_0": llama.GGML_TYPE_Q5_0,
+    "q4_1": llama.GGML_TYPE_Q4_1,
+    "q4_0": llama.GGML_TYPE_Q4_0,
+}
 
 _llama_log = LlamaLog()
 _log_callback = llama.llama_log_callback(_llama_log)  # llama.cpp keeps no reference: this one must live
@@ -46,6 +55,8 @@ class RunnerConfig:
     swa_full: bool
     num_slots: int
     sampler_threads: int
+    type_k: str = "f16"
+    type_v: str = "f16"  # a quantised one needs flash attention
 
 
 def supports_gpu() -> bool:
@@ -135,13 +146,14 @@ class ModelMemory:
     def __init__(self, model: Pointer, context: Pointer, *, swa_full: bool) -> None:
         self._memory = llama.llama_get_memory(context)
         self._has_states = bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
-        self._window: int = 0 if swa_full else llama.llama_model_n_swa(model)
+        self._window: int = llama.llama_model_n_swa(model)  # 0: none
         # A state is that of all its tokens. Cells of a small window's cache that two slots share are never freed.
-        self.shares_prefixes = not self._has_states and not self._window
+        self.shares_prefixes = not self._has_states and (swa_full or not self._window)
 
     def can_resume(self, seq_id: int, num_tokens: int) -> bool:
         if self._has_states:
             return bool(llama.llama_memory_seq_pos_max(self._memory, seq_id) + 1 == num_tokens)
+        # Even a full window cache loses what its window has passed: llama.cpp writes new tokens over it at will.
         first = llama.llama_memory_seq_pos_min(self._memory, seq_id) if self._window else 0
         return bool(first <= max(0, num_tokens - self._window + 1))
 
@@ -266,6 +278,7 @@ def _make_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Poi
     params.n_threads = params.n_threads_batch = config.n_threads
     params.flash_attn_type = FLASH_ATTN[config.flash_attn]
     params.swa_full = config.swa_full
+    params.type_k, params.type_v = KV_TYPES[config.type_k], KV_TYPES[config.type_v]
     params.kv_unified = True
     context = llama.llama_init_from_model(model, params)
     if not context:

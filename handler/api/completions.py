@@ -1,0 +1,123 @@
+"""POST /v1/completions: prompts in, their continuations or the chunks of them out."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from openai.types import Completion, CompletionChoice, CompletionUsage
+from openai.types.completion_choice import Logprobs
+
+from handler.api import sse
+from handler.api.answers import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.protocol import CompletionRequest, parse
+from handler.api.sampling import sampling_params
+from handler.api.served import ServedNames
+from handler.api.stream import EventStream, Outputs
+from handler.engine.engine import Engine
+from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
+from handler.errors import ContextLengthError
+
+
+class ChunkChoice(CompletionChoice):
+    """OpenAI streams null until the end; its own type does not say so."""
+
+    finish_reason: Literal["stop", "length"] | None  # type: ignore[assignment]  # widened on purpose
+
+
+class CompletionChunk(Completion):
+    choices: list[ChunkChoice]  # type: ignore[assignment]  # as above
+
+
+class Completions:
+    def __init__(self, engine: Engine, names: ServedNames) -> None:
+        self._engine = engine
+        self._names = names
+
+    async def create(self, body: object) -> Answer | EventStream:
+        request = parse(CompletionRequest, body)
+        identity = Identity.new("cmpl", self._names.resolve(request.model))
+        try:
+            generation = await self._engine.generate(request.prompts, sampling_params(request), request.n)
+        except ContextLengthError as error:
+            error.param = "prompt"
+            raise
+        writer = CompletionChunks(identity, request, self._echoes(request))
+        if request.stream:
+            return await EventStream.open(generation, writer)
+        return writer.whole(dict(enumerate(await generation.result())))
+
+    def _echoes(self, request: CompletionRequest) -> list[str]:
+        """The text each choice begins with."""
+        prompts = [self._engine.text(prompt) if request.echo else "" for prompt in request.prompts]
+        return [prompt for prompt in prompts for _ in range(request.n)]
+
+
+class CompletionChunks:
+    """The chunks of one answer; the whole answer is one chunk of everything."""
+
+    def __init__(self, identity: Identity, request: CompletionRequest, echoes: list[str]) -> None:
+        self._identity = identity
+        self._n = request.n
+        self._include_usage = request.include_usage
+        self._echoes = dict(enumerate(echoes))
+        self._num_chars = dict.fromkeys(self._echoes, 0)  # of each choice's text so far
+        self._usages: dict[int, SequenceUsage] = {}
+
+    def whole(self, outputs: Outputs) -> Answer:
+        choices = [self._choice(index, output) for index, output in outputs.items()]
+        completion = self._completion(choices)
+        completion.usage = self._usage()
+        return completion.model_dump(exclude_unset=True)
+
+    def events(self, outputs: Outputs) -> str:
+        """One chunk a choice with what is new, then, if it finished, one that says so and has no text."""
+        return "".join(
+            sse.encode(self._completion([choice]))
+            for index, output in outputs.items()
+            for choice in _text_then_finish(self._choice(index, output))
+        )
+
+    def end(self) -> str:
+        if not self._include_usage:
+            return sse.DONE
+        chunk = self._completion([])
+        chunk.usage = self._usage()
+        return sse.encode(chunk) + sse.DONE
+
+    def _choice(self, index: int, output: SequenceOutput) -> ChunkChoice:
+        if output.usage is not None:
+            self._usages[index] = output.usage
+        echo = self._echoes.pop(index, "")
+        start = self._num_chars[index] + len(echo)
+        self._num_chars[index] = start + len(output.text)
+        choice = ChunkChoice(
+            index=index, text=echo + output.text, logprobs=None, finish_reason=finish_reason(output.finish_reason)
+        )
+        if output.logprobs:
+            choice.logprobs = _logprobs(output.logprobs, start)
+        return choice
+
+    def _usage(self) -> CompletionUsage:
+        return total_usage([self._usages[index] for index in sorted(self._usages)], self._n)
+
+    def _completion(self, choices: list[ChunkChoice]) -> CompletionChunk:
+        return CompletionChunk(**self._identity._asdict(), object="text_completion", choices=choices)
+
+
+def _text_then_finish(choice: ChunkChoice) -> Iterable[ChunkChoice]:
+    """Clients may take a chunk with a finish reason for one without text."""
+    if choice.finish_reason is None or not choice.text:
+        return [choice]
+    finish = ChunkChoice(index=choice.index, text="", logprobs=None, finish_reason=choice.finish_reason)
+    choice.finish_reason = None
+    return [choice, finish]
+
+
+def _logprobs(entries: tuple[TokenLogprob, ...], start: int) -> Logprobs:
+    texts = [token_text(entry) for entry in entries]
+    offsets = [start + sum(map(len, texts[:index])) for index in range(len(texts))]
+    return Logprobs(
+        tokens=texts,
+        token_logprobs=[token_logprob(entry) for entry in entries],
+        top_logprobs=[{token_text(top): token_logprob(top) for top in entry.top} for entry in entries],
+        text_offset=offsets,
+    )

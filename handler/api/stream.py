@@ -1,0 +1,63 @@
+"""A streamed answer: a generation turned into events, pulled at its reader's pace."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from handler.api import sse
+from handler.engine.generation import Generation
+from handler.engine.sequence import SequenceOutput
+from handler.errors import to_response
+
+Outputs = dict[int, SequenceOutput]
+
+
+class ChunkWriter(Protocol):
+    """Writes one request's outputs as events."""
+
+    def events(self, outputs: Outputs) -> str: ...
+
+    def end(self) -> str:
+        """What follows the last choice's finish."""
+        ...
+
+
+class EventStream:
+    """Iterate over it: each item is text of whole events. A slow reader gets fewer and longer items.
+
+    Whoever stops early calls `cancel()`; closing the iterator is not enough where nobody closes it.
+    """
+
+    def __init__(self, generation: Generation, writer: ChunkWriter, first: Outputs) -> None:
+        self._generation = generation
+        self._writer = writer
+        self._first = first
+
+    @classmethod
+    async def open(cls, generation: Generation, writer: ChunkWriter) -> "EventStream":
+        """Wait for the first output, so that an error before it is still an error and not a stream."""
+        try:
+            first = await anext(generation)
+        except BaseException:
+            generation.cancel()
+            raise
+        return cls(generation, writer, first)
+
+    def cancel(self) -> None:
+        self._generation.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            pending, self._first = self._first, {}
+            while True:
+                events = self._writer.events(pending)
+                if self._generation.is_finished:
+                    yield events + self._writer.end()
+                    return
+                yield events
+                pending = await anext(self._generation)
+        except StopAsyncIteration:
+            return  # cancelled while it waited
+        except Exception as error:
+            yield sse.encode_error(to_response(error).body)
+        finally:
+            self.cancel()

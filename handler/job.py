@@ -1,0 +1,114 @@
+"""The RunPod edge: a job in, what the SDK posts for it out.
+
+Accepted under job["input"]:
+
+    {"openai_route": "/v1/chat/completions", "openai_input": {...}}    RunPod's /openai/v1/... addresses
+    {"route": "/v1/...", "body": {...}, "method": "POST"}              the same, for /run and /runsync
+    {"messages" | "prompt": ..., "sampling_params": {...}, ...}        shorthand for chat or completions
+
+A streamed answer is yielded as text of server-sent events, as much as has gathered since the SDK came back from
+posting the last: the first token at once, then as few posts as the round trip allows. Any other answer is one dict.
+
+What never happens: an exception leaves the handler, for the SDK would send its traceback to the client; an error is
+yielded as a dict in a dict, for the SDK would send its Python repr.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, NamedTuple
+
+from handler.api import sse
+from handler.api.routes import CHAT, COMPLETIONS, Api, Method
+from handler.api.stream import EventStream
+from handler.errors import InvalidRequestError, to_response
+
+MAX_POST_CHARS = 200_000  # of at most 4 bytes each: the platform takes posts of 1 MB
+
+Job = dict[str, Any]
+Output = str | dict[str, Any]
+Handler = Callable[[Job], AsyncGenerator[Output, None]]
+
+
+class Call(NamedTuple):
+    """What a job asks of the API."""
+
+    route: str
+    body: object
+    method: Method | None = None
+
+    @property
+    def streams(self) -> bool:
+        return isinstance(self.body, dict) and self.body.get("stream") is True
+
+
+def make_handler(api: Api) -> Handler:
+    """The function for `runpod.serverless.start`, which insists on an async generator function."""
+
+    async def handle(job: Job) -> AsyncGenerator[Output, None]:
+        call = None
+        try:
+            call = parse_job(job.get("input"))
+            answer = await api.call(*call)
+        except Exception as error:
+            yield _error_output(error, streams=call is not None and call.streams)
+            return
+        if not isinstance(answer, EventStream):
+            yield answer
+            return
+        _cancel_with_job(answer)
+        async for events in answer:
+            for part in _split(events):
+                yield part
+
+    return handle
+
+
+def parse_job(job_input: object) -> Call:
+    """Which route with which body. Raises InvalidRequestError; what is in the body is the route's business."""
+    given = job_input if isinstance(job_input, dict) else {}
+    if isinstance(route := given.get("openai_route"), str):
+        return Call(route, given.get("openai_input") or {})
+    if isinstance(route := given.get("route"), str):
+        return Call(route, given.get("body") or {}, _parse_method(given.get("method")))
+    if "messages" in given or "prompt" in given:
+        return Call(CHAT if "messages" in given else COMPLETIONS, _spread(given))
+    raise InvalidRequestError(
+        "The job's input must have 'messages', 'prompt', 'openai_route' with 'openai_input', or 'route' with 'body'.",
+        param="input",
+    )
+
+
+def _parse_method(method: object) -> Method | None:
+    if method is None or method == "GET" or method == "POST":
+        return method
+    raise InvalidRequestError("'method' must be GET or POST.", param="method")
+
+
+def _spread(job_input: dict[str, Any]) -> dict[str, Any]:
+    """The shorthand keeps sampling parameters in a dict of their own, OpenAI does not."""
+    rest = {key: value for key, value in job_input.items() if key != "sampling_params"}
+    sampling_params = job_input.get("sampling_params") or {}
+    if not isinstance(sampling_params, dict):
+        raise InvalidRequestError("'sampling_params' must be an object.", param="sampling_params")
+    return {**rest, **sampling_params}
+
+
+def _cancel_with_job(stream: EventStream) -> None:
+    """Closing this generator would not do: cancelled while it posts, the SDK leaves it suspended for good."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda _: stream.cancel())
+
+
+def _error_output(error: Exception, *, streams: bool) -> Output:
+    """A stream's reader gets an event, anyone else a failed job whose error is JSON. Both tell HTTP's status too."""
+    status, body = to_response(error)
+    body = {**body, "status": status}
+    return sse.encode_error(body) if streams else {"error": json.dumps(body)}
+
+
+def _split(text: str) -> Iterator[str]:
+    """Pieces small enough to post. The platform joins them, so they may end within an event."""
+    for start in range(0, len(text), MAX_POST_CHARS):
+        yield text[start : start + MAX_POST_CHARS]

@@ -1,0 +1,50 @@
+"""From settings to a loaded model: what is left open is chosen here, by the machine. Imports llama.cpp."""
+
+import logging
+import os
+import time
+
+from handler.engine.model_runner import ModelRunner, RunnerConfig, supports_gpu
+from handler.models.locate import locate
+from handler.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_SAMPLER_THREADS = 12
+MAX_SLOTS = 256  # llama.cpp's own limit on seq_ids
+
+
+def load_model(settings: Settings) -> ModelRunner:
+    """Find or download the model and load it. Blocks; raises ModelError or ConfigError."""
+    path = locate(settings)
+    started = time.monotonic()
+    runner = ModelRunner(path, runner_config(settings, on_gpu=supports_gpu()))
+    log.info(
+        "model loaded in %.1f s: %d slots share a cache of %d tokens, %d a sequence at most",
+        time.monotonic() - started, runner.num_slots, runner.num_cells, runner.max_model_len,
+    )  # fmt: skip
+    return runner
+
+
+def runner_config(settings: Settings, *, on_gpu: bool) -> RunnerConfig:
+    num_cores = len(os.sched_getaffinity(0))
+    return RunnerConfig(
+        n_ctx=settings.n_ctx,
+        n_batch=max_batch_tokens(settings, on_gpu=on_gpu),
+        n_ubatch=settings.n_ubatch,
+        n_gpu_layers=settings.n_gpu_layers,
+        n_threads=settings.n_threads or num_cores,
+        flash_attn=settings.flash_attn,
+        swa_full=settings.swa_full,
+        num_slots=min(2 * settings.max_num_seqs, MAX_SLOTS),  # half of them may keep finished conversations
+        sampler_threads=settings.sampler_threads or min(num_cores, MAX_SAMPLER_THREADS),
+    )
+
+
+def max_batch_tokens(settings: Settings, *, on_gpu: bool) -> int:
+    """Every running sequence gets its token and there is room for a prompt's."""
+    return max(settings.n_batch or (2048 if on_gpu else 256), settings.max_num_seqs + 1)
+
+
+def max_prompt_tokens(settings: Settings, *, on_gpu: bool) -> int:
+    return settings.prefill_chunk or (512 if on_gpu else 64)

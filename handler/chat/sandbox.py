@@ -7,15 +7,16 @@ before it is done, from the steps one run has:
     operators, calls, slices      by the size of what they make
     text, comparisons, filters    by the weight of what they read, where a part that occurs twice counts twice
 
-What has no honest price does not exist here: `%` and `str.format` on text, padding to a width, other templates, and
-every attribute, method, filter, test and global that is not listed below.
+What has no honest price does not exist here: `%` on text, padding to a width, other templates, and every attribute,
+method, filter, test and global that is not listed below. `str.format` fills in plain fields and nothing else.
 
 Knows nothing about chats.
 """
 
 import json
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sized, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import datetime
+from string import Formatter
 from typing import Any, NoReturn, TypeVar
 
 from jinja2 import Template, TemplateRuntimeError, nodes, pass_context
@@ -28,11 +29,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.tests import TESTS
 from jinja2.utils import Joiner, Namespace, _PassArg
 
+from handler.chat.budget import Budget
 from handler.chat.metering import CALL_STEPS, CHARS_PER_STEP, MADE, READ, STEPS, TEXT, meter
 
 MAX_SOURCE_CHARS = 100_000  # the longest templates in use have 40,000; compiling can take the square of the length
 MAX_OUTPUT_CHARS = 16_000_000  # four million tokens: more than any context holds
-MAX_STEPS = 10_000_000  # three seconds at worst; Qwen3's template takes 650,000 for 1,000 messages of 1,200 characters
 MAX_INT_BITS = 1024  # arithmetic on longer numbers is slow, and no template counts that far
 MAX_DATE_FORMAT = 256  # the C library pads a date as wide as its format asks
 MAX_JSON_INDENT = 16  # it multiplies by depth and by lines
@@ -71,111 +72,69 @@ class Program:
         return "".join(texts)
 
 
-_CONTAINERS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
-
-
-class _Budget:
-    """The steps one run has left. Values never change in the sandbox, so a weight once taken holds."""
-
-    def __init__(self) -> None:
-        self.steps = MAX_STEPS
-        self._weights: dict[int, tuple[object, int]] = {}  # by id; holds the value, so that its id stays its own
-
-    def pay(self, steps: int) -> None:
-        self.steps -= steps
-        if self.steps < 0:
-            raise SecurityError(f"it takes more than {MAX_STEPS} steps")
-
-    def pay_for(self, made: T) -> T:
-        """The price of making a value from parts that exist."""
-        self.pay(1 + len(made) if isinstance(made, _CONTAINERS) else self.weigh(made))
-        return made
-
-    def weigh(self, value: object) -> int:
-        """The price of reading a value to its last part."""
-        if isinstance(value, str):
-            return 1 + len(value) // CHARS_PER_STEP
-        if isinstance(value, int):
-            return 1 + value.bit_length() // CHARS_PER_STEP
-        if isinstance(value, range):
-            return 1 + len(value)
-        return self._weigh_parts(value) if isinstance(value, _CONTAINERS) else 1
-
-    def weigh_all(self, *values: object, **named: object) -> int:
-        return sum(map(self.weigh, (*values, *named.values())))
-
-    def _weigh_parts(self, value: Any) -> int:
-        """Adds up, never walks, parts weighed before: `x = [x, x]` makes few objects with astronomically many paths."""
-        if (known := self._weights.get(id(value))) is None:
-            self.pay(len(value))
-            parts = (*value.keys(), *value.values()) if isinstance(value, dict) else value
-            known = self._weights[id(value)] = (value, 1 + self.weigh_all(*parts))
-        return known[1]
-
-
 class _Context(Context):
     """The variables of one run, and its budget."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.budget = _Budget()
+        self.budget = Budget()
 
 
 # Prices. Each pays for what a filter, test or method is about to do with a value, and returns the value to do it with.
 
 
-def _read(budget: _Budget, value: Any, *others: object, **named: object) -> Any:
+def _read(budget: Budget, value: Any, *others: object, **named: object) -> Any:
     """At worst every part of the value meets every part of the arguments: characters to strip, a long separator."""
     value = list(value) if isinstance(value, Iterator) else value
     budget.pay(budget.weigh(value) * max(1, budget.weigh_all(*others, **named)))
     return value
 
 
-def _read_slowly(budget: _Budget, value: Any, *others: object, **named: object) -> Any:
+def _read_slowly(budget: Budget, value: Any, *others: object, **named: object) -> Any:
     """Sorts, and a pattern that matches every word."""
     value = _read(budget, value, *others, **named)
     budget.pay(budget.weigh(value) * SLOW_STEPS)
     return value
 
 
-def _spread(budget: _Budget, value: Any, *others: object, **named: object) -> Any:
+def _spread(budget: Budget, value: Any, *others: object, **named: object) -> Any:
     """The items are copied, not read."""
     value = list(value) if isinstance(value, Iterator) else value
     budget.pay(1 + len(value) if isinstance(value, Sized) else 1)
     return value
 
 
-def _flow(budget: _Budget, value: Any, *others: object, **named: object) -> Any:
+def _flow(budget: Budget, value: Any, *others: object, **named: object) -> Any:
     """Lazy filters: each item is paid for as it passes. None stays itself, for it has no items."""
     return _paid_items(budget, value) if value else value
 
 
-def _paid_items(budget: _Budget, items: Iterable[T]) -> Iterator[T]:
+def _paid_items(budget: Budget, items: Iterable[T]) -> Iterator[T]:
     for item in items:
         budget.pay(CALL_STEPS)
         yield item
 
 
-def _replace(budget: _Budget, value: Any, old: Any = "", new: Any = "", *others: object, **named: object) -> Any:
+def _replace(budget: Budget, value: Any, old: Any = "", new: Any = "", *others: object, **named: object) -> Any:
     value = _read(budget, value, old, new)
     budget.pay(str(value).count(str(old)) * budget.weigh(new))
     return value
 
 
-def _split(budget: _Budget, value: Any, sep: Any = None, *others: object, **named: object) -> Any:
+def _split(budget: Budget, value: Any, sep: Any = None, *others: object, **named: object) -> Any:
     value = _read(budget, value, sep)
     budget.pay(value.count(sep) if sep and isinstance(sep, str) else len(value))
     return value
 
 
-def _indent(budget: _Budget, value: Any, width: Any = 4, *others: object, **named: object) -> Any:
+def _indent(budget: Budget, value: Any, width: Any = 4, *others: object, **named: object) -> Any:
     value = _read(budget, value)
     chars = width if isinstance(width, int) else len(width)
     budget.pay(len(str(value).splitlines()) * (1 + max(0, chars) // CHARS_PER_STEP))
     return value
 
 
-def _count(budget: _Budget, value: Any, *others: object, **named: object) -> Any:
+def _count(budget: Budget, value: Any, *others: object, **named: object) -> Any:
     """`odd` and its like are `%` underneath, which would format text."""
     if isinstance(value, str):
         raise SecurityError("text is neither odd nor even")
@@ -342,8 +301,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             return not attr.startswith("_")
         return any(attr in names for kind, names in _METHODS.items() if isinstance(obj, kind))
 
-    def wrap_str_format(self, value: Any) -> None:
-        """`str.format` is an attribute like others here: not in the list."""
+    def wrap_str_format(self, value: Any) -> Function | None:
+        """Asked for every attribute: `str.format` becomes a function that knows no widths and no attributes."""
+        form = getattr(value, "__self__", None)
+        return _make_format(form) if isinstance(form, str) and value.__name__ == "format" else None
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(argument, tuple):  # its hash would walk it, and nobody has weighed it
@@ -366,7 +327,23 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return context.budget.pay_for(super().call(context, obj, *args, **kwargs))
 
 
-def _pay_operator(budget: _Budget, operator: str, left: Any, right: Any) -> None:
+def _make_format(form: str) -> Function:
+    @pass_context
+    def fill(context: _Context, *args: Any, **kwargs: Any) -> str:
+        fields = [field for field in Formatter().parse(form) if field[1] is not None]
+        if not all(_is_plain(*field) for field in fields):
+            raise SecurityError("it formats more than plain fields")
+        context.budget.pay(context.budget.weigh(form) + len(fields) * context.budget.weigh_all(*args, **kwargs))
+        return form.format(*args, **kwargs)
+
+    return fill
+
+
+def _is_plain(_text: str, name: str | None, spec: str | None, conversion: str | None) -> bool:
+    return not spec and not conversion and (not name or name.isidentifier() or name.isdigit())
+
+
+def _pay_operator(budget: Budget, operator: str, left: Any, right: Any) -> None:
     if operator == "%" and isinstance(left, str):
         raise SecurityError("'%' does not format text here")
     if isinstance(left, int) and isinstance(right, int):
@@ -379,7 +356,7 @@ def _pay_operator(budget: _Budget, operator: str, left: Any, right: Any) -> None
                 budget.pay(max(0, times) * (budget.weigh(value) if isinstance(value, str) else len(value)))
 
 
-def _pay_method(budget: _Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _pay_method(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     if method.__name__ == "join":
         args = tuple(_spread(budget, items) for items in args)
     looks_up = isinstance(method.__self__, dict | LoopContext)  # reads its arguments, not itself

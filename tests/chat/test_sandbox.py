@@ -2,8 +2,9 @@
 
 import pytest
 
-from handler.chat import sandbox
-from handler.chat.sandbox import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, MAX_STEPS, Program, RefusalError
+from handler.chat import budget
+from handler.chat.budget import MAX_STEPS
+from handler.chat.sandbox import MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, Program, RefusalError
 
 LOOP = "{%% for i in range(100000) %%}%s{%% endfor %%}"
 
@@ -52,6 +53,7 @@ LONG = {
     "doubling by a block": grown("'0123456789abcdef'", "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
     "doubling by join": doubled("[ns.x, ns.x]|join"),
     "doubling by a separator": doubled("ns.x.join(ns.x)"),
+    "doubling by format": doubled("'{0}{0}'.format(ns.x)"),
     "doubling by replace": doubled("ns.x.replace('a', ns.x + ns.x)"),
     "doubling by the filter": doubled("ns.x|replace(old='a', new=ns.x + ns.x)"),
     "doubling a list": grown("[1]", "{% set ns.x = ns.x + ns.x %}"),
@@ -85,7 +87,7 @@ LONG = {
 @pytest.mark.parametrize("source", LONG.values(), ids=LONG)
 def test_what_takes_long_or_grows_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every way to work or to allocate without end runs out of steps. A tenth of them, so that the tests are quick."""
-    monkeypatch.setattr(sandbox, "MAX_STEPS", MAX_STEPS // 10)
+    monkeypatch.setattr(budget, "MAX_STEPS", MAX_STEPS // 10)
 
     with pytest.raises(Exception, match=f"more than {MAX_STEPS // 10} steps"):
         run(source)
@@ -95,7 +97,8 @@ REFUSED = {
     "a format operator": ("{{ '%1000000000d' % 1 }}", "does not format"),
     "a format operator in a test": ("{{ '%1000000000d' is odd }}", "neither odd"),
     "a format operator in another": ("{{ '%1000000000d' is divisibleby(3) }}", "neither odd"),
-    "str.format": ("{{ '{0.__class__}'.format(1) }}", "'format' of 'str' object is unsafe"),
+    "str.format": ("{{ '{0.__class__}'.format(1) }}", "more than plain fields"),
+    "str.format with a width": ("{{ '{:1000000000}'.format(1) }}", "more than plain fields"),
     "str.format_map": ("{{ '{a:1000000000}'.format_map({}) }}", "'format_map' of 'str' object is unsafe"),
     "str.ljust": ("{{ 'a'.ljust(1000000000) }}", "unsafe"),
     "str.zfill": ("{{ 'a'.zfill(1000000000) }}", "unsafe"),
@@ -233,6 +236,7 @@ def test_runs_leave_no_trace() -> None:
         ("{% filter upper %}a{% endfilter %}{% set x %}b{{ 1 + 1 }}{% endset %}{{ x }}", "Ab2"),
         ("{{ 7 % 2 }}{{ 7 // 2 }}{{ 2 ** 3 }}{{ 3 is odd }}{{ 'a' * 3 }}{{ [1] + [2] }}", "138Trueaaa[1, 2]"),
         ("  {% if true %}\n  a\n  {% endif %}\nb\n", "  a\nb"),
+        ("{{ '<{}|{name}>'.format('a', name='c') }}", "<a|c>"),
         ("{% set j = joiner(', ') %}{% for i in [1, 2] %}{{ j() }}{{ i }}{% endfor %}{{ dict(a=1).a }}", "1, 21"),
     ],
 )

@@ -3,11 +3,13 @@
 * WorkerError
   x ConfigError                a setting is wrong: names key and value; the worker does not start
   x ModelError                 the model cannot be found, fetched or loaded; the worker does not start
+    + NetworkError             the server cannot be reached, refuses, or breaks off
   x DecodeError                llama.cpp could not compute a batch; stays inside the engine
     + CacheFullError           no place in the KV cache; nothing was computed, nothing is lost
   x RequestError               answered to the client, the worker goes on
     + InvalidRequestError      400  a field is missing, wrong or out of range
       - ContextLengthError     400  the prompt does not fit the context
+      - TemplateError          400  the chat template is missing, refuses, or cannot render the conversation
     + AuthenticationError      401
     + RouteNotFoundError       404
     + ModelNotFoundError       404
@@ -34,6 +36,10 @@ class ConfigError(WorkerError):
 
 class ModelError(WorkerError):
     """The model cannot be found, fetched or loaded."""
+
+
+class NetworkError(ModelError):
+    """The server cannot be reached, refuses, or breaks off and does not get any further."""
 
 
 class DecodeError(WorkerError):
@@ -65,6 +71,10 @@ class InvalidRequestError(RequestError):
 
 class ContextLengthError(InvalidRequestError):
     default_code = "context_length_exceeded"
+
+
+class TemplateError(InvalidRequestError):
+    default_code = "chat_template_error"
 
 
 class AuthenticationError(RequestError):

@@ -12,15 +12,9 @@ from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
 
 from handler.chat.sandbox import Program, RefusalError
-from handler.errors import InvalidRequestError, ModelError
+from handler.errors import InvalidRequestError, ModelError, TemplateError
 
 MAX_ERROR_CHARS = 500  # of a template's own words in our messages
-
-
-class TemplateError(InvalidRequestError):
-    """The chat template cannot render this conversation, or refuses to."""
-
-    default_code = "chat_template_error"
 
 
 class ChatTemplate:

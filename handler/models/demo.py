@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 from zipfile import ZipFile
 
-from handler.models.downloads import NetworkError
+from handler.errors import NetworkError
 from handler.models.storage import discard, require_space
 
 SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3 import Retry
 
-from handler.errors import ModelError
+from handler.errors import ModelError, NetworkError
 from handler.models.storage import discard, etag_of, num_bytes_of, part_of, readable, require_space, store
 
 CONNECT_TIMEOUT = 3.5  # seconds for each address of the host; short, because `demo` has a second source
@@ -39,10 +39,6 @@ _RETRY = Retry(
 )
 
 log = logging.getLogger(__name__)
-
-
-class NetworkError(ModelError):
-    """The server cannot be reached, refuses, or breaks off and does not get any further."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from handler.errors import ModelError
-from handler.models.downloads import NetworkError, require_https
+from handler.errors import ModelError, NetworkError
+from handler.models.downloads import require_https
 
 TIMEOUT = 10.0  # seconds
 

@@ -24,9 +24,9 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from handler.errors import ModelError
+from handler.errors import ModelError, NetworkError
 from handler.models import demo, hub
-from handler.models.downloads import Download, NetworkError, download
+from handler.models.downloads import Download, download
 from handler.models.gguf import check_gguf
 from handler.models.source import (
     DEFAULT_QUANT,

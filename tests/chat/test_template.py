@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from handler.chat.template import ChatTemplate, TemplateError, model_template, normalise
-from handler.errors import InvalidRequestError, ModelError, to_response
+from handler.chat.template import ChatTemplate, model_template, normalise
+from handler.errors import InvalidRequestError, ModelError, TemplateError, to_response
 
 CHATML = """\
 {%- if tools %}

@@ -14,9 +14,9 @@ import pytest
 from model_server import ModelServer, Served, make_gguf, serving
 from pydantic import SecretStr
 
-from handler.errors import ModelError
+from handler.errors import ModelError, NetworkError
 from handler.models import downloads
-from handler.models.downloads import Download, NetworkError, download
+from handler.models.downloads import Download, download
 from handler.models.storage import store
 
 MODEL = make_gguf(1000)

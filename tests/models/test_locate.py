@@ -12,9 +12,8 @@ import pytest
 from model_server import COMMIT, ModelServer, Served, make_gguf, serving
 from pydantic import SecretStr
 
-from handler.errors import ModelError
+from handler.errors import ModelError, NetworkError
 from handler.models import demo
-from handler.models.downloads import NetworkError
 from handler.models.locate import locate
 from handler.models.source import DEMO
 from handler.settings import Settings

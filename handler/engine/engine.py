@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 Prompt = str | list[int]  # text or token ids
 
+NOTHING_NEW = SequenceOutput()  # held back, or a control token: not worth waking a reader
 MAX_FAILURES = 3  # failed steps in a row that make the engine unhealthy
 
 
@@ -88,6 +89,7 @@ class Engine:
 
     def __init__(self, runner: Runner, limits: Limits, *, max_queue: int) -> None:
         self.runner = runner
+        assert limits.max_batch_tokens > limits.max_num_seqs, "a step must hold a token for everyone and a prompt's"
         self.limits = limits
         self.max_queue = max_queue
         self.stats = Stats()
@@ -139,12 +141,15 @@ class Engine:
     # Any thread
 
     def _open(self, num_sequences: int) -> None:
+        max_open = self.limits.max_num_seqs + self.max_queue
+        if num_sequences > max_open:
+            raise InvalidRequestError(f"The request asks for {num_sequences} answers; this worker takes {max_open}.")
         with self._lock:
             self._check_available()
-            if self._num_open + num_sequences > self.limits.max_num_seqs + self.max_queue:
+            if self._num_open + num_sequences > max_open:
                 raise QueueFullError(
-                    f"The worker is busy: {self._num_open} sequences are running or waiting, and at most "
-                    f"{self.limits.max_num_seqs + self.max_queue} may. Try again later."
+                    f"The worker is busy: {self._num_open} sequences are running or waiting, and at most {max_open} "
+                    "may. Try again later."
                 )
             self._num_open += num_sequences
 
@@ -249,9 +254,9 @@ class Engine:
         mail: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Sequence, SequenceOutput]]] = defaultdict(list)
         for sequence, output in outputs:
             generation = self._generations[sequence]
-            mail[generation.loop].append((generation, sequence, output))
+            if output != NOTHING_NEW:
+                mail[generation.loop].append((generation, sequence, output))
             if sequence.is_finished:
-                self._count(output)
                 self._forget(sequence)
         for loop, letters in mail.items():
             try:
@@ -272,19 +277,20 @@ class Engine:
                 self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
+        self._count(sequence)
         sequence.close()
         del self._generations[sequence]
         self._close(1)
 
-    def _count(self, output: SequenceOutput) -> None:
-        if output.usage is not None:
-            usage, stats = output.usage, self.stats
-            self.stats = stats._replace(
-                num_finished=stats.num_finished + 1,
-                num_prompt_tokens=stats.num_prompt_tokens + usage.num_prompt_tokens,
-                num_cached_tokens=stats.num_cached_tokens + usage.num_cached_tokens,
-                num_completion_tokens=stats.num_completion_tokens + usage.num_completion_tokens,
-            )
+    def _count(self, sequence: Sequence) -> None:
+        """What a finished or cancelled sequence has used."""
+        usage, stats = sequence.usage, self.stats
+        self.stats = stats._replace(
+            num_finished=stats.num_finished + 1,
+            num_prompt_tokens=stats.num_prompt_tokens + usage.num_prompt_tokens,
+            num_cached_tokens=stats.num_cached_tokens + usage.num_cached_tokens,
+            num_completion_tokens=stats.num_completion_tokens + usage.num_completion_tokens,
+        )
 
     def _end_all(self) -> None:
         """End every sequence without asking the scheduler, whose state may be what broke down."""

@@ -59,15 +59,23 @@ class RunnerConfig:
     type_v: str = "f16"  # a quantised one needs flash attention
 
 
+@functools.cache
+def _start_llama() -> None:
+    """Once a process, before anything else: it finds the devices, and says so in its log."""
+    llama.llama_log_set(_log_callback, None)
+    llama.llama_backend_init()
+
+
 def supports_gpu() -> bool:
     """Whether this build of llama.cpp can compute on a GPU of this machine."""
+    _start_llama()
     return bool(llama.llama_supports_gpu_offload())
 
 
 class ModelRunner:
     def __init__(self, path: Path, config: RunnerConfig) -> None:
         """Load the model and warm it up. Takes seconds to minutes; raises ModelError."""
-        llama.llama_log_set(_log_callback, None)
+        _start_llama()
         self._model = _load_model(path, config)
         vocab = llama.llama_model_get_vocab(self._model)
         self.vocabulary = ModelVocabulary(vocab)
@@ -259,7 +267,6 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Pointer:
 
 
 def _load_model(path: Path, config: RunnerConfig) -> Pointer:
-    llama.llama_backend_init()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = config.n_gpu_layers
     model = llama.llama_model_load_from_file(str(path).encode(), params)

@@ -1,8 +1,8 @@
 """Decides what each engine step computes.
 
 There is no prompt phase and no generation phase: every running sequence has pending tokens, one if it generates, more
-if it is new or was preempted. A step gives one token to each sequence that generates, then chunks of the others'
-tokens in order of age, then admits waiting ones, until the batch is full.
+if it is new or was preempted. A step gives one token to each sequence that generates, admits waiting ones, and fills
+the batch with chunks of what the others have pending.
 
 Admission is optimistic: room for the prompt and a margin, not for the longest possible answer. When the cache is
 full all the same, the youngest running sequence gives its slot back and waits; its tokens so far become its prompt.
@@ -23,7 +23,7 @@ from handler.engine.sequence import FinishReason, SampledToken, Sequence, Sequen
 from handler.errors import EngineError, RequestError
 
 MARGIN = 32  # cells left free for each running sequence when another is admitted
-MIN_SHARED = 32  # a prefix of so many tokens is worth waiting for while another sequence computes it
+MIN_SHARED = 32  # a shared prefix of so many tokens is worth waiting for while another sequence computes it
 
 Outputs = list[tuple[Sequence, SequenceOutput]]
 
@@ -42,6 +42,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order they were admitted
         self.num_preemptions = 0
+        self._is_under_pressure = False  # llama.cpp refused the last batch: the next one must be smaller
 
     @property
     def has_work(self) -> bool:
@@ -55,16 +56,16 @@ class Scheduler:
         batch = Batch()
         for sequence in [sequence for sequence in self.running if sequence.num_pending_tokens == 1]:
             self._give_tokens(batch, sequence, 1)
-        budget = self._prompt_budget(batch)
-        for sequence in [sequence for sequence in self.running if sequence.num_pending_tokens > 1]:
-            budget -= self._give_tokens(batch, sequence, budget)
-        while budget > 0 and (admitted := self._admit_one()):
-            budget -= self._give_tokens(batch, admitted, budget)
+        while self._admit_one():
+            pass
+        for sequence, share in self._prompt_shares(batch).items():
+            self._give_tokens(batch, sequence, share)
         assert batch.items or not self.has_work, "there is work, but nothing was scheduled"
         return batch
 
     def postprocess(self, batch: Batch, sampled: Iterable[SampledToken]) -> Outputs:
         """Note what was computed; give the sampled tokens, in the order of `batch.sampling`, to their sequences."""
+        self._is_under_pressure = False
         sampling = batch.sampling
         for item in batch.items:
             assert item.sequence.slot is not None
@@ -93,37 +94,51 @@ class Scheduler:
 
     def relieve_pressure(self) -> Outputs:
         """llama.cpp has no place for a batch that fits by our count: give something up, so that the next one fits."""
+        self._is_under_pressure = True
         if self.cache.evict(self.limits.max_batch_tokens):
             return []
-        if len(self.running) > 1:
-            self._preempt(self.running[-1])
-            return []
-        return self.fail(
-            self.running, EngineError("The model's memory cannot hold this request.", code="out_of_memory")
-        )
+        if len(self.running) == 1:
+            error = EngineError("The model's memory cannot hold this request.", code="out_of_memory")
+            return self.fail(self.running, error)
+        self._preempt(self.running[-1])
+        self.cache.evict(self.limits.max_batch_tokens)
+        return []
 
-    def _give_tokens(self, batch: Batch, sequence: Sequence, budget: int) -> int:
+    def _give_tokens(self, batch: Batch, sequence: Sequence, num_tokens: int) -> None:
         """Put pending tokens of a running sequence into the batch, at the cost of younger ones if the cache is full.
 
-        Returns their number: 0 if the sequence had to give way itself, here or before.
+        Nothing is done if the sequence had to give way itself, here or before.
         """
-        num_tokens = min(sequence.num_pending_tokens, budget)
         while num_tokens and sequence.status is SequenceStatus.RUNNING:
             if self.cache.make_room(batch.num_tokens + num_tokens):
                 batch.items.append(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens))
-                return num_tokens
+                return
             youngest = self.running[-1]
             batch.remove(youngest)
             self._preempt(youngest)
-        return 0
 
-    def _prompt_budget(self, batch: Batch) -> int:
+    def _prompt_shares(self, batch: Batch) -> dict[Sequence, int]:
+        """How many tokens each running sequence gets that is not in the batch yet, oldest first.
+
+        Half of what there is belongs to the oldest, the rest to those with the least to compute: a short prompt does
+        not wait for a long one to end, nor a long one for ever.
+        """
+        served = {item.sequence for item in batch.items}
+        shares = {sequence: 0 for sequence in self.running if sequence not in served}
         left = self.limits.max_batch_tokens - batch.num_tokens
-        return min(left, self.limits.max_prompt_tokens) if batch.items else left
+        if batch.items:
+            left = min(left, self.limits.max_prompt_tokens)
+        turns = [(sequence, (left + 1) // 2) for sequence in list(shares)[:1]]
+        turns += [(sequence, left) for sequence in sorted(shares, key=lambda sequence: sequence.num_pending_tokens)]
+        for sequence, limit in turns:
+            more = min(sequence.num_pending_tokens - shares[sequence], limit, left)
+            shares[sequence] += more
+            left -= more
+        return shares
 
     def _admit_one(self) -> Sequence | None:
         """The first waiting sequence that need not wait for a prefix, if there is a slot and room for it."""
-        if len(self.running) >= self.limits.max_num_seqs:
+        if len(self.running) >= self.limits.max_num_seqs or (self.running and self._is_under_pressure):
             return None
         for sequence in self.waiting:
             match = None if sequence.params.is_reproducible else self.cache.find_prefix(sequence.token_ids)
@@ -149,7 +164,7 @@ class Scheduler:
         """Whether a running sequence will soon hold more of this one's beginning than any slot does now."""
         if sequence.params.is_reproducible or not self.cache.shares_prefixes:
             return False
-        enough = MIN_SHARED + (match.num_tokens if match else 0)
+        enough = max(MIN_SHARED, 1 + (match.num_tokens if match else 0))
         return any(
             common_prefix_length(other.token_ids, sequence.token_ids[:-1]) >= max(enough, other.num_computed_tokens + 1)
             for other in self.running
@@ -163,8 +178,7 @@ class Scheduler:
         return sequence.num_tokens - shared + promised <= self.cache.num_unclaimed_cells
 
     def _preempt(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        self.cache.clear(sequence.slot)
+        """Its slot is cached now like that of a finished one: what nobody needs of it will be found again."""
         self._release(sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1

@@ -136,6 +136,10 @@ class Sequence:
         return self.num_tokens - self.num_prompt_tokens
 
     @property
+    def usage(self) -> SequenceUsage:
+        return SequenceUsage(self.num_prompt_tokens, self.num_cached_tokens, self.num_completion_tokens)
+
+    @property
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
 
@@ -158,8 +162,7 @@ class Sequence:
         self.status = SequenceStatus.FINISHED
         text += self._text.finish()
         logprobs = self._shown_logprobs() if self._text.stopped else tuple(entry for _, entry in self._held_logprobs)
-        usage = SequenceUsage(self.num_prompt_tokens, self.num_cached_tokens, self.num_completion_tokens)
-        return SequenceOutput(text, logprobs, reason, usage, error)
+        return SequenceOutput(text, logprobs, reason, self.usage, error)
 
     def close(self) -> None:
         """Free what llama.cpp holds for this sequence's sampling."""

@@ -1,0 +1,13 @@
+"""What the tests of several folders share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tiny_models import Architecture, write_tiny_models
+
+
+@pytest.fixture(scope="session")
+def tiny_model_paths(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Architecture, Path]:
+    """A model file of each architecture."""
+    return write_tiny_models(tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,219 @@
+"""A model without arithmetic: each next token is a function of the tokens that its slot really holds.
+
+So a text that comes out right proves that the cache held what the scheduler believed, and the fake memory counts cells
+as llama.cpp's unified cache does, so that the engine's own count can be held against it.
+"""
+
+import threading
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import count
+from queue import SimpleQueue
+from typing import Literal, NamedTuple
+
+from handler.engine.batch import Batch
+from handler.engine.sampling_params import SamplingParams
+from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
+from handler.errors import CacheFullError
+
+END = 256  # the token that ends an answer
+CONTROL = 257  # a token without text
+TIMEOUT = 20.0  # seconds until a test that hangs fails
+
+MemoryKind = Literal["full", "recurrent", "stubborn"]
+
+
+class ByteVocabulary:
+    """Each byte is a token; two special ones follow."""
+
+    num_tokens = 258
+
+    @cached_property
+    def end_of_generation(self) -> frozenset[int]:
+        return frozenset({END})
+
+    def is_end_of_generation(self, token_id: int) -> bool:
+        return token_id == END
+
+    def piece(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < END else b""
+
+
+class Call(NamedTuple):
+    """What was asked of a memory."""
+
+    name: str
+    seq_id: int
+    num_tokens: int = 0
+    target: int | None = None
+
+
+class RecordingMemory:
+    """Notes the calls, and holds (cell, token) pairs by slot; slots that share a prefix share its cells.
+
+    "full" can do everything, "recurrent" goes on from the latest token alone and shares nothing, "stubborn" promises
+    what it then refuses.
+    """
+
+    def __init__(self, kind: MemoryKind = "full") -> None:
+        self.kind = kind
+        self.shares_prefixes = kind != "recurrent"
+        self.calls: list[Call] = []
+        self.cells: dict[int, list[tuple[int, int]]] = {}
+        self._next_cell = count()
+
+    @property
+    def num_used_cells(self) -> int:
+        return len({cell for cells in self.cells.values() for cell, _ in cells})
+
+    def token_ids(self, seq_id: int) -> list[int]:
+        return [token_id for _, token_id in self.cells.get(seq_id, [])]
+
+    def write(self, seq_id: int, start: int, token_ids: list[int]) -> None:
+        """What `llama_decode` does: tokens follow those that are there."""
+        assert start == len(self.cells.setdefault(seq_id, [])), "a gap in the positions, or a position twice"
+        self.cells[seq_id] += [(next(self._next_cell), token_id) for token_id in token_ids]
+
+    def can_resume(self, seq_id: int, num_tokens: int) -> bool:
+        return self.kind != "recurrent" or num_tokens == len(self.cells.get(seq_id, []))
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        assert self.shares_prefixes
+        assert not self.cells.get(target), "the target of a copy is not empty"
+        assert num_tokens <= len(self.cells[source]), "more is copied than there is"
+        self.calls.append(Call("copy", source, num_tokens, target))
+        self.cells[target] = self.cells[source][:num_tokens]
+
+    def truncate(self, seq_id: int, num_tokens: int) -> bool:
+        self.calls.append(Call("truncate", seq_id, num_tokens))
+        if self.kind != "full":
+            return False
+        del self.cells[seq_id][num_tokens:]
+        return True
+
+    def clear(self, seq_id: int) -> None:
+        self.calls.append(Call("clear", seq_id))
+        self.cells[seq_id] = []
+
+
+class FakeSampler:
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.name = name
+        self.is_closed = False
+        self._events = events
+
+    def close(self) -> None:
+        assert not self.is_closed, "closed twice"
+        self.is_closed = True
+        self._events.append(f"close {self.name}")
+
+
+class FakeRunner:
+    """Answers the prompts of `scripts` with their texts and an end, all others with endless noise.
+
+    `events` has "step a b" for a step of the prompts a and b, and "close a" when a's sampler is closed. With `hold()`
+    each step waits for `permit()`; `wait_for_step()` waits until one has begun.
+    """
+
+    def __init__(
+        self,
+        scripts: dict[str, str] | None = None,
+        *,
+        kind: MemoryKind = "full",
+        num_slots: int = 4,
+        num_cells: int = 1000,
+        max_model_len: int | None = None,
+    ) -> None:
+        self.memory = RecordingMemory(kind)
+        self.vocabulary = ByteVocabulary()
+        self.num_slots = num_slots
+        self.num_cells = num_cells
+        self.max_model_len = max_model_len or num_cells
+        self.events: list[str] = []
+        self.samplers: list[FakeSampler] = []
+        self.failures: deque[Exception | None] = deque()  # what the next steps raise
+        self.is_closed = False
+        self._scripts = scripts or {}
+        self._begun: SimpleQueue[str] = SimpleQueue()
+        self._permits: threading.Semaphore | None = None
+
+    def hold(self) -> None:
+        self._permits = threading.Semaphore(0)
+
+    def permit(self, num_steps: int = 1) -> None:
+        assert self._permits is not None
+        self._permits.release(num_steps)
+
+    def let_go(self) -> None:
+        self.permit(1_000_000)
+
+    def wait_for_step(self) -> str:
+        return self._begun.get(timeout=TIMEOUT)
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
+        sampler = FakeSampler(as_text(prompt_token_ids), self.events)
+        self.samplers.append(sampler)
+        return sampler
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        self._begin(batch)
+        if self.failures and (failure := self.failures.popleft()):
+            raise failure
+        if self.memory.num_used_cells + batch.num_tokens > self.num_cells:
+            raise CacheFullError("No place in the KV cache for this batch.")
+        for item in batch.items:
+            assert item.sequence.slot is not None
+            self.memory.write(item.sequence.slot.seq_id, item.start, item.token_ids)
+        return list(self._sample(batch))
+
+    def close(self) -> None:
+        assert not self.is_closed, "closed twice"
+        self.is_closed = True
+
+    def _begin(self, batch: Batch) -> None:
+        prompts = [as_text(item.sequence.token_ids[: item.sequence.num_prompt_tokens]) for item in batch.items]
+        event = " ".join(["step", *prompts])
+        self.events.append(event)
+        self._begun.put(event)
+        if self._permits is not None:
+            assert self._permits.acquire(timeout=TIMEOUT), "no permit came"
+
+    def _sample(self, batch: Batch) -> Iterator[SampledToken]:
+        for item in batch.sampling:
+            assert item.sequence.slot is not None
+            token_id = self.next_token(self.memory.token_ids(item.sequence.slot.seq_id))
+            wanted = item.sequence.params.num_logprobs is not None
+            yield SampledToken(token_id, logprob(token_id) if wanted else None)
+
+    def next_token(self, token_ids: list[int]) -> int:
+        text = as_text(token_ids)
+        for prompt, answer in self._scripts.items():
+            if text.startswith(prompt) and answer.startswith(text[len(prompt) :]):
+                rest = (prompt + answer).encode()[len(token_ids) :]
+                return rest[0] if rest else END
+        return noise(token_ids)
+
+    def answer(self, prompt: str, num_tokens: int) -> str:
+        """What a fresh cache would say."""
+        token_ids = self.tokenize(prompt)
+        for _ in range(num_tokens):
+            token_ids.append(self.next_token(token_ids))
+        return as_text(token_ids)[len(prompt) :]
+
+
+def noise(token_ids: list[int]) -> int:
+    """A letter that depends on every token before it."""
+    return ord("a") + zlib.crc32(bytes(token_id % 256 for token_id in token_ids)) % 26
+
+
+def logprob(token_id: int) -> TokenLogprob:
+    return TokenLogprob(token_id, ByteVocabulary().piece(token_id), -1.0)
+
+
+def as_text(token_ids: list[int]) -> str:
+    return bytes(token_id for token_id in token_ids if token_id < END).decode(errors="replace")

@@ -3,8 +3,9 @@
 ARGS :=
 SETUP := .venv/.installed
 BIN := .venv/bin
+comma := ,
 
-.PHONY: help run test check fix model lock clean
+.PHONY: help run test check fix model docs lock image wheel clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +29,9 @@ fix: $(SETUP)  ## Format, and repair what the linter can.
 model: $(SETUP)  ## Fetch the demo model, once per machine.
 	@$(BIN)/python -m handler fetch
 
+docs: $(SETUP)  ## Write from the settings: docs/configuration.md and the inputs in .runpod/hub.json.
+	@$(BIN)/python builder/reference.py
+
 # One file per need. Versions stay as they are where they still fit; `make lock ARGS=--upgrade` takes the newest.
 # dev.txt is held to worker.txt's versions, because both are installed together.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
@@ -38,6 +42,23 @@ lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
 	$(COMPILE) $(ARGS) --group build -o requirements/build.txt
 	$(COMPILE) $(ARGS) pyproject.toml -o requirements/worker.txt
 	$(COMPILE) $(ARGS) --group dev -c requirements/worker.txt -o requirements/dev.txt
+
+# make image VARIANT=cpu                   for machines without a GPU
+# make image MODEL=org/name:Q4_K_M         with a model in it; HF_TOKEN from the environment where it needs one
+# make image ARGS="--build-arg LLAMA_WHEEL=NAME"    with what `make wheel` left in builder/wheels: minutes, not an hour
+VARIANT := cuda
+CPU_BASE := debian:12.12-slim
+IMAGE := gguf-on-runpod:$(VARIANT)
+DOCKER := docker
+MODEL :=
+BUILD = $(DOCKER) build --platform linux/amd64 --build-arg VARIANT=$(VARIANT) \
+	$(if $(filter cpu,$(VARIANT)),--build-arg BUILD_BASE=$(CPU_BASE) --build-arg BASE=$(CPU_BASE)) $(ARGS)
+
+image:  ## Build the image for RunPod.
+	$(BUILD) --build-arg MODEL=$(MODEL) $(if $(HF_TOKEN),--secret id=hf_token$(comma)env=HF_TOKEN) -t $(IMAGE) .
+
+wheel:  ## Compile llama-cpp-python as the image needs it, into builder/wheels.
+	$(BUILD) --target wheel --output type=local$(comma)dest=builder/wheels .
 
 clean:  ## Remove the virtual environment and the tools' caches; what is shared between clones stays.
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -11,37 +11,45 @@ Wiring only. The model loads in a thread while the packages that take a second t
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from handler.errors import WorkerError
-from handler.settings import Settings, quiet_runpod
+from handler.settings import Settings, names_of, quiet_runpod
+from handler.timing import Stopwatch, process_started
 
 if TYPE_CHECKING:
     from handler.engine.model_runner import ModelRunner
+    from handler.job import Handler
+    from handler.worker import Worker
 
 TEST_INPUT = Path("test_input.json")
 COMMANDS = ("serve", "fetch")
+LOADING = "loading"  # name of the thread that loads the model
+
+log = logging.getLogger("handler")
 
 
 def main() -> int:
     try:
         command, args = _parse_args(sys.argv[1:])
-        options = {name.upper(): value for name, value in vars(args).items() if name in Settings.model_fields and value}
-        settings = Settings.from_env({**os.environ, **options})
+        settings = Settings.from_env(_environment(args))
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        start = Stopwatch(process_started())
+        start.lap("interpreter")
         if command == "fetch":
             return _fetch(settings)
-        if command == "serve":
-            return _serve(settings)
+        if command == "serve" or (settings.serve and args.test_input is None):
+            return _serve(settings, start)
         if settings.is_in_runpod or args.rp_serve_api:
-            return _run_jobs(settings)
-        return _run_test(settings, args.test_input)
+            return _run_jobs(settings, start)
+        return _run_test(settings, start, args.test_input)
     except WorkerError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -49,8 +57,16 @@ def main() -> int:
         return 130
 
 
+def _environment(args: argparse.Namespace) -> dict[str, str]:
+    """The process's environment. Options named like settings override it, under whichever name it has them."""
+    options = {name: value for name, value in vars(args).items() if name in Settings.model_fields and value}
+    overridden = {key for name in options for key in names_of(name)}
+    kept = {key: value for key, value in os.environ.items() if key not in overridden}
+    return {**kept, **{name.upper(): value for name, value in options.items()}}
+
+
 def _parse_args(argv: list[str]) -> tuple[str, argparse.Namespace]:
-    """Options named like settings override the environment. The SDK reads its own --rp_ options by itself."""
+    """The SDK reads its own --rp_ options by itself."""
     parser = argparse.ArgumentParser(prog="python -m handler", formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.description = __doc__
     parser.add_argument("--model", help="what MODEL may be")
@@ -72,27 +88,31 @@ def _fetch(settings: Settings) -> int:
     return 0
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, start: Stopwatch) -> int:
     loading = _start_loading(settings)
     from handler.serve import serve
 
-    asyncio.run(serve(settings, loading))
+    start.lap("imports")
+    asyncio.run(serve(settings, loading, start))
     return 0
 
 
-def _run_jobs(settings: Settings) -> int:
+def _run_jobs(settings: Settings, start: Stopwatch) -> int:
     """RunPod's loop, or its local API; returns when RunPod stops the worker."""
     loading = _start_loading(settings)
     quiet_runpod(os.environ)
+    _skip_cpu_info()
     import runpod
 
-    from handler.job import make_handler
-    from handler.worker import start_worker
+    from handler.health import check_fitness, replace_when_dead
 
-    worker = start_worker(settings, loading.result())
+    worker = _start_worker(settings, loading, start)
+    open_jobs: set[str] = set()
+    check_fitness(worker.engine)
+    replace_when_dead(worker.engine, open_jobs)
     runpod.serverless.start(
         {
-            "handler": make_handler(worker.api),
+            "handler": _make_handler(settings, worker, open_jobs),
             "return_aggregate_stream": True,
             "concurrency_modifier": lambda _current: settings.num_concurrent_jobs,
         }
@@ -101,17 +121,44 @@ def _run_jobs(settings: Settings) -> int:
     return 0
 
 
-def _run_test(settings: Settings, test_input: str | None) -> int:
+def _run_test(settings: Settings, start: Stopwatch, test_input: str | None) -> int:
     loading = _start_loading(settings)
-    from handler.job import make_handler
     from handler.local import read_job, run_job
-    from handler.worker import start_worker
 
     job = read_job(test_input, TEST_INPUT)
-    worker = start_worker(settings, loading.result())
-    exit_code = asyncio.run(run_job(make_handler(worker.api), job))
-    worker.engine.close()
-    return exit_code
+    worker = _start_worker(settings, loading, start)
+    try:
+        return asyncio.run(run_job(_make_handler(settings, worker), job))
+    finally:
+        worker.engine.close()
+
+
+def _start_worker(settings: Settings, loading: "Future[ModelRunner]", start: Stopwatch) -> "Worker":
+    from handler.worker import start_worker
+
+    start.lap("imports")
+    runner = loading.result()
+    start.lap("model")
+    worker = start_worker(settings, runner)
+    start.lap("worker")
+    log.info("ready after %s", start)
+    return worker
+
+
+def _make_handler(settings: Settings, worker: "Worker", open_jobs: set[str] | None = None) -> "Handler":
+    from handler.expect import checked
+    from handler.job import make_handler
+
+    handler = make_handler(worker.api, open_jobs)
+    return checked(handler) if settings.check_answers else handler
+
+
+def _skip_cpu_info() -> None:
+    """The SDK asks for the processor's name when it is imported: a second, for its debugger alone."""
+    with contextlib.suppress(ImportError):
+        import cpuinfo
+
+        cpuinfo.get_cpu_info = dict  # it knows nothing, which the SDK expects on some machines
 
 
 def _start_loading(settings: Settings) -> "Future[ModelRunner]":
@@ -126,9 +173,18 @@ def _start_loading(settings: Settings) -> "Future[ModelRunner]":
         except BaseException as error:
             loading.set_exception(error)
 
-    threading.Thread(target=load, name="loading", daemon=True).start()
+    threading.Thread(target=load, name=LOADING, daemon=True).start()
     return loading
 
 
+def _exit(exit_code: int) -> NoReturn:
+    """A model that still loads would not outlive the destructors of llama.cpp: that ends in a segmentation fault."""
+    if any(thread.name == LOADING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _exit(main())

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from handler.api.answers import Answer
 from handler.api.routes import Method
 from handler.api.stream import EventStream
 from handler.errors import (
@@ -79,7 +80,8 @@ class HttpEdge:
             method = _method(request)
             body = await self._read_json(request) if method == "POST" else None
             api = self._require_worker().api
-            answer = await _unless_disconnected(request.receive, api.call(request.path_params["route"], body, method))
+            work = _bound_to_task(api.call(request.path_params["route"], body, method))
+            answer = await _unless_disconnected(request.receive, work)
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
         except Exception as error:
@@ -88,7 +90,7 @@ class HttpEdge:
 
     def _authenticate(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = key.strip().encode() if scheme.lower() == "bearer" else b""
+        given = key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""  # the bytes that were sent
         if self._api_key and not hmac.compare_digest(given, self._api_key):
             raise AuthenticationError("The API key is missing or wrong: send 'Authorization: Bearer KEY'.")
 
@@ -133,11 +135,24 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": b""})
         finally:
             watch.cancel()
-            self._stream.cancel()
 
     async def _cancel_when_disconnected(self, receive: Receive) -> None:
         await _disconnect(receive)
         self._stream.cancel()
+
+
+def _bound_to_task(call: Coroutine[Any, Any, Answer | EventStream]) -> Coroutine[Any, Any, Answer | EventStream]:
+    """The call, whose stream is cancelled when this task ends: also if that is before it is handed over."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def work() -> Answer | EventStream:
+        answer = await call
+        if isinstance(answer, EventStream):
+            answer.cancel_with(task)
+        return answer
+
+    return work()
 
 
 async def _unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 
 from handler.engine.model_runner import ModelRunner, RunnerConfig, supports_gpu
 from handler.models.locate import locate
@@ -17,11 +16,10 @@ MAX_SLOTS = 256  # llama.cpp's own limit on seq_ids
 def load_model(settings: Settings) -> ModelRunner:
     """Find or download the model and load it. Blocks; raises ModelError or ConfigError."""
     path = locate(settings)
-    started = time.monotonic()
     runner = ModelRunner(path, runner_config(settings, on_gpu=supports_gpu()))
     log.info(
-        "model loaded in %.1f s: %d slots share a cache of %d tokens, %d a sequence at most",
-        time.monotonic() - started, runner.num_slots, runner.num_cells, runner.max_model_len,
+        "model loaded in %s: %d slots share a cache of %d tokens, %d a sequence at most",
+        runner.load_time, runner.num_slots, runner.num_cells, runner.max_model_len,
     )  # fmt: skip
     return runner
 
@@ -38,6 +36,7 @@ def runner_config(settings: Settings, *, on_gpu: bool) -> RunnerConfig:
         swa_full=settings.swa_full,
         num_slots=min(2 * settings.max_num_seqs, MAX_SLOTS),  # half of them may keep finished conversations
         sampler_threads=settings.sampler_threads or min(num_cores, MAX_SAMPLER_THREADS),
+        max_model_len=settings.max_model_len,
     )
 
 

@@ -19,7 +19,7 @@ def read_job(test_input: str | None, path: Path) -> Job:
         job = json.loads(test_input if test_input is not None else path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"There is no job to run: {error.strerror}: {path}, and no --test_input.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"The test job is not JSON: {error}.") from error
     if not isinstance(job, dict) or job.get("input") is None:
         raise ConfigError('The test job must be a JSON object with an "input".')

@@ -5,6 +5,7 @@ import json
 import logging
 import shlex
 import signal
+import socket
 import sys
 from concurrent.futures import Future
 from typing import Any
@@ -12,26 +13,28 @@ from typing import Any
 import uvicorn
 
 from handler.engine.model_runner import ModelRunner
+from handler.errors import ConfigError
 from handler.http import HttpEdge
 from handler.settings import Settings
+from handler.timing import Stopwatch
 from handler.worker import Worker, start_worker
 
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, loading: Future[ModelRunner]) -> None:
+async def serve(settings: Settings, loading: Future[ModelRunner], start: Stopwatch) -> None:
     """Listen at once, answer when the model is loaded; on SIGTERM or SIGINT finish what runs, then return.
 
-    Raises WorkerError if the model cannot be loaded.
+    Raises WorkerError if the address cannot be had or the model cannot be loaded.
     """
+    listener = _listen(settings)
     edge = HttpEdge(settings)
     server = uvicorn.Server(
         uvicorn.Config(
             edge.app,
-            host=settings.host,
-            port=settings.port,
             timeout_graceful_shutdown=settings.drain_seconds,
             lifespan="off",
+            ws="none",
             log_config=None,
             access_log=settings.log_level == "DEBUG",
             server_header=False,
@@ -39,13 +42,16 @@ async def serve(settings: Settings, loading: Future[ModelRunner]) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn takes them over, and raises them anew when it is done
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve([listener]))
     loaded = asyncio.wrap_future(loading)
     either: set[asyncio.Future[Any]] = {serving, loaded}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     try:
         if loaded.done():
+            start.lap("model")
             edge.worker = start_worker(settings, loaded.result())
+            start.lap("worker")
+            log.info("ready after %s", start)
             sys.stdout.write(greeting(settings, edge.worker))
             sys.stdout.flush()
     except BaseException:
@@ -57,9 +63,22 @@ async def serve(settings: Settings, loading: Future[ModelRunner]) -> None:
             edge.worker.engine.close()
 
 
+def _listen(settings: Settings) -> socket.socket:
+    """Where uvicorn would print a traceback and exit by itself, this raises ConfigError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        address = f"HOST={settings.host} PORT={settings.port}"
+        raise ConfigError(f"Cannot listen with {address}: {error.strerror}.") from error
+    log.info("listening at %s port %d", settings.host, settings.port)
+    return listener
+
+
 def greeting(settings: Settings, worker: Worker) -> str:
     """How to talk to it, as lines that can be pasted into a shell."""
-    url = f"http://{settings.host}:{settings.port}/v1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  # shown, not bound
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/v1"
     name = worker.api.names.names[0]
     body = {"model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
     key = " -H 'Authorization: Bearer YOUR_API_KEY'" if settings.api_key.get_secret_value() else ""

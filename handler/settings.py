@@ -1,7 +1,8 @@
 """The worker's settings: the only reader of the environment.
 
-A setting's environment variable is its name in upper case. An empty variable counts as unset, because RunPod's
-console sends empty strings. A wrong value stops the start with a `ConfigError` that names key and value.
+A setting's environment variable is its name in upper case; some have other names too, by which they go elsewhere. An
+empty variable counts as unset, because RunPod's console sends empty strings. A wrong value stops the start with a
+`ConfigError` that names key and value.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -21,6 +22,24 @@ def _split_commas(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+
+# What worker-vllm, llama-server and other llama.cpp workers call the same things.
+ALIASES = {
+    "model": ("MODEL_NAME", "LLAMA_MODEL_FILE", "LLAMA_ARG_MODEL"),
+    "model_alias": ("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "LLAMA_ARG_ALIAS"),
+    "chat_template": ("CUSTOM_CHAT_TEMPLATE", "LLAMA_ARG_CHAT_TEMPLATE_FILE"),
+    "n_ctx": ("LLAMA_CONTEXT_SIZE", "LLAMA_ARG_CTX_SIZE"),
+    "max_num_seqs": ("LLAMA_ARG_N_PARALLEL",),
+    "n_batch": ("LLAMA_ARG_BATCH",),
+    "n_ubatch": ("LLAMA_ARG_UBATCH",),
+    "n_gpu_layers": ("LLAMA_ARG_N_GPU_LAYERS",),
+    "n_threads": ("LLAMA_ARG_THREADS",),
+    "flash_attn": ("LLAMA_ARG_FLASH_ATTN",),
+    "swa_full": ("LLAMA_ARG_SWA_FULL",),
+    "host": ("LLAMA_ARG_HOST",),
+    "port": ("LLAMA_ARG_PORT",),
+    "api_key": ("LLAMA_API_KEY",),
+}
 
 
 class Settings(BaseModel):
@@ -47,7 +66,11 @@ class Settings(BaseModel):
     n_ctx: int = Field(
         0,
         ge=0,
-        description="Tokens the KV cache holds for all sequences. 0: the model's training context, at most 32768.",
+        description="Tokens the KV cache holds for all sequences. "
+        "0: the model's training context, at most 32768, or MAX_MODEL_LEN if that is more.",
+    )
+    max_model_len: int = Field(
+        0, ge=0, description="Tokens of one sequence, prompt and answer, at most. 0: as many as model and cache allow."
     )
     n_batch: int = Field(
         0, ge=0, description="Tokens one engine step computes at most. 0: 2048 on a GPU, 256 on a CPU."
@@ -66,6 +89,9 @@ class Settings(BaseModel):
         True, description="Keep the whole cache of sliding-window models, so that prefixes can be reused."
     )
 
+    serve: bool = Field(
+        False, description="Serve HTTP as `python -m handler serve` does: for load-balancing endpoints and pods."
+    )
     host: str = Field("127.0.0.1", min_length=1, description="Address `serve` listens on.")
     port: int = Field(8001, ge=1, le=65535, description="Port `serve` listens on.")
     drain_seconds: int = Field(60, ge=0, description="How long `serve` finishes running requests when it is stopped.")
@@ -74,6 +100,7 @@ class Settings(BaseModel):
     max_concurrency: int = Field(
         0, ge=0, description="Jobs taken from RunPod at the same time. 0: MAX_NUM_SEQS and a quarter more."
     )
+    check_answers: bool = Field(False, description="Let jobs say what their answer must contain: for tests.")
     runpod_webhook_get_job: str = Field("", description="Set by RunPod: where jobs come from.")
     runpod_realtime_port: int = Field(0, ge=0, le=65535, description="Set by RunPod: port of its realtime API.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -92,19 +119,39 @@ class Settings(BaseModel):
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings from environment variables; raise ConfigError for a wrong one."""
-        given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
+        keys = {name: key for name in cls.model_fields if (key := _key_of(name, environ))}
         try:
-            return cls.model_validate(given)
+            settings = cls.model_validate({name: environ[key] for name, key in keys.items()})
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(_explain(error, keys)) from None
+        if 0 < settings.n_ctx < settings.max_model_len:
+            raise ConfigError(
+                f"MAX_MODEL_LEN has value {settings.max_model_len}: the cache holds {keys['n_ctx']}={settings.n_ctx} "
+                "tokens, and one sequence cannot have more."
+            )
+        return settings
 
 
-def _explain(error: ValidationError) -> str:
+def names_of(setting: str) -> tuple[str, ...]:
+    """Its environment variables, the project's own first."""
+    return setting.upper(), *ALIASES.get(setting, ())
+
+
+def _key_of(setting: str, environ: Mapping[str, str]) -> str | None:
+    """Under which name it is set. Which of two values is meant cannot be guessed, so they must be equal."""
+    keys = [key for key in names_of(setting) if environ.get(key)]
+    for other in keys[1:]:
+        if environ[other] != environ[keys[0]]:
+            raise ConfigError(f"{keys[0]} and {other} are one setting and have different values: set one of them.")
+    return keys[0] if keys else None
+
+
+def _explain(error: ValidationError, keys: Mapping[str, str]) -> str:
     first = error.errors(include_url=False)[0]
-    key = str(first["loc"][0]).upper()
-    secret = Settings.model_fields[key.lower()].annotation is SecretStr
+    setting = str(first["loc"][0])
+    secret = Settings.model_fields[setting].annotation is SecretStr
     value = "" if secret else f" has value {first['input']!r}"
-    return f"{key}{value}: {first['msg']}"
+    return f"{keys[setting]}{value}: {first['msg']}"
 
 
 def quiet_runpod(environ: MutableMapping[str, str]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tiny_models import Architecture, write_tiny_models
 
+pytest_plugins = ("real_models",)  # fixtures of end_to_end/; a second conftest.py would be a second module of that name
+
 
 @pytest.fixture(scope="session")
 def tiny_model_paths(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Architecture, Path]:

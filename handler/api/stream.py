@@ -1,7 +1,8 @@
 """A streamed answer: a generation turned into events, pulled at its reader's pace."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from handler.api import sse
 from handler.engine.generation import Generation
@@ -31,6 +32,7 @@ class EventStream:
         self._generation = generation
         self._writer = writer
         self._first = first
+        self._is_cancelled = False
 
     @classmethod
     async def open(cls, generation: Generation, writer: ChunkWriter) -> "EventStream":
@@ -43,12 +45,18 @@ class EventStream:
         return cls(generation, writer, first)
 
     def cancel(self) -> None:
+        """May come at any time; what was not read by then is never told as an answer that ended."""
+        self._is_cancelled = True
         self._generation.cancel()
+
+    def cancel_with(self, task: asyncio.Task[Any]) -> None:
+        """When the task ends, in whatever way."""
+        task.add_done_callback(lambda _: self.cancel())
 
     async def __aiter__(self) -> AsyncIterator[str]:
         try:
             pending, self._first = self._first, {}
-            while True:
+            while not self._is_cancelled:
                 events = self._writer.events(pending)
                 if self._generation.is_finished:
                     yield events + self._writer.end()

@@ -80,7 +80,8 @@ class Stats(NamedTuple):
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_completion_tokens: int = 0
-    num_finished: int = 0
+    num_finished: int = 0  # in whatever way
+    num_aborted: int = 0  # of these, because nobody waited any more
     num_preemptions: int = 0
 
 
@@ -275,6 +276,7 @@ class Engine:
             if sequence in self._generations:
                 self._scheduler.abort(sequence)
                 self._forget(sequence)
+                self.stats = self.stats._replace(num_aborted=self.stats.num_aborted + 1)
 
     def _forget(self, sequence: Sequence) -> None:
         self._count(sequence)

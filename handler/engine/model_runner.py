@@ -20,7 +20,8 @@ from handler.engine.llama_log import LlamaLog
 from handler.engine.sampler import Pointer, SamplerChain
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
-from handler.errors import CacheFullError, DecodeError, InvalidRequestError, ModelError
+from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
+from handler.timing import Stopwatch
 
 DEFAULT_MAX_CTX = 32768
 FLASH_ATTN = {
@@ -46,7 +47,7 @@ _log_callback = llama.llama_log_callback(_llama_log)  # llama.cpp keeps no refer
 class RunnerConfig:
     """llama.cpp's own parameters, under its names, and the number of slots and sampling threads."""
 
-    n_ctx: int  # cells of the KV cache; 0: the model's training context, at most DEFAULT_MAX_CTX
+    n_ctx: int  # cells of the KV cache; 0: the model's training context, at most DEFAULT_MAX_CTX or max_model_len
     n_batch: int
     n_ubatch: int
     n_gpu_layers: int
@@ -55,14 +56,21 @@ class RunnerConfig:
     swa_full: bool
     num_slots: int
     sampler_threads: int
+    max_model_len: int = 0  # tokens of one sequence; 0: as many as model and cache allow
     type_k: str = "f16"
     type_v: str = "f16"  # a quantised one needs flash attention
 
 
 @functools.cache
 def _start_llama() -> None:
-    """Once a process, before anything else: it finds the devices, and says so in its log."""
+    """Once a process, before anything else: it finds the devices, and says so in its log.
+
+    Compiled for one machine, llama.cpp has its kernels built in. In an image there is a library of them for each kind
+    of processor, beside llama.cpp's own: those that fit are loaded.
+    """
     llama.llama_log_set(_log_callback, None)
+    if llama._lib.ggml_backend_reg_count() == 0:
+        llama._lib.ggml_backend_load_all_from_path(str(llama._base_path).encode())
     llama.llama_backend_init()
 
 
@@ -75,20 +83,29 @@ def supports_gpu() -> bool:
 class ModelRunner:
     def __init__(self, path: Path, config: RunnerConfig) -> None:
         """Load the model and warm it up. Takes seconds to minutes; raises ModelError."""
+        self.load_time = Stopwatch()
         _start_llama()
+        self.load_time.lap("devices")
         self._model = _load_model(path, config)
         vocab = llama.llama_model_get_vocab(self._model)
         self.vocabulary = ModelVocabulary(vocab)
         self.n_ctx_train: int = llama.llama_model_n_ctx_train(self._model)
+        self.load_time.lap("model")
+        if config.max_model_len > self.n_ctx_train:
+            raise ConfigError(
+                f"MAX_MODEL_LEN has value {config.max_model_len}: this model was made for {self.n_ctx_train} at most."
+            )
         self._context = _make_context(self._model, config, self.n_ctx_train)
+        self.load_time.lap("context")
         self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full)
         self.num_slots = config.num_slots
         self.num_cells: int = llama.llama_n_ctx(self._context)
-        self.max_model_len = min(self.num_cells, self.n_ctx_train)
+        self.max_model_len = config.max_model_len or min(self.num_cells, self.n_ctx_train)
         self._batch = BatchBuffer(config.n_batch)
         self._pool = ThreadPoolExecutor(config.sampler_threads, thread_name_prefix="sampler")
         self._num_sampler_threads = config.sampler_threads
         self._warm_up()
+        self.load_time.lap("warm-up")
 
     def tokenize(self, text: str) -> list[int]:
         return self.vocabulary.tokenize(text)
@@ -277,7 +294,7 @@ def _load_model(path: Path, config: RunnerConfig) -> Pointer:
 
 def _make_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Pointer:
     params = llama.llama_context_default_params()
-    params.n_ctx = config.n_ctx or min(n_ctx_train, DEFAULT_MAX_CTX)
+    params.n_ctx = config.n_ctx or min(n_ctx_train, max(DEFAULT_MAX_CTX, config.max_model_len))
     params.n_batch = config.n_batch
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
     params.n_seq_max = config.num_slots

@@ -1,0 +1,100 @@
+"""What may import what, who reads the environment, and how long a file may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "handler").rglob("*.py"))
+MAX_LINES = 400
+ENVIRONMENT = ("environ", "environb", "getenv", "putenv")
+
+# A layer is a package or a file of handler/. Each may import itself and these; `__main__` may import all.
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "settings": {"errors"},
+    "timing": set(),
+    "engine": {"settings", "errors", "timing"},
+    "chat": {"settings", "errors"},
+    "models": {"settings", "errors"},
+    "api": {"chat", "engine", "settings", "errors"},
+    "loading": {"engine", "models", "settings", "errors"},
+    "worker": {"api", "chat", "engine", "loading", "settings", "errors"},
+    "health": {"engine", "settings", "errors"},
+    "job": {"api", "settings", "errors"},
+    "expect": {"job", "errors"},
+    "local": {"api", "job", "settings", "errors"},
+    "http": {"api", "worker", "settings", "errors"},
+    "serve": {"http", "worker", "engine", "settings", "errors", "timing"},
+}
+MAY_IMPORT["__main__"] = set(MAY_IMPORT)
+
+# Packages that only these files and folders may import.
+OWNERS: dict[str, tuple[str, ...]] = {
+    "llama_cpp": ("handler/engine/model_runner.py", "handler/engine/sampler.py"),
+    "runpod": ("handler/__main__.py", "handler/health.py"),
+    "openai": ("handler/api/",),
+    "jinja2": ("handler/chat/",),
+    "starlette": ("handler/http.py",),
+    "uvicorn": ("handler/serve.py",),
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def layer_of(module: str) -> str:
+    """`handler.api.chat` belongs to `api`."""
+    return [*module.split("."), "__init__"][1]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The full names of all modules a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports hide where they lead"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_one_way(path: Path) -> None:
+    """The edges know the API, the API knows chat and engine, and these two know nothing of each other."""
+    layer = path.relative_to(ROOT / "handler").parts[0].removesuffix(".py")
+    imported = {layer_of(module) for module in imports_of(path) if module.split(".")[0] == "handler"}
+
+    assert imported <= MAY_IMPORT[layer] | {layer}
+
+
+@pytest.mark.parametrize(("package", "owners"), OWNERS.items(), ids=OWNERS)
+def test_packages_have_owners(package: str, owners: tuple[str, ...]) -> None:
+    """llama.cpp, the SDK, OpenAI's types, the templates' language and the web servers are each known in one place."""
+    users = [name_of(path) for path in FILES if any(module.split(".")[0] == package for module in imports_of(path))]
+
+    assert users
+    assert all(user.startswith(owners) for user in users), users
+
+
+def test_environment_has_one_reader() -> None:
+    """Who else would look there has settings nobody documents."""
+    readers = {
+        name_of(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and node.attr in ENVIRONMENT)
+        or (isinstance(node, ast.ImportFrom) and node.module == "os")
+    }
+
+    assert readers <= {"handler/settings.py", "handler/__main__.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_are_short(path: Path) -> None:
+    """A file is read at one sitting."""
+    assert len(path.read_text().splitlines()) <= MAX_LINES

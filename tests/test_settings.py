@@ -1,0 +1,132 @@
+"""Settings from the environment: what counts as set, and what is said of a wrong one."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from handler.errors import ConfigError
+from handler.settings import Settings, quiet_runpod
+
+
+def test_nothing_need_be_set() -> None:
+    """The demo model, on this machine alone, without a key."""
+    settings = Settings.from_env({"PATH": "/bin"})
+
+    assert (settings.model, settings.host, settings.port) == ("demo", "127.0.0.1", 8001)
+
+
+def test_empty_is_unset() -> None:
+    """RunPod's console sends empty strings for what was left empty."""
+    assert Settings.from_env({name.upper(): "" for name in Settings.model_fields}) == Settings.from_env({})
+
+
+def test_values_are_read_by_upper_case_name() -> None:
+    """Numbers, flags, lists, paths and secrets all come as text."""
+    settings = Settings.from_env(
+        {
+            "MODEL": "org/name:Q8_0",
+            "MODEL_ALIAS": " llama , gpt-4,,",
+            "N_CTX": "8192",
+            "SWA_FULL": "false",
+            "FLASH_ATTN": "on",
+            "MODELS_DIR": "/models",
+            "API_KEY": "sk-1",
+            "model": "ignored",
+        }
+    )
+
+    assert settings.model == "org/name:Q8_0"
+    assert settings.model_alias == ("llama", "gpt-4")
+    assert settings.n_ctx == 8192
+    assert settings.swa_full is False
+    assert settings.flash_attn == "on"
+    assert settings.models_dir == Path("/models")
+    assert settings.api_key.get_secret_value() == "sk-1"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("PORT", "http", "Input should be a valid integer, unable to parse string as an integer"),
+        ("PORT", "70000", "Input should be less than or equal to 65535"),
+        ("N_CTX", "-1", "Input should be greater than or equal to 0"),
+        ("MAX_NUM_SEQS", "0", "Input should be greater than or equal to 1"),
+        ("MAX_NUM_SEQS", "129", "Input should be less than or equal to 128"),
+        ("N_GPU_LAYERS", "-2", "Input should be greater than or equal to -1"),
+        ("FLASH_ATTN", "yes", "Input should be 'auto', 'on' or 'off'"),
+        ("SWA_FULL", "maybe", "Input should be a valid boolean, unable to interpret input"),
+        ("LOG_LEVEL", "debug", "Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("MAX_BODY_BYTES", "4MB", "Input should be a valid integer, unable to parse string as an integer"),
+    ],
+)
+def test_wrong_value_is_named(key: str, value: str, reason: str) -> None:
+    """One line with key, value and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({key: value})
+
+    assert str(caught.value) == f"{key} has value '{value}': {reason}"
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither by a look at the settings nor in their log."""
+    settings = Settings.from_env({"API_KEY": "sk-1", "HF_TOKEN": "hf_1"})
+
+    assert "sk-1" not in repr(settings)
+    assert "hf_1" not in settings.model_dump_json()
+
+
+def test_settings_stay_as_they_are() -> None:
+    """They are read once."""
+    settings = Settings.from_env({})
+    with pytest.raises(ValidationError):
+        settings.model = "other"
+
+
+@pytest.mark.parametrize(("name", "field"), Settings.model_fields.items())
+def test_every_setting_is_explained(name: str, field: object) -> None:
+    """The documentation is written from these sentences."""
+    description = getattr(field, "description", None)
+
+    assert description, name
+    assert description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_in_runpod"),
+    [
+        ({}, False),
+        ({"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/v2/ep/job-take/$ID"}, True),
+        ({"RUNPOD_REALTIME_PORT": "8080"}, True),
+        ({"RUNPOD_WEBHOOK_GET_JOB": ""}, False),
+        ({"RUNPOD_POD_ID": "pod"}, False),
+    ],
+)
+def test_is_in_runpod(environ: dict[str, str], is_in_runpod: bool) -> None:
+    """Where the SDK would look for jobs; a pod has no jobs."""
+    assert Settings.from_env(environ).is_in_runpod is is_in_runpod
+
+
+@pytest.mark.parametrize(
+    ("environ", "num_jobs"),
+    [({}, 20), ({"MAX_NUM_SEQS": "1"}, 2), ({"MAX_NUM_SEQS": "128"}, 160), ({"MAX_CONCURRENCY": "3"}, 3)],
+)
+def test_concurrent_jobs(environ: dict[str, str], num_jobs: int) -> None:
+    """A few more than run at once, unless a number is set."""
+    assert Settings.from_env(environ).num_concurrent_jobs == num_jobs
+
+
+@pytest.mark.parametrize(
+    ("environ", "level"),
+    [
+        ({}, "INFO"),
+        ({"RUNPOD_LOG_LEVEL": "", "RUNPOD_DEBUG_LEVEL": ""}, "INFO"),
+        ({"RUNPOD_DEBUG_LEVEL": "WARN"}, "WARN"),
+        ({"RUNPOD_LOG_LEVEL": "DEBUG", "RUNPOD_DEBUG_LEVEL": "WARN"}, "DEBUG"),
+    ],
+)
+def test_runpod_is_quiet_unless_told_otherwise(environ: dict[str, str], level: str) -> None:
+    """At its own default level the SDK writes every chunk of every answer into the log."""
+    quiet_runpod(environ)
+
+    assert environ["RUNPOD_LOG_LEVEL"] == level

@@ -22,7 +22,7 @@ WORKER = cast(Worker, SimpleNamespace(api=SimpleNamespace(names=SimpleNamespace(
 )
 def test_the_greeting_has_an_address_that_works_from_here(host: str, url: str) -> None:
     """Who listens everywhere is not found at the address of everywhere."""
-    assert f"curl {url}/chat/completions -H 'Content-Type" in greeting(Settings(host=host), WORKER)
+    assert f"curl {url}/chat/completions -H 'Content-Type" in greeting(Settings.from_env({"HOST": host}), WORKER)
 
 
 def test_the_greeting_does_not_show_the_key() -> None:

@@ -364,6 +364,7 @@ async def test_close_ends_who_still_waits() -> None:
     with running(runner) as engine:
         generations = [await begin(engine, runner, "a"), await engine.generate(["b"], ENDLESS)]
         closing = asyncio.create_task(elsewhere(engine.close))
+        await elsewhere(until(lambda: engine._is_stopping, runner))
         runner.let_go()
         await closing
         results = await asyncio.gather(*map(collect, generations), return_exceptions=True)

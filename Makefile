@@ -5,7 +5,7 @@ SETUP := .venv/.installed
 BIN := .venv/bin
 comma := ,
 
-.PHONY: help run test check fix model docs lock image wheel clean
+.PHONY: help run test check fix bench model docs lock image wheel clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ check: $(SETUP)  ## Lint, formatting and types; changes nothing.
 fix: $(SETUP)  ## Format, and repair what the linter can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: $(SETUP)  ## What a stream through RunPod costs, beside a handler that posts every token.
+	@$(BIN)/python benchmarks/runpod_stream.py $(ARGS)
 
 model: $(SETUP)  ## Fetch the demo model, once per machine.
 	@$(BIN)/python -m handler fetch

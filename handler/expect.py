@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Any
 
 from handler.errors import EngineError, to_response
-from handler.job import Handler, Job, Output
+from handler.job import Handler
+from handler.job_run import Job, Output
 
 KEY = "expect"
 

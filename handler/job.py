@@ -16,25 +16,18 @@ the SDK would drop it and the client wait in vain.
 
 import asyncio
 import json
-import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
 from handler.api import sse
+from handler.api.answers import Answer
 from handler.api.routes import CHAT, COMPLETIONS, Api, Method
 from handler.api.stream import EventStream
-from handler.errors import InvalidRequestError, PayloadTooLargeError, RequestError, UnavailableError, to_response
-
-log = logging.getLogger(__name__)
+from handler.errors import InvalidRequestError, UnavailableError, to_response
+from handler.job_run import Job, JobRun, Output
 
 MAX_POST_CHARS = 200_000  # of at most 4 bytes each: the platform takes posts of 1 MB
-MAX_RESULT_BYTES = 10_000_000  # of a job from /run; at its end the SDK sends once more all that was streamed
-MAX_SYNC_RESULT_BYTES = 20_000_000  # of a job from /runsync or /openai, whose id begins with "sync-"
-RESERVED_BYTES = 10_000  # of a result, for the error that ends one that grows too large
 
-Job = dict[str, Any]
-Output = str | dict[str, Any]
 Handler = Callable[[Job], AsyncGenerator[Output, None]]
 
 
@@ -59,73 +52,32 @@ def make_handler(api: Api, open_jobs: set[str] | None = None) -> Handler:
 
     async def handle(job: Job) -> AsyncGenerator[Output, None]:
         run = JobRun(job, open_jobs)
-        call = None
+        streams = False
         try:
             call = parse_job(job.get("input"))
-            answer = await api.call(*call)
-            if not isinstance(answer, EventStream):
-                run.spend(answer)
+            streams = call.streams
+            async for output in _outputs(await api.call(*call), run):
+                yield output
         except Exception as error:
             if isinstance(error, UnavailableError) and open_jobs is not None:
-                await run.leave_to_others(open_jobs)
-            run.outcome = f"failed: {error.code if isinstance(error, RequestError) else 'internal_error'}"
-            yield _error_output(error, streams=call is not None and call.streams)
-            return
-        if not isinstance(answer, EventStream):
-            yield answer
-            return
-        _cancel_with_job(answer)
-        try:
-            async for events in answer:
-                for part in _split(events):
-                    run.spend(part)
-                    yield part
-        except PayloadTooLargeError as error:
-            answer.cancel()
-            run.outcome = f"failed: {error.code}"
-            yield _error_output(error, streams=True)
+                await run.leave_to_others()
+            run.note_failure(error)
+            yield _error_output(error, streams=streams)
 
     return handle
 
 
-class JobRun:
-    """A job while this worker has it: its place among the open ones, its size, its lines in the log."""
-
-    def __init__(self, job: Job, open_jobs: set[str] | None) -> None:
-        self.outcome = "answered"
-        self._id = str(job.get("id"))
-        self._open_jobs = set() if open_jobs is None else open_jobs
-        self._max_bytes = MAX_SYNC_RESULT_BYTES if self._id.startswith("sync-") else MAX_RESULT_BYTES
-        self._num_bytes = 0
-        self._started = time.monotonic()
-        self._open_jobs.add(self._id)
-        log.info("job %s: started", self._id)
-        task = asyncio.current_task()
-        assert task is not None
-        task.add_done_callback(self._end)  # the SDK has posted the result by then
-
-    def spend(self, output: Output) -> None:
-        """Count what is about to be yielded. Raises PayloadTooLargeError, and ValueError if it cannot be posted."""
-        self._num_bytes += len(json.dumps(output, ensure_ascii=False).encode()) + len(", ")
-        if self._num_bytes > self._max_bytes - RESERVED_BYTES:
-            raise PayloadTooLargeError(
-                f"The answer is larger than the {self._max_bytes // 1_000_000} MB that RunPod takes as a job's "
-                "result. Ask for fewer tokens, choices or logprobs.",
-                code="answer_too_large",
-            )
-
-    async def leave_to_others(self, open_jobs: set[str]) -> None:
-        """Never returns."""
-        log.info("job %s: left to another worker", self._id)
-        open_jobs.discard(self._id)
-        await asyncio.Future()
-
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        self._open_jobs.discard(self._id)
-        outcome = "stopped" if task.cancelled() else self.outcome
-        log.info(
-            "job %s: %s after %.1f s, %d bytes", self._id, outcome, time.monotonic() - self._started, self._num_bytes
-        )
+async def _outputs(answer: Answer | EventStream, run: JobRun) -> AsyncGenerator[Output, None]:
+    """What the SDK is to post of an answer. Raises PayloadTooLargeError before the platform would refuse the whole."""
+    if not isinstance(answer, EventStream):
+        run.spend(answer)
+        yield answer
+        return
+    _cancel_with_job(answer)
+    async for events in answer:
+        run.spend(events)
+        for part in _split(events):
+            yield part
 
 
 def parse_job(job_input: object) -> Call:

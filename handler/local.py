@@ -10,7 +10,8 @@ from pathlib import Path
 
 from handler.api import sse
 from handler.errors import ConfigError
-from handler.job import Handler, Job
+from handler.job import Handler
+from handler.job_run import Job
 
 
 def read_job(test_input: str | None, path: Path) -> Job:

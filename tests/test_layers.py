@@ -24,9 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": {"engine", "models", "settings", "errors"},
     "worker": {"api", "chat", "engine", "loading", "settings", "errors"},
     "health": {"engine", "settings", "errors"},
-    "job": {"api", "settings", "errors"},
-    "expect": {"job", "errors"},
-    "local": {"api", "job", "settings", "errors"},
+    "job_run": {"api", "settings", "errors"},
+    "job": {"job_run", "api", "settings", "errors"},
+    "expect": {"job", "job_run", "errors"},
+    "local": {"api", "job", "job_run", "settings", "errors"},
     "http": {"api", "worker", "settings", "errors"},
     "serve": {"http", "worker", "engine", "settings", "errors", "timing"},
 }

@@ -1,0 +1,181 @@
+"""Where the stories play: an emulated platform, an endpoint of real worker processes, and what clients do."""
+
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+from openai import AsyncOpenAI
+from runpod_emulator import Emulator, Endpoint, EndpointSettings, Event, Json, Settings, State, Worker
+
+T = TypeVar("T")
+
+TIMEOUT = 60.0  # seconds until a story that hangs fails; nothing waits so long otherwise
+ROOT = Path(__file__).parents[2]
+HANDLER = (sys.executable, "-m", "handler")
+ODD_WORKER = (sys.executable, "-m", "contract.odd_worker")
+NAIVE_WORKER = (sys.executable, "-m", "contract.naive_worker")
+SETTINGS = Settings(take_hold=2, stop_hold=2, ping_interval=1, lost_job_after=5, ping_deadline=30)
+NUM_SHOWN = 400  # events that a failure shows
+MANY = 100_000  # tokens: more than any context holds
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What workers are to serve, and where they may write."""
+
+    path: Path
+    home: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "MODEL": str(self.path),
+            "MODEL_ALIAS": "model",
+            "N_THREADS": "1",
+            "HOME": str(self.home),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        }
+
+
+class Stage:
+    def __init__(self, emulator: Emulator, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        self.emulator = emulator
+        self.endpoint = endpoint
+        self.log = emulator.log
+        self.fleet = endpoint.fleet
+        self.queue = endpoint.queue
+        self._session = session
+        self.url = f"{emulator.url}/v2/{endpoint.name}"
+
+    # Clients
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.emulator.settings.client_key}"}
+
+    def openai(self, url: str = "") -> AsyncOpenAI:
+        return AsyncOpenAI(
+            base_url=url or f"{self.url}/openai/v1",
+            api_key=self.emulator.settings.client_key,
+            max_retries=0,
+            timeout=TIMEOUT,
+        )
+
+    async def call(self, method: str, path: str, body: Json | None = None) -> tuple[int, Any]:
+        """Status and JSON body, or its text if it is none."""
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        async with self._session.request(
+            method, f"{self.url}/{path}", json=body, headers=self.headers, timeout=timeout
+        ) as answer:
+            text = await answer.text()
+        try:
+            return answer.status, json.loads(text)
+        except ValueError:
+            return answer.status, text
+
+    async def run(self, job_input: object, **more: Any) -> str:
+        status, body = await self.call("POST", "run", {"input": job_input, **more})
+        assert status == 200, body
+        return str(body["id"])
+
+    async def runsync(self, job_input: object) -> Json:
+        status, body = await self.call("POST", "runsync", {"input": job_input})
+        assert status == 200, body
+        return dict(body)
+
+    async def status(self, job_id: str) -> Json:
+        status, body = await self.call("GET", f"status/{job_id}")
+        assert status == 200, body
+        return dict(body)
+
+    async def cancel(self, job_id: str) -> None:
+        status, _ = await self.call("POST", f"cancel/{job_id}")
+        assert status == 200
+
+    async def stream(self, job_id: str) -> list[str]:
+        """All pieces, as a client of /stream gets them."""
+        pieces: list[str] = []
+        while True:
+            _, body = await self.call("GET", f"stream/{job_id}")
+            pieces += [item["output"] for item in body["stream"]]
+            if body["status"] not in ("IN_QUEUE", "IN_PROGRESS") and not body["stream"]:
+                return pieces
+
+    # What happens
+
+    async def until(self, condition: Callable[[], T], what: str = "") -> T:
+        value = await self.log.until(condition, TIMEOUT)
+        assert value, f"did not happen: {what or condition}\n" + "\n".join(map(str, self.log.events[-NUM_SHOWN:]))
+        return value
+
+    async def happens(self, name: str, *, job_id: str = "", worker_id: str = "", times: int = 1) -> Event:
+        """The event, once it has happened so many times."""
+        events = await self.until(
+            lambda: (found := self.log.find(name, job_id=job_id, worker_id=worker_id))[times - 1 :] and found,
+            f"{name} {job_id} {worker_id} {times} times",
+        )
+        return events[times - 1]
+
+    async def prints(self, text: str, *, worker_id: str = "", after: Event | None = None) -> Event:
+        """The first line of a worker's output with this text in it, after an event if one is given."""
+        start = after.number if after else -1
+        lines = await self.until(
+            lambda: [line for line in self.log.find("log", worker_id=worker_id)
+                     if text in line.detail and line.number > start],
+            f"{worker_id} prints {text}",
+        )  # fmt: skip
+        return lines[0]
+
+    async def ends(self, job_id: str) -> Json:
+        await self.happens("ended", job_id=job_id)
+        return await self.status(job_id)
+
+    async def worker(self) -> Worker:
+        """The one that is ready, once it is; started if there is none."""
+        if not any(worker.is_present for worker in self.fleet.workers.values()):
+            self.fleet.start()
+        return (await self.until(lambda: self.fleet.of_state(State.READY), "a worker is ready"))[0]
+
+    def printed(self, worker_id: str = "") -> str:
+        """All that the workers have printed."""
+        return "\n".join(line.detail for line in self.log.find("log", worker_id=worker_id))
+
+
+@asynccontextmanager
+async def stage(
+    model: Model,
+    *,
+    settings: Settings = SETTINGS,
+    command: tuple[str, ...] = HANDLER,
+    env: dict[str, str] | None = None,
+    **own: Any,
+) -> AsyncIterator[Stage]:
+    """`own` are EndpointSettings. In the end no worker is left."""
+    own = {"requests_per_worker": 100, "idle_timeout": 1000.0, "max_workers": 1, "restart_pause": 0.1} | own
+    async with Emulator(settings) as emulator, aiohttp.ClientSession() as session:
+        endpoint = emulator.add_endpoint(
+            "ep", EndpointSettings(command=command, env={**model.env, **(env or {})}, **own)
+        )
+        yield Stage(emulator, endpoint, session)
+
+
+def content(events: str) -> str:
+    """The text of a streamed answer, chat or completion."""
+    return "".join(choice_text(event["choices"][0]) for event in parse_events(events) if event.get("choices"))
+
+
+def choice_text(choice: Json) -> str:
+    return str(choice.get("text") or choice.get("delta", {}).get("content") or "")
+
+
+def parse_events(events: str) -> list[Json]:
+    """What is told in a stream that ends as it must."""
+    assert events.endswith("data: [DONE]\n\n"), events[-200:]
+    parts = events.removesuffix("\n\n").split("\n\n")
+    assert all(part.startswith("data: ") for part in parts), events
+    return [json.loads(part.removeprefix("data: ")) for part in parts[:-1]]

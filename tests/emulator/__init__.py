@@ -1,0 +1,1 @@
+"""The emulated platform itself, without any worker of ours."""

@@ -1,8 +1,8 @@
 """From settings to a loaded model: what is left open is chosen here, by the machine. Imports llama.cpp."""
 
 import logging
-import os
 
+from handler.cores import num_usable_cores
 from handler.engine.model_runner import ModelRunner, RunnerConfig, supports_gpu
 from handler.models.locate import locate
 from handler.settings import Settings
@@ -25,7 +25,7 @@ def load_model(settings: Settings) -> ModelRunner:
 
 
 def runner_config(settings: Settings, *, on_gpu: bool) -> RunnerConfig:
-    num_cores = len(os.sched_getaffinity(0))
+    num_cores = num_usable_cores()
     return RunnerConfig(
         n_ctx=settings.n_ctx,
         n_batch=max_batch_tokens(settings, on_gpu=on_gpu),

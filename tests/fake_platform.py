@@ -12,7 +12,8 @@ from fakes import TIMEOUT
 from runpod.serverless.modules import rp_job
 
 from handler.api.routes import Api
-from handler.job import Job, Output, make_handler
+from handler.job import make_handler
+from handler.job_run import Job, Output
 
 
 class FakePlatform:

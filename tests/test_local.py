@@ -7,7 +7,8 @@ import pytest
 from fake_worker import events, fake_worker
 
 from handler.errors import ConfigError, DecodeError
-from handler.job import Job, make_handler
+from handler.job import make_handler
+from handler.job_run import Job
 from handler.local import read_job, run_job
 
 

@@ -1,5 +1,6 @@
 """What the tests of several folders share."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,3 +14,10 @@ pytest_plugins = ("real_models",)  # fixtures of end_to_end/; a second conftest.
 def tiny_model_paths(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Architecture, Path]:
     """A model file of each architecture."""
     return write_tiny_models(tmp_path_factory.mktemp("tiny"))
+
+
+def pytest_unconfigure() -> None:
+    """llama-cpp-python leaves two files open, and Python would say so after pytest's last line."""
+    if utils := sys.modules.get("llama_cpp._utils"):
+        utils.outnull_file.close()
+        utils.errnull_file.close()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from handler.expect import checked, text_of
-from handler.job import Job, Output
+from handler.job_run import Job, Output
 
 CHAT = {"choices": [{"message": {"content": "It is Paris."}}, {"message": {"content": None}}]}
 STREAM = [

@@ -12,8 +12,9 @@ from typing import Any
 
 import uvicorn
 
+from handler.engine.engine import Engine
 from handler.engine.model_runner import ModelRunner
-from handler.errors import ConfigError
+from handler.errors import ConfigError, EngineError
 from handler.http import HttpEdge
 from handler.settings import Settings
 from handler.timing import Stopwatch
@@ -21,15 +22,36 @@ from handler.worker import Worker, start_worker
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 0.5  # between two looks at the engine
+
 
 async def serve(settings: Settings, loading: Future[ModelRunner], start: Stopwatch) -> None:
     """Listen at once, answer when the model is loaded; on SIGTERM or SIGINT finish what runs, then return.
 
-    Raises WorkerError if the address cannot be had or the model cannot be loaded.
+    Raises WorkerError if the address cannot be had, the model cannot be loaded, or the engine has died.
     """
     listener = _listen(settings)
     edge = HttpEdge(settings)
-    server = uvicorn.Server(
+    server = _make_server(edge, settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn takes them over, and raises them anew when it is done
+    serving = asyncio.create_task(server.serve([listener]))
+    loaded = asyncio.wrap_future(loading)
+    either: set[asyncio.Future[Any]] = {serving, loaded}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if loaded.done():
+            edge.worker = _start_answering(settings, loaded, start)
+            await until_done_or_dead(serving, edge.worker.engine)
+    finally:
+        server.should_exit = True
+        await serving
+        if edge.worker is not None:
+            edge.worker.engine.close()
+
+
+def _make_server(edge: HttpEdge, settings: Settings) -> uvicorn.Server:
+    return uvicorn.Server(
         uvicorn.Config(
             edge.app,
             timeout_graceful_shutdown=settings.drain_seconds,
@@ -40,27 +62,24 @@ async def serve(settings: Settings, loading: Future[ModelRunner], start: Stopwat
             server_header=False,
         )
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn takes them over, and raises them anew when it is done
-    serving = asyncio.create_task(server.serve([listener]))
-    loaded = asyncio.wrap_future(loading)
-    either: set[asyncio.Future[Any]] = {serving, loaded}
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    try:
-        if loaded.done():
-            start.lap("model")
-            edge.worker = start_worker(settings, loaded.result())
-            start.lap("worker")
-            log.info("ready after %s", start)
-            sys.stdout.write(greeting(settings, edge.worker))
-            sys.stdout.flush()
-    except BaseException:
-        server.should_exit = True
-        raise
-    finally:
-        await serving
-        if edge.worker is not None:
-            edge.worker.engine.close()
+
+
+def _start_answering(settings: Settings, loaded: asyncio.Future[ModelRunner], start: Stopwatch) -> Worker:
+    start.lap("model")
+    worker = start_worker(settings, loaded.result())
+    start.lap("worker")
+    log.info("ready after %s", start)
+    sys.stdout.write(greeting(settings, worker))
+    sys.stdout.flush()
+    return worker
+
+
+async def until_done_or_dead(serving: asyncio.Task[None], engine: Engine) -> None:
+    """Raises EngineError for an engine that died: only a new process helps, and whoever started this one makes it."""
+    while not serving.done():
+        await asyncio.wait({serving}, timeout=LOOK_SECONDS)
+        if not engine.is_healthy:
+            raise EngineError("The engine is dead, so this worker ends. Its log says what happened.")
 
 
 def _listen(settings: Settings) -> socket.socket:

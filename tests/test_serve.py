@@ -1,11 +1,14 @@
-"""What `serve` says when it is ready. How it serves is shown in test_http.py and end to end."""
+"""What `serve` says when it is ready, and when it ends. How it serves is shown in test_http.py and end to end."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from handler.serve import greeting
+from handler.engine.engine import Engine
+from handler.errors import EngineError
+from handler.serve import greeting, until_done_or_dead
 from handler.settings import Settings
 from handler.worker import Worker
 
@@ -30,3 +33,17 @@ def test_the_greeting_does_not_show_the_key() -> None:
     text = greeting(Settings.from_env({"API_KEY": "secret"}), WORKER)
     assert "Bearer YOUR_API_KEY" in text
     assert "secret" not in text
+
+
+async def test_a_worker_with_a_dead_engine_ends() -> None:
+    """Nobody else would notice on a pod: a process that ends is started anew."""
+    serving = asyncio.create_task(asyncio.Event().wait())
+    with pytest.raises(EngineError, match="engine is dead"):
+        await until_done_or_dead(cast(asyncio.Task[None], serving), cast(Engine, SimpleNamespace(is_healthy=False)))
+    serving.cancel()
+
+
+async def test_a_worker_that_was_stopped_just_ends() -> None:
+    """The server is done when its last answer is."""
+    serving = asyncio.create_task(asyncio.sleep(0))
+    await until_done_or_dead(serving, cast(Engine, SimpleNamespace(is_healthy=True)))

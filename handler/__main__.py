@@ -40,7 +40,7 @@ def main() -> int:
     try:
         command, args = _parse_args(sys.argv[1:])
         settings = Settings.from_env(_environment(args))
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        _configure_log(settings)
         start = Stopwatch(process_started())
         start.lap("interpreter")
         if command == "fetch":
@@ -55,6 +55,11 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _configure_log(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.INFO)  # below, it logs whole addresses: a query may be a signature
 
 
 def _environment(args: argparse.Namespace) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The command line: what starts, what is printed, and how each wrong start ends in one line."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
         return main()
 
     return start
+
+
+def test_no_level_logs_whole_addresses(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's URL may have a signature for its query, and urllib3 logs it at DEBUG."""
+    requests_log = logging.getLogger("urllib3")
+    monkeypatch.setattr(requests_log, "level", logging.NOTSET)
+    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
+
+    assert start("fetch", LOG_LEVEL="DEBUG", MODEL="missing.gguf") == 1
+
+    assert not logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.DEBUG)
+    requests_log.manager._clear_cache()  # type: ignore[attr-defined]  # the levels are put back behind its back
 
 
 def job(**fields: object) -> str:

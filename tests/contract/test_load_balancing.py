@@ -82,7 +82,7 @@ async def test_sigterm(model: Model) -> None:
 
 
 async def test_engine_that_dies(model: Model) -> None:
-    """/ping says 503: the platform takes it from the pool and starts another."""
+    """/ping says 503 until it ends: by one or the other the platform notices, and starts another."""
     broken = model.home / "broken-lb"
     env = {"ODD_BROKEN": str(broken)}
     async with stage(model, kind="load_balancing", command=COMMAND, env=env) as here:
@@ -90,7 +90,7 @@ async def test_engine_that_dies(model: Model) -> None:
         broken.touch()
         status, _, text = await complete(here)
         assert (status, "engine_error" in text) == (500, True)
-        await here.happens("worker_unhealthy", worker_id="ep-w1")
+        await here.happens("worker_gone", worker_id="ep-w1")
         broken.unlink()
 
         assert (await complete(here))[:2] == (200, "ep-w2")

@@ -36,7 +36,7 @@ docs: $(SETUP)  ## Write from the settings: docs/configuration.md and the inputs
 	@$(BIN)/python builder/reference.py
 
 # One file per need. Versions stay as they are where they still fit; `make lock ARGS=--upgrade` takes the newest.
-# dev.txt is held to worker.txt's versions, because both are installed together.
+# gateway.txt and dev.txt are held to worker.txt's versions, because all are installed together for tests.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
@@ -44,7 +44,8 @@ lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
 	$(COMPILE) $(ARGS) --group pip -o requirements/pip.txt
 	$(COMPILE) $(ARGS) --group build -o requirements/build.txt
 	$(COMPILE) $(ARGS) pyproject.toml -o requirements/worker.txt
-	$(COMPILE) $(ARGS) --group dev -c requirements/worker.txt -o requirements/dev.txt
+	$(COMPILE) $(ARGS) --group gateway -c requirements/worker.txt -o requirements/gateway.txt
+	$(COMPILE) $(ARGS) --group dev -c requirements/worker.txt -c requirements/gateway.txt -o requirements/dev.txt
 
 # make image VARIANT=cpu                   for machines without a GPU
 # make image MODEL=org/name:Q4_K_M         with a model in it; HF_TOKEN from the environment where it needs one

@@ -63,7 +63,7 @@ compile() {
 
 [ -e "$(echo "$wheels"/*.whl)" ] || compile
 "${pip[@]}" install --quiet --no-deps --no-index "$wheels"/*.whl
-"${pip[@]}" install --quiet --require-hashes -r requirements/worker.txt -r requirements/dev.txt
+"${pip[@]}" install --quiet --require-hashes -r requirements/worker.txt -r requirements/gateway.txt -r requirements/dev.txt
 
 touch .venv/.installed
 echo "setup: done"

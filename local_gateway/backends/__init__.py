@@ -1,0 +1,1 @@
+"""Where answers come from: one file for each type of target."""

@@ -1,0 +1,204 @@
+"""Every error of the gateway, and the one place that turns an error into OpenAI's body, status and headers.
+
+* GatewayError
+  x ConfigError                 gateway.yaml or the environment is wrong: says line, key and reason
+  x StoreError                  the database cannot be reached or used; requests go on without it
+  x RequestError                answered to the client
+    + InvalidRequestError       400  the body or a header is wrong
+    + AuthenticationError       401  no key, or none of ours
+    + ModelNotFoundError        404  no such model, or not for this key: the two look the same
+    + RouteNotFoundError        404
+    + MethodNotAllowedError     405
+    + RequestTimeoutError       408  the body did not arrive in time
+    + PayloadTooLargeError      413
+    + UnsupportedMediaError     415  a compressed body
+    + RateLimitError            429  requests, tokens or concurrency of this key
+    + BudgetError               429  the money of this key
+    + UnavailableError          503  the gateway is stopping, or no target can be asked now
+    + TargetError               a target did not give an answer
+      - TargetUnreachableError  502  no connection, or it broke off
+      - TargetTimeoutError      504  silent for too long
+      - TargetRefusedError      as the target says: it answered with an error
+      - TargetConfigError       502  the target does not accept our key (its 401 or 403)
+      - AnswerBrokenError       502  what it answered is not what it should be
+"""
+
+import logging
+from typing import Any, ClassVar, NamedTuple
+
+log = logging.getLogger(__name__)
+
+
+class GatewayError(Exception):
+    """Base of all errors the gateway raises on purpose."""
+
+
+class ConfigError(GatewayError):
+    """gateway.yaml or the environment is wrong. The message says where and why."""
+
+
+class StoreError(GatewayError):
+    """The database cannot be reached or used."""
+
+
+class RequestError(GatewayError):
+    """An error the client is told, in OpenAI's words.
+
+    `retry_after` is in seconds. With `may_retry` False clients are told not to try again by themselves.
+    """
+
+    status: int = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        may_retry: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or self.default_code
+        self.retry_after = retry_after
+        self.may_retry = may_retry
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """OpenAI's."""
+        error = {"message": one_line(str(self)), "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class InvalidRequestError(RequestError):
+    status = 400
+    type = "invalid_request_error"
+    default_code = None
+
+
+class AuthenticationError(RequestError):
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+
+class ModelNotFoundError(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    default_code = "model_not_found"
+
+
+class RouteNotFoundError(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    default_code = "unknown_url"
+
+
+class MethodNotAllowedError(RequestError):
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
+class RequestTimeoutError(RequestError):
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+
+class PayloadTooLargeError(RequestError):
+    status = 413
+    type = "invalid_request_error"
+    default_code = "payload_too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    status = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_media_type"
+
+
+class RateLimitError(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class BudgetError(RequestError):
+    status = 429
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+
+
+class UnavailableError(RequestError):
+    status = 503
+    default_code = "unavailable"
+
+
+class TargetError(RequestError):
+    """A target did not give an answer. Another may."""
+
+    status = 502
+    default_code = "target_error"
+
+
+class TargetUnreachableError(TargetError):
+    default_code = "target_unreachable"
+
+
+class TargetTimeoutError(TargetError):
+    status = 504
+    default_code = "target_timeout"
+
+
+class TargetRefusedError(TargetError):
+    """The target answered with an error: its status, and its own `error` object where it sent one."""
+
+    def __init__(self, status: int, error: dict[str, Any] | None = None, *, retry_after: float | None = None) -> None:
+        error = error or {}
+        message = error.get("message") or f"The target answered with status {status}."
+        super().__init__(str(message), retry_after=retry_after)
+        self.status = status
+        self.error = error
+
+    @property
+    def body(self) -> dict[str, Any]:
+        defaults = {"type": "server_error" if self.status >= 500 else "invalid_request_error", "param": None}
+        return {"error": {**defaults, "code": None, **self.error, "message": one_line(str(self))}}
+
+
+class TargetConfigError(TargetError):
+    default_code = "target_config_error"
+
+
+class AnswerBrokenError(TargetError):
+    default_code = "answer_broken"
+
+
+class ErrorResponse(NamedTuple):
+    """An error as the client sees it. Header names are in lower case."""
+
+    status: int
+    body: dict[str, Any]  # {"error": {"message", "type", "param", "code"}}
+    headers: dict[str, str]
+
+
+def to_response(error: BaseException) -> ErrorResponse:
+    """The one mapping to the wire. Of an error nobody foresaw only the log tells more: its text may hold secrets."""
+    if not isinstance(error, RequestError):
+        log.error("A request failed with an error nobody foresaw.", exc_info=error)
+        error = RequestError("The gateway failed to process this request. Its log says why.")
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if error.may_retry is not None:
+        headers["x-should-retry"] = "true" if error.may_retry else "false"
+    return ErrorResponse(error.status, error.body, headers)
+
+
+def one_line(text: str) -> str:
+    """Clients put error messages into HTTP status lines, which hold one line of Latin-1."""
+    return " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")

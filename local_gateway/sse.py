@@ -1,0 +1,137 @@
+"""Server-sent events as bytes: where one ends, what is in it, whether it is worth waiting for.
+
+Nothing here changes a byte of what a target sent. Lines may end with LF, CRLF or CR; an event ends with an empty line.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from local_gateway.errors import AnswerBrokenError
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"  # a comment: clients skip it
+MAX_EVENT_BYTES = 32_000_000  # images come in one event
+
+EVENT = re.compile(rb".*?(?:\n\n|\n\r\n|\r\r\n?)", re.DOTALL)
+LINE_END = re.compile(rb"\r\n|\n|\r")
+PROLOGUE = {"response.created", "response.queued", "response.in_progress"}  # of the Responses API: no output yet
+
+
+class EventSplitter:
+    """Cuts a stream of bytes after whole events. What goes in comes out, in the same order."""
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._rest = bytearray()  # the beginning of an event; holds no end of one
+
+    def feed(self, piece: bytes) -> bytes:
+        """All events that are whole now; b"" if none is. Raises AnswerBrokenError if one grows without an end."""
+        if not self._rest and piece.endswith(b"\n\n"):
+            return piece
+        start = max(0, len(self._rest) - 2)  # an end may have begun in the last two bytes
+        self._rest += piece
+        end = _last_end(self._rest, start)
+        whole = bytes(self._rest[:end])
+        del self._rest[:end]
+        if len(self._rest) > self._max_event_bytes:
+            raise AnswerBrokenError(f"The target sent an event of more than {self._max_event_bytes} bytes.")
+        return whole
+
+    def rest(self) -> bytes:
+        """What is left when the stream is over: an event that was broken off, or whose empty line is missing."""
+        return bytes(self._rest)
+
+
+def _last_end(data: bytearray, start: int) -> int:
+    """Where the last event ends; 0 if none does. A CR after CRLF is half of a line end, and waited for."""
+    ends = (b"\n\n", b"\n\r\n", b"\r\r") if data.find(b"\r", start) >= 0 else (b"\n\n",)
+    return max(at + len(end) if (at := data.rfind(end, start)) >= 0 else 0 for end in ends)
+
+
+def split_events(block: bytes) -> list[bytes]:
+    """Single events, each with its empty line; last a part of one, if there is any. Joined they are `block`."""
+    if b"\r" in block:
+        events = EVENT.findall(block)
+        rest = block[sum(map(len, events)) :]
+    else:
+        *bodies, rest = block.split(b"\n\n")
+        events = [body + b"\n\n" for body in bodies]
+    return [*events, rest] if rest else events
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The event's data lines, joined as the standard says. None if it has none: a comment, for example."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
+    lines = [line[5:] for line in LINE_END.split(event) if line.startswith(b"data:")]
+    return b"\n".join(line.removeprefix(b" ") for line in lines) if lines else None
+
+
+def encode(data: object) -> bytes:
+    """One event."""
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def encode_error(body: dict[str, Any]) -> bytes:
+    """The end of a stream that failed after it had begun. `body` is {"error": {...}}."""
+    return encode(body) + DONE
+
+
+def has_content(event: bytes) -> bool:
+    """Whether an event has something that a person or a program waits for: after it no other target can take over.
+
+    Text, calls of tools, reasons to finish and the end do; comments, roles, empty deltas and usage alone do not.
+    What is not understood does.
+    """
+    data = data_of(event)
+    if data is None:
+        return False
+    chunk = _parse(data)
+    if not isinstance(chunk, dict):
+        return True
+    if isinstance(choices := chunk.get("choices"), list) and not chunk.get("error"):
+        return any(_choice_has_content(choice) for choice in choices)
+    return chunk.get("type") not in PROLOGUE
+
+
+def _choice_has_content(choice: object) -> bool:
+    if not isinstance(choice, dict) or not ("delta" in choice or "text" in choice):
+        return True
+    if choice.get("finish_reason") is not None or choice.get("text"):
+        return True
+    delta = choice.get("delta") or {}
+    return not isinstance(delta, dict) or any(value for key, value in delta.items() if key != "role")
+
+
+def error_of(event: bytes) -> tuple[int, dict[str, Any]] | None:
+    """HTTP's status and OpenAI's `error` object, of an event that reports one; else None.
+
+    The status is the event's own `status`, as our worker sends it, or a numeric code as llama.cpp does, or 500.
+    """
+    chunk = _parse(data_of(event) or b"")
+    return error_in(chunk) if isinstance(chunk, dict) else None
+
+
+def error_in(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    """The same, of a parsed body {"error": {...} or "text", "status": N}."""
+    error = body.get("error")
+    if isinstance(error, str) and error:
+        error = {"message": error}
+    if not isinstance(error, dict) or not error:
+        return None
+    return _error_status(body.get("status")) or _error_status(error.get("code")) or 500, error
+
+
+def _error_status(value: object) -> int:
+    """0 if it is none."""
+    return value if isinstance(value, int) and 400 <= value <= 599 else 0
+
+
+def _parse(data: bytes) -> object:
+    """None if it is not JSON: "[DONE]", for example."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None

@@ -6,6 +6,7 @@
   x RequestError                answered to the client
     + InvalidRequestError       400  the body or a header is wrong
     + AuthenticationError       401  no key, or none of ours
+    + ForbiddenError            403  a web page, or a name, that may not call a gateway without keys
     + ModelNotFoundError        404  no such model, or not for this key: the two look the same
     + RouteNotFoundError        404
     + MethodNotAllowedError     405
@@ -15,6 +16,7 @@
     + RateLimitError            429  requests, tokens or concurrency of this key
     + BudgetError               429  the money of this key
     + UnavailableError          503  the gateway is stopping, or no target can be asked now
+      - TargetPausedError       503  a target's breaker lets nobody through: it was not asked
     + TargetError               a target did not give an answer
       - TargetUnreachableError  502  no connection, or it broke off
       - TargetTimeoutError      504  silent for too long
@@ -67,6 +69,11 @@ class RequestError(GatewayError):
         self.may_retry = may_retry
 
     @property
+    def log_text(self) -> str:
+        """What the log may say of it: our own words, never a target's, which may repeat the prompt."""
+        return str(self)
+
+    @property
     def body(self) -> dict[str, Any]:
         """OpenAI's."""
         error = {"message": one_line(str(self)), "type": self.type, "param": self.param, "code": self.code}
@@ -83,6 +90,12 @@ class AuthenticationError(RequestError):
     status = 401
     type = "invalid_request_error"
     default_code = "invalid_api_key"
+
+
+class ForbiddenError(RequestError):
+    status = 403
+    type = "invalid_request_error"
+    default_code = "forbidden"
 
 
 class ModelNotFoundError(RequestError):
@@ -138,6 +151,10 @@ class UnavailableError(RequestError):
     default_code = "unavailable"
 
 
+class TargetPausedError(UnavailableError):
+    default_code = "target_paused"
+
+
 class TargetError(RequestError):
     """A target did not give an answer. Another may."""
 
@@ -163,6 +180,10 @@ class TargetRefusedError(TargetError):
         super().__init__(str(message), retry_after=retry_after)
         self.status = status
         self.error = error
+
+    @property
+    def log_text(self) -> str:
+        return f"It answered with status {self.status}."
 
     @property
     def body(self) -> dict[str, Any]:
@@ -200,5 +221,6 @@ def to_response(error: BaseException) -> ErrorResponse:
 
 
 def one_line(text: str) -> str:
-    """Clients put error messages into HTTP status lines, which hold one line of Latin-1."""
-    return " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
+    """Clients put error messages into HTTP status lines, which hold one line of Latin-1 that can be printed."""
+    latin = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
+    return "".join(character if character.isprintable() else "?" for character in latin)

@@ -1,0 +1,52 @@
+"""A clock that tests set, and targets that are never asked."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from local_gateway.backends.base import Call, Health, Upstream
+from local_gateway.settings import GatewaySettings
+from local_gateway.settings import Target as TargetConfig
+from local_gateway.target import Target, names_of
+
+CONFIG: TypeAdapter[TargetConfig] = TypeAdapter(TargetConfig)
+
+
+class FakeClock:
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class NoBackend:
+    """Is not asked."""
+
+    async def open(self, call: Call) -> Upstream:
+        raise AssertionError
+
+    async def health(self) -> Health:
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        pass
+
+
+def config_of(**settings: Any) -> TargetConfig:
+    return CONFIG.validate_python({"type": "openai", **settings})
+
+
+def target_of(clock: FakeClock, **settings: Any) -> Target:
+    config = config_of(**settings)
+    return Target(names_of([config])[0], config, NoBackend(), clock)
+
+
+def targets_of(settings: GatewaySettings, clock: FakeClock) -> dict[str, tuple[Target, ...]]:
+    """Those of a whole configuration."""
+    configs = [config for model in settings.models.values() for config in model.targets]
+    names = iter(names_of(configs))
+    return {
+        alias: tuple(Target(next(names), config, NoBackend(), clock) for config in model.targets)
+        for alias, model in settings.models.items()
+    }

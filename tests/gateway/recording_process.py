@@ -1,0 +1,30 @@
+"""A process that records 200 requests a second, and says of each that it has: `python recording_process.py URL`."""
+
+import asyncio
+import sys
+import time
+
+from usage_samples import paid
+
+from local_gateway.store import Known, Store
+from local_gateway.store_writer import StoreWriter
+
+REQUEST_SECONDS = 1 / 200
+
+
+async def main(url: str) -> None:
+    def open_store(known: Known) -> Store:
+        return Store(url, known)
+
+    writer = StoreWriter(open_store, keep_usage=1e6)
+    writer.start(lambda snapshot: None)
+    while True:
+        record = paid("k1", 1.0)
+        writer.record(record)
+        sys.stdout.write(f"{time.monotonic()} {record.id}\n")
+        sys.stdout.flush()
+        await asyncio.sleep(REQUEST_SECONDS)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,37 @@
+"""A client that hangs up ends what is done for it."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Receive
+
+from local_gateway.intake import ClientLeftError
+
+
+class ClientWatch:
+    """A context that raises ClientLeftError, wherever it is, when the client hangs up. The body has been read."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_left = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watching.cancel()
+        if self._has_left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientLeftError from None
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        self._task.cancel()

@@ -1,0 +1,214 @@
+"""One running gateway: its parts, put together; what a reload replaces, and what it keeps."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
+
+from local_gateway.answer import Answer
+from local_gateway.auth import Authenticator
+from local_gateway.backends.base import Backend
+from local_gateway.backends.http import HttpClient
+from local_gateway.backends.local import LocalBackend
+from local_gateway.backends.openai import OpenAIBackend
+from local_gateway.backends.runpod_lb import RunpodLbBackend
+from local_gateway.backends.runpod_queue import RunpodQueueBackend
+from local_gateway.demand import Demand
+from local_gateway.dispatcher import Dispatcher
+from local_gateway.errors import UnavailableError
+from local_gateway.limits import Limiter
+from local_gateway.logs import log_request
+from local_gateway.metrics import Metrics
+from local_gateway.model_list import ModelList
+from local_gateway.routing import Route, Router
+from local_gateway.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
+from local_gateway.settings import Target as TargetSettings
+from local_gateway.sharing import SharedAnswers
+from local_gateway.standby import Standby
+from local_gateway.target import Target, names_of
+from local_gateway.tracing import NoTracer, Tracer
+from local_gateway.usage import UsageRecord
+
+log = logging.getLogger(__name__)
+
+Targets = Mapping[str, tuple[Target, ...]]  # by the models' configured names
+MakeBackend = Callable[[TargetSettings], Backend]
+
+
+class Recorder(Protocol):
+    """What keeps the records of requests. Never waits, never raises."""
+
+    @property
+    def num_queued(self) -> int: ...
+
+    @property
+    def num_dropped(self) -> int: ...
+
+    def record(self, record: UsageRecord) -> None: ...
+
+
+class Live:
+    """What follows from one configuration. Requests keep the one they began with."""
+
+    def __init__(self, settings: GatewaySettings, targets: Targets, shared: SharedAnswers, metrics: Metrics) -> None:
+        self.settings = settings
+        self.targets = targets
+        self.router = Router(settings, targets)
+        self.models = ModelList(settings, self.router, int(time.time()), time.monotonic)
+        self._shared = shared
+        dispatcher = Dispatcher(settings, metrics, time.monotonic, random.Random())
+        self._standby = Standby(dispatcher, self.router)
+
+    async def answer(self, route: Route, demand: Demand, scope: str, *, no_store: bool) -> Answer:
+        """Raises RequestError. `scope` is who asks: what is kept for one is not shown to another."""
+        return await self._shared.answer(
+            route.settings,
+            alias=route.alias,
+            scope=scope,
+            demand=demand,
+            no_store=no_store,
+            make=lambda: self._standby.answer(route, demand, scope),
+            own_targets={target.name for target in route.targets},
+        )
+
+
+class Gateway:
+    """Made inside the event loop. `auth` and `limiter` are fed by whoever reads the database."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        auth: Authenticator,
+        limiter: Limiter,
+        recorder: Recorder,
+        *,
+        make_backend: MakeBackend | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.auth = auth
+        self.limiter = limiter
+        self.metrics = Metrics()
+        self.tracer = tracer or NoTracer()
+        self._recorder = recorder
+        self._http = HttpClient(settings.timeouts)
+        self._make_backend = make_backend or partial(backend_for, http=self._http)
+        self._shared = SharedAnswers()
+        self._num_requests = 0
+        self._retiring: dict[Target, asyncio.Task[None]] = {}
+        self.live = self._enliven(settings, [])
+        self._is_started = False
+
+    def start(self) -> None:
+        """Start the workers on this machine; without it each starts with its first request."""
+        self._is_started = True
+        for target in distinct(self.live.targets):
+            if isinstance(target.backend, LocalBackend):
+                target.backend.start()
+
+    def reload(self, settings: GatewaySettings) -> None:
+        """New requests go by the new configuration. A target that stays as it is keeps its state and its worker."""
+        before = distinct(self.live.targets)
+        self.live = self._enliven(settings, before)
+        self._shared.forget_except(settings.models)
+        self.auth.require_keys = settings.server.require_keys
+        kept = distinct(self.live.targets)
+        for target in before:
+            if target not in kept:
+                self._retiring[target] = asyncio.create_task(self._retire(target))
+        self.metrics.forget_targets_except({target.name for target in kept})
+        if self._is_started:
+            self.start()
+
+    async def aclose(self) -> None:
+        """After the last request: ends workers and connections."""
+        for retiring in self._retiring.values():
+            retiring.cancel()
+        await asyncio.gather(*(close(target) for target in [*distinct(self.live.targets), *self._retiring]))
+        await self._http.aclose()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Around one request. Raises UnavailableError when there are too many."""
+        if self._num_requests >= self.live.settings.server.max_requests:
+            raise UnavailableError("The gateway is busy. Try again later.", code="overloaded", retry_after=1.0)
+        self._num_requests += 1
+        try:
+            yield
+        finally:
+            self._num_requests -= 1
+
+    def exposition(self) -> bytes:
+        """All metrics, those included that nobody counts because they can be seen."""
+        self.metrics.requests_in_flight(self._num_requests)
+        self.metrics.usage_queue(self._recorder.num_queued, self._recorder.num_dropped)
+        for target in distinct(self.live.targets):
+            self.metrics.breaker_changed(target.name, target.breaker.state)
+        return self.metrics.exposition()
+
+    def request_ended(self, record: UsageRecord, *, is_known: bool) -> None:
+        """`is_known`: who asked. Of others nothing is stored, or anybody could fill the disk."""
+        self.metrics.request_ended(record)
+        log_request(record)
+        if is_known:
+            self._recorder.record(record)
+
+    async def _retire(self, target: Target) -> None:
+        """Close a target that is no longer configured, when its last answer is over."""
+        await target.is_idle.wait()
+        await close(target)
+        del self._retiring[target]
+        log.info("target %s: is no longer configured", target.name, extra={"target": target.name})
+
+    def _enliven(self, settings: GatewaySettings, old: Sequence[Target]) -> Live:
+        targets = build_targets(settings, self._make_backend, old)
+        return Live(settings, targets, self._shared, self.metrics)
+
+
+def build_targets(settings: GatewaySettings, make_backend: MakeBackend, old: Sequence[Target] = ()) -> Targets:
+    """A Target for each different target in the configuration; of `old` ones those that are still in it."""
+    all_settings: list[TargetSettings] = []
+    for model in settings.models.values():
+        all_settings += [target for target in model.targets if target not in all_settings]
+    names = names_of(all_settings)
+    built = [_find(old, *each) or _build(make_backend, *each) for each in zip(names, all_settings, strict=True)]
+    return {
+        name: tuple(built[all_settings.index(target)] for target in model.targets)
+        for name, model in settings.models.items()
+    }
+
+
+def _find(targets: Sequence[Target], name: str, settings: TargetSettings) -> Target | None:
+    return next((target for target in targets if target.settings == settings and target.name == name), None)
+
+
+def _build(make_backend: MakeBackend, name: str, settings: TargetSettings) -> Target:
+    return Target(name, settings, make_backend(settings), time.monotonic)
+
+
+def backend_for(settings: TargetSettings, http: HttpClient) -> Backend:
+    """A new type of target is a file in backends/, and a line here."""
+    match settings:
+        case OpenAITarget():
+            return OpenAIBackend(settings, http)
+        case RunpodQueueTarget():
+            return RunpodQueueBackend(settings, http)
+        case RunpodLbTarget():
+            return RunpodLbBackend(settings, http)
+        case LocalTarget():
+            return LocalBackend(settings, http)
+
+
+def distinct(targets: Targets) -> list[Target]:
+    return list(dict.fromkeys(target for group in targets.values() for target in group))
+
+
+async def close(target: Target) -> None:
+    """End what belongs to a target: a warm-up, connections, its worker."""
+    if target.warm_up is not None:
+        target.warm_up.cancel()
+        await asyncio.wait([target.warm_up])
+    await target.backend.aclose()

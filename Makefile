@@ -5,14 +5,17 @@ SETUP := .venv/.installed
 BIN := .venv/bin
 comma := ,
 
-.PHONY: help run test check fix bench model docs lock image wheel clean
+.PHONY: help run gateway test check fix bench model docs lock image wheel clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
 
 # exec: no shell stands between make and the server, so the server itself gets the signal that stops it.
-run: model  ## Serve the demo model at http://127.0.0.1:8001 until Ctrl-C.
-	@exec $(BIN)/python -m handler serve --port 8001 $(ARGS)
+run: model  ## Serve the demo model at http://127.0.0.1:8000 until Ctrl-C: the gateway and its worker.
+	@exec $(BIN)/python -m local_gateway --demo $(ARGS)
+
+gateway: $(SETUP)  ## Serve what gateway.yaml or the environment says, at the same address.
+	@exec $(BIN)/python -m local_gateway $(ARGS)
 
 test: model  ## Run all tests.
 	@$(BIN)/pytest $(ARGS)
@@ -34,6 +37,7 @@ model: $(SETUP)  ## Fetch the demo model, once per machine.
 
 docs: $(SETUP)  ## Write from the settings: docs/configuration.md and the inputs in .runpod/hub.json.
 	@$(BIN)/python builder/reference.py
+	@$(BIN)/python builder/gateway_reference.py
 
 # One file per need. Versions stay as they are where they still fit; `make lock ARGS=--upgrade` takes the newest.
 # gateway.txt and dev.txt are held to worker.txt's versions, because all are installed together for tests.

@@ -1,0 +1,265 @@
+"""HTTP to targets: one pool of connections, errors in our words, bytes as they come.
+
+What goes to a client is decided here too: a short list of headers, and no message with an address or a query in it.
+"""
+
+import asyncio
+import io
+import math
+import os
+from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
+from typing import NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from local_gateway.backends.base import Facts
+from local_gateway.errors import AnswerBrokenError, TargetError, TargetTimeoutError, TargetUnreachableError
+from local_gateway.settings import TimeoutSettings
+
+EVENT_STREAM = "text/event-stream"
+VISIBLE = {
+    "content-type",
+    "content-disposition",
+    "retry-after",
+    "x-request-id",
+    "openai-processing-ms",
+    "openai-version",
+}
+VISIBLE_PREFIX = "x-ratelimit-"
+OWN_HEADERS = {"accept-encoding": "identity", "user-agent": "local-gateway"}
+INVALID = "its address is not valid"
+REASONS: dict[type[Exception], str] = {
+    TimeoutError: "no connection in time",
+    aiohttp.ClientConnectorDNSError: "its host name is not known",
+    aiohttp.ClientSSLError: "no TLS, or its certificate is not accepted",
+    aiohttp.InvalidURL: INVALID,
+}
+URL_CHARS = "/?:@!$&'()*+,;=%~-._[]"  # stay as they are; all else is escaped
+
+# Signs of a connection that the target had closed before our request came.
+STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+
+
+class _DroppedError(Exception):
+    """A connection broke before the answer's head was there. aiohttp would send some requests again by itself."""
+
+
+class Reply(NamedTuple):
+    """A whole answer. Header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class HttpUpstream:
+    """An answer over HTTP that has begun."""
+
+    worker_id = ""
+
+    def __init__(self, response: aiohttp.ClientResponse, idle: float) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = visible_headers(response.headers)
+        self._response = response
+        self._idle = idle
+        self._held: list[bytes] = []  # read before the client asked
+
+    def header(self, name: str) -> str:
+        """Any header of the target's; empty if it sent none of that name."""
+        return self._response.headers.get(name, "")
+
+    async def read(self, max_bytes: float = math.inf) -> bytes:
+        """The whole body, or its beginning if it is longer than `max_bytes`. Iterating gives it once more."""
+        num_bytes = 0
+        while num_bytes <= max_bytes and (piece := await self._next()):
+            self._held.append(piece)
+            num_bytes += len(piece)
+        return b"".join(self._held)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = self._held.pop(0) if self._held else await self._next()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def _next(self) -> bytes:
+        """b"" is the end."""
+        try:
+            async with asyncio.timeout(self._idle):
+                return await self._response.content.readany()
+        except TimeoutError as error:
+            raise TargetTimeoutError(f"The target sent nothing for {self._idle:g} s.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise TargetUnreachableError("The connection to the target broke off.") from error
+
+    async def aclose(self) -> None:
+        """Closes the connection if more may come: that is how a target learns to stop. Else the pool has it already."""
+        self._response.close()
+
+    async def settle(self) -> Facts:
+        return Facts()
+
+
+class HttpClient:
+    """Requests to targets. One for all of them; made anywhere, used in one event loop.
+
+    A request whose kept connection turns out to be closed is sent once more on a new one: the target has not seen it.
+    """
+
+    def __init__(self, timeouts: TimeoutSettings) -> None:
+        self._timeouts = timeouts
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def open(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> HttpUpstream:
+        """Send it; return when status and headers are there, whatever the status. Without a limit of time.
+
+        Raises TargetUnreachableError, TargetTimeoutError, and AnswerBrokenError where it cannot be passed on.
+        """
+        response = await self._send(method, url, headers or {}, body)
+        try:
+            _check(response)
+        except TargetError:
+            response.close()
+            raise
+        return HttpUpstream(response, self._timeouts.idle)
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout: float,  # noqa: ASYNC109 - a caller's own deadline would not become our error
+        may_repeat: bool = True,
+    ) -> Reply:
+        """A whole answer within `timeout` seconds. With `may_repeat` False it is sent once, whatever happens.
+
+        Raises the same as `open`.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self._send(method, url, headers or {}, body, may_repeat=may_repeat)
+                upstream = HttpUpstream(response, timeout)
+                try:
+                    content = await upstream.read()
+                finally:
+                    await upstream.aclose()
+        except TimeoutError as error:
+            raise TargetTimeoutError(f"The target did not answer within {timeout:g} s.") from error
+        return Reply(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
+
+    async def aclose(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, may_repeat: bool = True
+    ) -> aiohttp.ClientResponse:
+        address = _parse_url(url)
+        connection = SimpleNamespace(is_reused=False)
+        try:
+            try:
+                return await self._request(method, address, headers, body, connection)
+            except _DroppedError:
+                if not (may_repeat and connection.is_reused):
+                    raise
+            return await self._request(method, address, headers, body, connection, is_fresh=True)
+        except _DroppedError as error:
+            raise TargetUnreachableError("The target closed the connection without an answer.") from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _translate(error) from error
+
+    async def _request(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        body: bytes,
+        connection: SimpleNamespace,
+        *,
+        is_fresh: bool = False,
+    ) -> aiohttp.ClientResponse:
+        return await self._session(is_fresh).request(
+            method,
+            url,
+            headers={**OWN_HEADERS, **headers},
+            data=io.BytesIO(body) if body else None,  # aiohttp warns of large bytes, which it writes at once
+            allow_redirects=False,
+            trace_request_ctx=connection,
+        )
+
+    def _session(self, is_fresh: bool) -> aiohttp.ClientSession:
+        """The pool, or one that opens a connection for every request. Made late: they belong to an event loop."""
+        if is_fresh not in self._sessions:
+            self._sessions[is_fresh] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, force_close=is_fresh),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                trace_configs=[_trace_reuse()],
+                middlewares=[_send_once],
+            )
+        return self._sessions[is_fresh]
+
+
+async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from repeating: what a repeated read of a job's stream had got before would be lost."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except STALE as error:
+        raise _DroppedError from error
+
+
+def _trace_reuse() -> aiohttp.TraceConfig:
+    """Tells through `trace_request_ctx` whether a kept connection was used."""
+
+    async def note(_session: object, context: SimpleNamespace, _params: object) -> None:
+        context.trace_request_ctx.is_reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(note)
+    return trace
+
+
+def _parse_url(url: str) -> URL:
+    """As it is written, but for what no address may have in it."""
+    try:
+        return URL(quote(url, safe=URL_CHARS), encoded=True)
+    except ValueError as error:
+        raise TargetUnreachableError(f"The target could not be reached: {INVALID}.") from error
+
+
+def _translate(error: Exception) -> TargetError:
+    """In our words: an aiohttp error may have the whole address in it."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return AnswerBrokenError("What the target answered is not HTTP.")
+    reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), "")
+    if not reason and isinstance(error, OSError) and error.errno and error.errno > 0:
+        reason = os.strerror(error.errno)
+    return TargetUnreachableError(f"The target could not be reached{reason and ': '}{reason}.")
+
+
+def _check(response: aiohttp.ClientResponse) -> None:
+    if 300 <= response.status < 400:
+        raise AnswerBrokenError("The target redirects to another address, which is not followed.")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise AnswerBrokenError("The target compressed its answer although it was asked not to.")
+
+
+def visible_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those that clients may see, in lower case."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    names = VISIBLE | ({"cache-control"} if lower.get("content-type", "").startswith(EVENT_STREAM) else set())
+    return {name: value for name, value in lower.items() if name in names or name.startswith(VISIBLE_PREFIX)}

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -16,15 +16,13 @@ from pydantic import SecretStr  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 
 from local_gateway import settings  # noqa: E402
-from local_gateway.config_variables import NAME  # noqa: E402
+from local_gateway.config_schema import schema  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "gateway.md"
 SCHEMA = ROOT / "docs" / "gateway.schema.json"
 MARK = "<!-- From here on written by `make docs` from local_gateway/settings.py; change it there. -->\n"
 
 DURATION = settings.Duration.__metadata__[0]  # type: ignore[attr-defined]  # an Annotated has it
-
-Schema = dict[str, Any]
 
 # Every part of gateway.yaml, by its place.
 SECTIONS: dict[str, type[settings.Part]] = {
@@ -99,46 +97,6 @@ def _spell_duration(seconds: float) -> str:
     units = sorted(settings.UNITS, key=lambda unit: settings.UNITS[unit], reverse=True)
     unit = next(unit for unit in units if seconds % settings.UNITS[unit] == 0 or unit == "ms")
     return f"{seconds / settings.UNITS[unit]:g}{unit}"
-
-
-# The schema
-
-VARIABLE = {"type": "string", "pattern": rf"\$\{{{NAME}(:-[^${{}}]*)?\}}"}
-OF_A_SCHEMA = ("description", "default")  # what says something of a setting, and nothing of its values
-NOT_JSON_SCHEMA = ("title", "discriminator", "ge", "gt", "format", "writeOnly")
-
-
-def schema() -> Schema:
-    """For editors. Takes ${NAME} wherever text is not taken anyway."""
-    whole = _open(settings.GatewaySettings.model_json_schema())
-    whole["$defs"]["Variable"] = {"description": "${NAME} or ${NAME:-default}", **VARIABLE}
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "gateway.yaml", **whole}
-
-
-def _open(node: Schema) -> Schema:
-    """The schema of a value, and of all in it, that takes variables too."""
-    node = _opened_inside({key: value for key, value in node.items() if key not in NOT_JSON_SCHEMA})
-    options = node.get("anyOf", [node])
-    if not any(_is_strict(option) for option in options):
-        return node
-    said = {key: node.pop(key) for key in OF_A_SCHEMA if key in node}
-    return {**said, "anyOf": [*options, {"$ref": "#/$defs/Variable"}]}
-
-
-def _opened_inside(node: Schema) -> Schema:
-    for key in ("properties", "patternProperties", "$defs"):
-        if key in node:
-            node[key] = {name: _open(child) for name, child in node[key].items()}
-    for key in ("items", "additionalProperties"):
-        if isinstance(node.get(key), dict):
-            node[key] = _open(node[key])
-    return {"additionalProperties": False, **node} if "patternProperties" in node else node
-
-
-def _is_strict(node: Schema) -> bool:
-    """Whether it is a value that not every text is."""
-    is_checked_text = node.get("type") == "string" and bool(node.keys() & {"enum", "pattern"})
-    return is_checked_text or node.get("type") in ("number", "integer", "boolean")
 
 
 def main() -> None:

@@ -184,9 +184,9 @@ def _chat(args: argparse.Namespace) -> int:
 def _schema(_args: argparse.Namespace) -> int:
     import json
 
-    from local_gateway.settings import GatewaySettings
+    from local_gateway.config_schema import schema
 
-    sys.stdout.write(json.dumps(GatewaySettings.model_json_schema(), indent=2) + "\n")
+    sys.stdout.write(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 

@@ -44,7 +44,7 @@ class Exchange:
             with self._gateway.place():
                 await self._serve()
         except ClientLeftError:
-            self._account.outcome = "client_left"
+            self._account.outcome = "ok" if self._reply.is_complete else "client_left"
         except Exception as error:
             self._account.failed(error)
             await self._reply.error(error)

@@ -16,6 +16,7 @@ STREAM_HEADERS = {
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",  # proxies like nginx would hold events back
 }
+LAST = b"[DONE]"
 
 
 class Reply:
@@ -29,6 +30,7 @@ class Reply:
         self.headers = headers
         self.status = 0
         self.is_open = False
+        self.is_complete = False  # the client has all of it
         self.first_sent_at: float | None = None  # content, by the monotonic clock
 
     async def open_stream(self) -> None:
@@ -64,6 +66,7 @@ class Reply:
             await self._start(answer.status, {**answer.headers, **STREAM_HEADERS})
         async for block in answer.body:
             self.first_sent_at = self.first_sent_at or time.monotonic()
+            self.is_complete = block.rstrip().endswith(LAST)  # many clients hang up when they see it
             if shown := meter.watch(block):
                 await self._write(shown)
         await self._write(b"", more=False)

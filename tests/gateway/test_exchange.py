@@ -134,6 +134,18 @@ async def test_client_that_leaves_a_stream() -> None:
     assert record.cost > 0
 
 
+async def test_client_that_leaves_at_the_end() -> None:
+    """Who has seen [DONE] has all of it, though the connection to the target is still open."""
+    upstream = ScriptedUpstream([ROLE, chunk("hi"), FINISH, USAGE, DONE, asyncio.Event()])
+    async with running(None, ScriptedBackend(upstream)) as here:
+        response, work = here.client.start("POST", CHAT, json.dumps(STREAM).encode())
+        await response.until(DONE)
+        response.hung_up.set()
+        await work
+
+    assert (here.record.outcome, here.record.status, here.record.is_estimated) == ("ok", 200, False)
+
+
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["whole", "stream"])
 async def test_client_that_leaves_early(body: dict[str, Any]) -> None:
     """Before the first byte: nothing goes on at the target, and it is no failure of it."""

@@ -35,7 +35,7 @@ bench: $(SETUP)  ## What a stream through RunPod costs, beside a handler that po
 model: $(SETUP)  ## Fetch the demo model, once per machine.
 	@$(BIN)/python -m handler fetch
 
-docs: $(SETUP)  ## Write from the settings: docs/configuration.md and the inputs in .runpod/hub.json.
+docs: $(SETUP)  ## Write from the settings: docs/configuration.md, docs/gateway.md, the schema, the Hub's inputs.
 	@$(BIN)/python builder/reference.py
 	@$(BIN)/python builder/gateway_reference.py
 

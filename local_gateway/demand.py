@@ -15,6 +15,7 @@ from local_gateway.routing import Choice
 JSON_TYPE = "application/json"
 # Their answers come from a model, so they need the name of one.
 MODEL_PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses")
+STREAM_PATHS = ("/chat/completions", "/completions", "/responses")
 # Only these streams have token counts to ask for by `stream_options`.
 COUNTED_STREAMS = ("/chat/completions", "/completions")
 # What the gateway decides by: who may use it, what it costs, how it is answered.
@@ -47,7 +48,8 @@ class Demand:
 
     @property
     def is_stream(self) -> bool:
-        return bool(self.body and self.body.get("stream"))
+        """Whether it is answered by events, as far as that can be known: they may be begun before there are any."""
+        return self.path in STREAM_PATHS and bool(self.body and self.body.get("stream"))
 
     @property
     def wants_usage(self) -> bool:

@@ -89,7 +89,7 @@ class Dispatcher:
                 worker_id=upstream.worker_id,
                 settle=upstream.settle,
             )
-            return Answer(upstream.status, dict(upstream.headers), body, origin, stack.pop_all().aclose)
+            return Answer(upstream.status, _headers(upstream), body, origin, stack.pop_all().aclose)
         raise AssertionError("unreachable: the stack swallows nothing")
 
     async def _begin(self, upstream: Upstream, target: Target, demand: Demand) -> AsyncIterator[bytes]:
@@ -109,6 +109,14 @@ class Dispatcher:
         self._metrics.attempt_failed(target.name, error)
         level = logging.ERROR if isinstance(error, TargetConfigError) else logging.WARNING
         log.log(level, "target %s: %s", target.name, error.log_text, extra={"target": target.name})
+
+
+def _headers(upstream: Upstream) -> dict[str, str]:
+    """The target's, its own id of the request beside ours."""
+    headers = dict(upstream.headers)
+    if request_id := headers.pop("x-request-id", ""):
+        headers["x-target-request-id"] = request_id
+    return headers
 
 
 class _limit:  # noqa: N801 (used like asyncio.timeout, which it is but for the error)

@@ -1,5 +1,6 @@
 """An answer → the client: the ASGI messages of one response, each block of events in one write."""
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from starlette.types import Send
 
 from local_gateway.answer import EVENT_STREAM, Answer
 from local_gateway.errors import to_response
+from local_gateway.intake import ClientLeftError
 from local_gateway.sse import KEEP_ALIVE, encode_error
 from local_gateway.usage import UsageMeter
 
@@ -17,6 +19,8 @@ STREAM_HEADERS = {
     "x-accel-buffering": "no",  # proxies like nginx would hold events back
 }
 LAST = b"[DONE]"
+LAST_BYTES = 32  # of a block, in which it stands
+STALL_SECONDS = 300.0  # for which a client may read nothing
 
 
 class Reply:
@@ -30,12 +34,13 @@ class Reply:
         self.headers = headers
         self.status = 0
         self.is_open = False
+        self._is_stream = False
         self.is_complete = False  # the client has all of it
         self.first_sent_at: float | None = None  # content, by the monotonic clock
 
     async def open_stream(self) -> None:
         """Promise a stream although no target has answered yet."""
-        await self._start(200, STREAM_HEADERS)
+        await self._start_stream(200, {})
 
     async def keep_alive(self) -> None:
         await self._write(KEEP_ALIVE)
@@ -48,13 +53,16 @@ class Reply:
             await self._body(answer, meter)
 
     async def error(self, error: BaseException) -> None:
-        """An error with its status; in a stream that is open, one event and the end of the stream."""
+        """An error with its status; in a stream that is open, one event and the end of the stream.
+
+        What is open and no stream is broken off: the server closes the connection of an unfinished response.
+        """
         status, body, headers = to_response(error)
-        if self.is_open:
-            await self._write(encode_error(body), more=False)
-            self.status = status
-        else:
+        if not self.is_open:
             await self.json(status, body, headers)
+        elif self._is_stream:
+            await self._write(encode_error(body), more=False)
+        self.status = status
 
     async def json(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         raw = json.dumps(body).encode()
@@ -63,10 +71,10 @@ class Reply:
 
     async def _stream(self, answer: Answer, meter: UsageMeter) -> None:
         if not self.is_open:
-            await self._start(answer.status, {**answer.headers, **STREAM_HEADERS})
+            await self._start_stream(answer.status, answer.headers)
         async for block in answer.body:
             self.first_sent_at = self.first_sent_at or time.monotonic()
-            self.is_complete = block.rstrip().endswith(LAST)  # many clients hang up when they see it
+            self.is_complete = block[-LAST_BYTES:].rstrip().endswith(LAST)  # many clients hang up when they see it
             if shown := meter.watch(block):
                 await self._write(shown)
         await self._write(b"", more=False)
@@ -88,19 +96,24 @@ class Reply:
                 await self._write(part)
             await self._write(b"", more=False)
 
+    async def _start_stream(self, status: int, headers: Mapping[str, str]) -> None:
+        self._is_stream = True
+        await self._start(status, {**headers, **STREAM_HEADERS})
+
     async def _start(self, status: int, headers: Mapping[str, str], length: int | None = None) -> None:
-        named = (
-            {**headers, **self.headers}
-            if length is None
-            else {**headers, **self.headers, "content-length": str(length)}
-        )
+        named = {**headers, **self.headers} | ({} if length is None else {"content-length": str(length)})
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
         self.status = status
         self.is_open = True
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        """Waits while the client reads slowly, so that the target does too. Raises ClientLeftError if it does not."""
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            raise ClientLeftError from None
 
 
 def _as_event(body: bytes) -> bytes:

@@ -13,6 +13,7 @@ class Response:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.hung_up = asyncio.Event()
+        self.stops_reading_at = b""
         self._news = asyncio.Condition()
         self._requests: list[Message] = []
 
@@ -25,6 +26,8 @@ class Response:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
+        if self.stops_reading_at and self.stops_reading_at in message.get("body", b""):
+            await asyncio.Event().wait()
         async with self._news:
             self.messages.append(message)
             self._news.notify_all()

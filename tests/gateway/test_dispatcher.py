@@ -88,7 +88,7 @@ async def test_json_answer() -> None:
     upstream = json_answer({"ok": 1}, x_request_id="r1")
     answer = await Setting(ScriptedBackend(upstream)).ask()
 
-    assert (answer.status, answer.headers["x-request-id"], await text_of(answer)) == (200, "r1", b'{"ok": 1}')
+    assert (answer.status, answer.headers["x-target-request-id"], await text_of(answer)) == (200, "r1", b'{"ok": 1}')
     assert (answer.origin.target, answer.origin.num_attempts, upstream.is_closed) == ("t0", 1, True)
 
 

@@ -297,3 +297,28 @@ async def test_upstream_that_does_not_stream() -> None:
 
     assert response.body.endswith(b"data: [DONE]\n\n")
     assert json.dumps(ANSWER).encode() in response.body
+
+
+async def test_speech_that_breaks_off() -> None:
+    """No event is written into what is none: the response stays unfinished, and its connection is closed."""
+    speech = ScriptedUpstream(
+        [b"\x01", TargetUnreachableError("It broke off.")], headers={"content-type": "audio/mpeg"}
+    )
+    async with running(None, ScriptedBackend(speech)) as here:
+        response = await here.client.post("/v1/audio/speech", {"model": "llama", "stream": True})
+
+    assert (response.body, response.messages[-1]["more_body"]) == (b"\x01", True)
+    assert here.record.outcome == "target_error"
+
+
+async def test_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up after a while, like one that has left."""
+    monkeypatch.setattr("local_gateway.reply.STALL_SECONDS", 0.01)
+    upstream = ScriptedUpstream([chunk("hi"), asyncio.Event()])
+    async with running(None, ScriptedBackend(upstream)) as here:
+        response, work = here.client.start("POST", CHAT, json.dumps(STREAM).encode())
+        response.stops_reading_at = b'"hi"'
+        await work
+
+    assert upstream.is_closed
+    assert here.record.outcome == "client_left"

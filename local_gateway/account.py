@@ -33,11 +33,14 @@ class Account:
         self.meter: UsageMeter | None = None
         self.answer: Answer | None = None
         self.outcome: Outcome = "ok"
+        self._target, self._num_attempts = "", 0  # where there is no answer
         self._facts = Facts()
         self._total_seconds = 0.0
 
     def failed(self, error: Exception) -> None:
         self.outcome = _outcome_of(error)
+        if isinstance(error, RequestError):
+            self._target, self._num_attempts = error.target, error.num_attempts
 
     async def settle(self) -> None:
         """When the reply is over: learn what the target tells of its work. Takes a few seconds at most."""
@@ -71,7 +74,7 @@ class Account:
             key_name=principal.name,
             alias=self.route.alias if self.route else "",
             model=self.demand.model if self.demand else "",
-            target=origin.target if origin else "",
+            target=origin.target if origin else self._target,
             path=self.demand.path if self.demand else self._path,
             is_stream=self.demand.is_stream if self.demand else False,
             status=reply.status or CLIENT_LEFT_STATUS,
@@ -85,7 +88,7 @@ class Account:
             queue_seconds=self._facts.queue_seconds,
             first_token_seconds=reply.first_sent_at - self._start if reply.first_sent_at else None,
             total_seconds=self._total_seconds,
-            num_attempts=origin.num_attempts if origin else 0,
+            num_attempts=origin.num_attempts if origin else self._num_attempts,
             is_cold=origin.is_cold if origin else False,
             sharing=origin.sharing if origin else "",
         )

@@ -18,6 +18,7 @@ from local_gateway.metrics import CONTENT_TYPE
 from local_gateway.openapi import DOCUMENT
 from local_gateway.settings import ServerSettings
 
+PAGE_METHODS = ("GET", "HEAD")
 Handler = Callable[[Gateway, Request], Awaitable[Response]]
 
 
@@ -31,16 +32,16 @@ def create_app(gateway: Gateway) -> ASGIApp:
         "/models": models,
         "/models/{model:path}": model,
     }
-    return Starlette(
-        routes=[
-            *(Route(prefix + path, Page(gateway, page)) for path, page in pages.items() for prefix in ("", "/v1")),
-            Route("/{path:path}", Api(gateway)),
-        ],
+    app = Starlette(
+        routes=[Route(prefix + path, Page(gateway, page)) for path, page in pages.items() for prefix in ("", "/v1")],
         middleware=[
             *_cors(server),
             Middleware(BrowserGuard, server=server, asks_for_keys=lambda: gateway.auth.needs_key),
         ],
     )
+    app.router.redirect_slashes = False
+    app.router.default = Api(gateway)  # no pattern of a route matches every path
+    return app
 
 
 def _cors(server: ServerSettings) -> list[Middleware]:
@@ -77,8 +78,8 @@ class Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            if request.method not in ("GET", "HEAD"):
-                raise MethodNotAllowedError(f"{request.method} is not used here.")
+            if request.method not in PAGE_METHODS:
+                raise MethodNotAllowedError(request.method, PAGE_METHODS)
             response = await self._handler(self._gateway, request)
         except Exception as error:
             response = _error(to_response(error))

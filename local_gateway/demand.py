@@ -10,11 +10,10 @@ import orjson
 
 from local_gateway.backends.base import Call
 from local_gateway.errors import InvalidRequestError
+from local_gateway.intake import MODEL_PATHS
 from local_gateway.routing import Choice
 
 JSON_TYPE = "application/json"
-# Their answers come from a model, so they need the name of one.
-MODEL_PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses")
 STREAM_PATHS = ("/chat/completions", "/completions", "/responses")
 # Only these streams have token counts to ask for by `stream_options`.
 COUNTED_STREAMS = ("/chat/completions", "/completions")
@@ -97,7 +96,7 @@ def _is_json(content_type: str) -> bool:
 
 def require_model(demand: Demand) -> None:
     """Raises InvalidRequestError where a model must be named and is not."""
-    if demand.method == "POST" and demand.path in MODEL_PATHS and not demand.model:
+    if demand.path in MODEL_PATHS and not demand.model:
         raise InvalidRequestError("You must provide a model parameter.", param="model")
 
 

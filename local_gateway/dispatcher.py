@@ -63,6 +63,7 @@ class Dispatcher:
             except RequestError as error:
                 if not isinstance(error, TargetPausedError):  # that one was not asked
                     num_failed += 1
+                    error.target, error.num_attempts = step.choice.target.name, num_failed
                     self._note_failure(step.choice.target, error)
                 plan.failed(step.choice, error)
             else:

@@ -20,12 +20,14 @@
     + TargetError               a target did not give an answer
       - TargetUnreachableError  502  no connection, or it broke off
       - TargetTimeoutError      504  silent for too long
+        . TargetGaveUpError     504  it worked on the request as long as it may: it would again
       - TargetRefusedError      as the target says: it answered with an error
       - TargetConfigError       502  the target does not accept our key (its 401 or 403)
       - AnswerBrokenError       502  what it answered is not what it should be
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class RequestError(GatewayError):
     """An error the client is told, in OpenAI's words.
 
     `retry_after` is in seconds. With `may_retry` False clients are told not to try again by themselves.
+    `target` and `num_attempts` are set where targets were asked: by whom it was said, in how many calls.
     """
 
     status: int = 500
@@ -67,6 +70,18 @@ class RequestError(GatewayError):
         self.code = code or self.default_code
         self.retry_after = retry_after
         self.may_retry = may_retry
+        self.target = ""
+        self.num_attempts = 0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What it says beside status and body. Names are in lower case."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, round(self.retry_after)))
+        if self.may_retry is not None:
+            headers["x-should-retry"] = "true" if self.may_retry else "false"
+        return headers
 
     @property
     def log_text(self) -> str:
@@ -114,6 +129,14 @@ class MethodNotAllowedError(RequestError):
     status = 405
     type = "invalid_request_error"
     default_code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"{method} is not used here.")
+        self._allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "allow": ", ".join(self._allowed)}
 
 
 class RequestTimeoutError(RequestError):
@@ -171,6 +194,10 @@ class TargetTimeoutError(TargetError):
     default_code = "target_timeout"
 
 
+class TargetGaveUpError(TargetTimeoutError):
+    """It worked on the request as long as it may; asked again, it would once more, for the same money."""
+
+
 class TargetRefusedError(TargetError):
     """The target answered with an error: its status, and its own `error` object where it sent one."""
 
@@ -212,12 +239,7 @@ def to_response(error: BaseException) -> ErrorResponse:
     if not isinstance(error, RequestError):
         log.error("A request failed with an error nobody foresaw.", exc_info=error)
         error = RequestError("The gateway failed to process this request. Its log says why.")
-    headers = {}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-    if error.may_retry is not None:
-        headers["x-should-retry"] = "true" if error.may_retry else "false"
-    return ErrorResponse(error.status, error.body, headers)
+    return ErrorResponse(error.status, error.body, error.headers)
 
 
 def one_line(text: str) -> str:

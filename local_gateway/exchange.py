@@ -78,7 +78,8 @@ class Exchange:
                 await answer.aclose()
 
     async def _read(self) -> Demand:
-        path, method = api_path(self._scope), api_method(self._scope)
+        path = api_path(self._scope)
+        method = api_method(self._scope, path)
         server = self._live.settings.server
         raw = await read_body(
             self._headers, self._receive, max_bytes=server.max_body_bytes, timeout=server.body_timeout

@@ -22,6 +22,8 @@ PATH = re.compile(r"(?:/[A-Za-z0-9_.:@~+-]+)+")
 FORWARDED = ("openai-beta", "idempotency-key", "traceparent", "tracestate", "accept")
 UNENCODED = ("", "identity")
 METHODS = ("GET", "HEAD", "POST", "DELETE")  # that OpenAI's API has
+# Their answers come from a model: they are posted, and name it.
+MODEL_PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses")
 
 
 class ClientLeftError(Exception):
@@ -38,11 +40,12 @@ def api_path(scope: Scope) -> str:
     return path
 
 
-def api_method(scope: Scope) -> str:
+def api_method(scope: Scope, path: str) -> str:
     """Raises MethodNotAllowedError."""
     method: str = scope["method"]
-    if method not in METHODS:
-        raise MethodNotAllowedError(f"{method} is not used here.")
+    allowed = ("POST",) if path in MODEL_PATHS else METHODS
+    if method not in allowed:
+        raise MethodNotAllowedError(method, allowed)
     return method
 
 

@@ -88,6 +88,7 @@ HEADERS: Json = {
         "schema": {"enum": ["hit", "miss", "shared"]},
     },
     "retry-after": {"description": "Seconds.", "schema": TEXT},
+    "allow": {"description": "Of a 405: the methods that are used here.", "schema": TEXT},
     "x-should-retry": {
         "description": "`false`: the gateway has retried enough.",
         "schema": {"enum": ["true", "false"]},
@@ -192,7 +193,7 @@ def _failures(statuses: Iterable[int]) -> Json:
 
 
 def _failure(description: str) -> Json:
-    headers = _headers("x-request-id", "retry-after", "x-should-retry")
+    headers = _headers("x-request-id", "retry-after", "x-should-retry", "allow")
     return {**_json("Error", description), "headers": headers}
 
 

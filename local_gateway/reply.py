@@ -35,7 +35,7 @@ class Reply:
         self.status = 0
         self.is_open = False
         self._is_stream = False
-        self.is_complete = False  # the client has all of it
+        self.is_complete = False  # the client has been sent all of it
         self.first_sent_at: float | None = None  # content, by the monotonic clock
 
     async def open_stream(self) -> None:

@@ -13,9 +13,10 @@ import orjson
 from local_gateway.answer import Answer
 from local_gateway.cache import AnswerCache
 from local_gateway.coalescing import Coalescer
-from local_gateway.demand import MODEL_PATHS, Demand
+from local_gateway.demand import Demand
 from local_gateway.errors import InvalidRequestError
 from local_gateway.flight import Make
+from local_gateway.intake import MODEL_PATHS
 from local_gateway.settings import CacheSettings, ModelSettings, Scope
 
 EMBEDDINGS, RESPONSES = "/embeddings", "/responses"

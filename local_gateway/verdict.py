@@ -8,6 +8,7 @@ from local_gateway.errors import (
     RequestError,
     TargetConfigError,
     TargetError,
+    TargetGaveUpError,
     TargetRefusedError,
     UnavailableError,
 )
@@ -25,6 +26,7 @@ class Verdict(NamedTuple):
 
 
 FAILED = Verdict("failed", "anywhere")
+GAVE_UP = Verdict("failed", "elsewhere")
 LIMITED = Verdict("rate_limited", "anywhere")
 OUT_OF_MONEY = Verdict("rate_limited", "elsewhere")  # waiting does not help, a person must pay
 REFUSED_KEY = Verdict("refused_key", "elsewhere")
@@ -55,6 +57,8 @@ def judge(error: RequestError) -> Verdict:
         return _judge_refusal(error)
     if isinstance(error, TargetConfigError):
         return REFUSED_KEY
+    if isinstance(error, TargetGaveUpError):
+        return GAVE_UP
     if isinstance(error, TargetError | UnavailableError):
         return FAILED
     return TOO_LARGE_TO_ASK if isinstance(error, PayloadTooLargeError) else NOT_ASKED

@@ -21,6 +21,7 @@ from local_gateway.backends.runpod_wire import JobView, News, Status
 from local_gateway.errors import (
     AnswerBrokenError,
     TargetError,
+    TargetGaveUpError,
     TargetRefusedError,
     TargetTimeoutError,
     TargetUnreachableError,
@@ -53,7 +54,7 @@ class RunpodJob:
     async def more(self) -> list[object]:
         """What came since the last call, as soon as there is any; [] when the job is completed.
 
-        Raises TargetError: TargetTimeoutError if RunPod stopped it, JobFailedError with the worker's own error.
+        Raises TargetError: TargetGaveUpError if RunPod stopped it, JobFailedError with the worker's own error.
         """
         while not self._status.is_final:
             news = await self._next()
@@ -131,7 +132,7 @@ class RunpodJob:
             case Status.FAILED:
                 raise failure_of(self._view.error)
             case Status.TIMED_OUT:
-                raise TargetTimeoutError("RunPod stopped the job: it waited or worked too long.")
+                raise TargetGaveUpError("RunPod stopped the job: it waited or worked too long.")
             case Status.CANCELLED:
                 raise TargetError("The job was cancelled at RunPod.")
         return self._view

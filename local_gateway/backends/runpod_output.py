@@ -45,7 +45,7 @@ def payload_of(call: Call, settings: RunpodQueueTarget) -> bytes:
 
 def _body_of(call: Call) -> object:
     if call.method not in ("GET", "POST"):
-        raise MethodNotAllowedError(f"{call.method} is not used here.")
+        raise MethodNotAllowedError(call.method, ("GET", "POST"))
     if call.method == "GET":
         return {}  # jobs are not told the method: an empty input means GET
     if call.content_type.partition(";")[0].strip().lower() != "application/json":

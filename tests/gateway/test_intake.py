@@ -60,10 +60,11 @@ def test_paths_that_lead_elsewhere(path: str) -> None:
 
 
 def test_methods() -> None:
-    """Those of OpenAI's API."""
-    assert api_method({"method": "DELETE"}) == "DELETE"
-    with pytest.raises(MethodNotAllowedError):
-        api_method({"method": "TRACE"})
+    """Those of OpenAI's API; requests to a model are posted."""
+    assert api_method({"method": "DELETE"}, "/files/1") == "DELETE"
+    for method, path in (("TRACE", "/files"), ("GET", "/chat/completions")):
+        with pytest.raises(MethodNotAllowedError):
+            api_method({"method": method}, path)
 
 
 def test_header_twice() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import schemathesis
 from schemathesis.core.result import Ok
 
 from local_gateway import errors
-from local_gateway.errors import RequestError, TargetRefusedError, to_response
+from local_gateway.errors import MethodNotAllowedError, RequestError, TargetRefusedError, to_response
 from local_gateway.openapi import DOCUMENT, VERSION
 
 CALLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
@@ -66,10 +66,16 @@ def test_schemas_are_schemas() -> None:
             part = part[name]
 
 
+SPECIAL: dict[type[RequestError], Callable[[], RequestError]] = {
+    TargetRefusedError: lambda: TargetRefusedError(429),
+    MethodNotAllowedError: lambda: MethodNotAllowedError("TRACE", ("GET", "POST")),
+}
+
+
 @pytest.mark.parametrize("kind", ERRORS, ids=[each.__name__ for each in ERRORS])
 def test_errors(kind: type[RequestError]) -> None:
     """Each has its status in the document, and its body the shape that is described there."""
-    error = TargetRefusedError(429) if kind is TargetRefusedError else kind("It is\nwrong.")
+    error = SPECIAL[kind]() if kind in SPECIAL else kind("It is\nwrong.")
     response = to_response(error)
 
     assert is_error(response.body)

@@ -23,8 +23,8 @@ from local_gateway.errors import (
     RequestError,
     TargetConfigError,
     TargetError,
+    TargetGaveUpError,
     TargetRefusedError,
-    TargetTimeoutError,
     TargetUnreachableError,
     UnsupportedMediaError,
 )
@@ -259,7 +259,7 @@ async def test_old_errors() -> None:
 @pytest.mark.parametrize(
     ("what", "kind", "message"),
     [
-        ("times out", TargetTimeoutError, "RunPod stopped the job"),
+        ("times out", TargetGaveUpError, "RunPod stopped the job"),
         ("is cancelled", TargetError, "was cancelled at RunPod"),
         ("is forgotten", TargetError, "not the job any more"),
         ("is empty", AnswerBrokenError, "there is no answer"),

@@ -36,7 +36,7 @@ MAY_IMPORT["__main__"] = set(MAY_IMPORT)
 
 # Packages that only these files and folders may import.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "llama_cpp": ("handler/engine/model_runner.py", "handler/engine/sampler.py"),
+    "llama_cpp": ("handler/engine/model_runner.py", "handler/engine/sampler.py", "handler/engine/sampling.py"),
     "runpod": ("handler/__main__.py", "handler/health.py"),
     "openai": ("handler/api/",),
     "jinja2": ("handler/chat/",),

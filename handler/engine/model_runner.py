@@ -6,7 +6,6 @@ Its calls release the GIL.
 
 import ctypes
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from handler.engine.batch import Batch
 from handler.engine.llama_log import LlamaLog
 from handler.engine.sampler import Pointer, SamplerChain
+from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
@@ -102,8 +102,7 @@ class ModelRunner:
         self.num_cells: int = llama.llama_n_ctx(self._context)
         self.max_model_len = config.max_model_len or min(self.num_cells, self.n_ctx_train)
         self._batch = BatchBuffer(config.n_batch)
-        self._pool = ThreadPoolExecutor(config.sampler_threads, thread_name_prefix="sampler")
-        self._num_sampler_threads = config.sampler_threads
+        self._sampling = StepSampler(self._context, self.vocabulary, config.sampler_threads)
         self._warm_up()
         self.load_time.lap("warm-up")
 
@@ -130,12 +129,12 @@ class ModelRunner:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
         rows = self._batch.fill(batch)
         self._decode()
-        samplers = [item.sequence.sampler for item in batch.sampling]
-        llama.llama_synchronize(self._context)  # the samplers' threads must find it done
-        return self._sample(list(zip(samplers, rows, strict=True)))
+        samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
+        llama.llama_synchronize(self._context)
+        return self._sampling.sample(samplers, rows)
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._sampling.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
 
@@ -145,17 +144,6 @@ class ModelRunner:
             raise CacheFullError("No place in the KV cache for this batch.")
         if code != 0:
             raise DecodeError(f"llama_decode returned {code}.")
-
-    def _sample(self, work: list[tuple[Any, int]]) -> list[SampledToken]:
-        """Sampling takes a good part of a step if done one by one: a share of the rows for each thread."""
-        share = -(-len(work) // self._num_sampler_threads) or 1
-        shares = [work[start : start + share] for start in range(0, len(work), share)]
-        others = [self._pool.submit(self._sample_share, share) for share in shares[1:]]
-        tokens = self._sample_share(shares[0]) if shares else []
-        return tokens + [token for other in others for token in other.result()]
-
-    def _sample_share(self, work: list[tuple[SamplerChain, int]]) -> list[SampledToken]:
-        return [sampler.sample(self._context, row) for sampler, row in work]
 
     def _warm_up(self) -> None:
         """One token through the model, so that the first request does not wait for pages and kernels."""

@@ -27,6 +27,7 @@ from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken, Sampler
+from handler.engine.step_times import StepTimes
 from handler.http import HttpEdge
 from handler.settings import Settings
 from handler.worker import Worker
@@ -81,6 +82,7 @@ class ScriptedRunner:
         self.num_cells = self.max_model_len = NUM_CELLS
         self.memory = NoMemory()
         self.vocabulary = Letters()
+        self.times = StepTimes()
         self.num_steps = 0
         self._step_seconds = step_seconds
 
@@ -92,6 +94,7 @@ class ScriptedRunner:
 
     def run(self, batch: Batch) -> list[SampledToken]:
         time.sleep(self._step_seconds)
+        self.times.lap("wait")
         self.num_steps += 1
         token = SampledToken(LETTERS[self.num_steps % len(LETTERS)])
         return [token] * len(batch.sampling)

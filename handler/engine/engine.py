@@ -28,6 +28,7 @@ from handler.engine.sequence import (
     SequenceStatus,
     Vocabulary,
 )
+from handler.engine.step_times import StepTimes
 from handler.errors import (
     CacheFullError,
     ContextLengthError,
@@ -52,6 +53,7 @@ class Runner(Protocol):
     num_slots: int
     num_cells: int
     max_model_len: int  # tokens of one sequence, prompt and answer
+    times: StepTimes  # written by `run` too
 
     @property
     def memory(self) -> Memory: ...
@@ -225,8 +227,14 @@ class Engine:
 
     def _step(self) -> None:
         if self._scheduler.has_work:
+            times = self.runner.times
+            times.begin()
             batch = self._scheduler.schedule()
-            self._deliver(self._compute(batch))
+            times.lap("schedule")
+            outputs = self._compute(batch)
+            times.lap("postprocess")
+            self._deliver(outputs)
+            times.lap("deliver")
         else:
             self._scheduler.cache.check_integrity()
         self.stats = self._snapshot()

@@ -20,6 +20,7 @@ from handler.engine.sampler import Pointer, SamplerChain
 from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
+from handler.engine.step_times import StepTimes
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
 from handler.timing import Stopwatch
 
@@ -83,6 +84,7 @@ def supports_gpu() -> bool:
 class ModelRunner:
     def __init__(self, path: Path, config: RunnerConfig) -> None:
         """Load the model and warm it up. Takes seconds to minutes; raises ModelError."""
+        self.times = StepTimes()
         self.load_time = Stopwatch()
         _start_llama()
         self.load_time.lap("devices")
@@ -128,10 +130,15 @@ class ModelRunner:
     def run(self, batch: Batch) -> list[SampledToken]:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
         rows = self._batch.fill(batch)
+        self.times.lap("fill")
         self._decode()
+        self.times.lap("decode")
         samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
         llama.llama_synchronize(self._context)
-        return self._sampling.sample(samplers, rows)
+        self.times.lap("wait")
+        sampled = self._sampling.sample(samplers, rows)
+        self.times.lap("sample")
+        return sampled
 
     def close(self) -> None:
         self._sampling.close()

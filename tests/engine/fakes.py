@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from handler.engine.batch import Batch
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
+from handler.engine.step_times import StepTimes
 from handler.errors import CacheFullError
 
 END = 256  # the token that ends an answer
@@ -128,6 +129,7 @@ class FakeRunner:
     ) -> None:
         self.memory = RecordingMemory(kind)
         self.vocabulary = ByteVocabulary()
+        self.times = StepTimes()
         self.num_slots = num_slots
         self.num_cells = num_cells
         self.max_model_len = max_model_len or num_cells

@@ -13,8 +13,8 @@ temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 sed -n '/^llama-cpp-python==/,/[^\\]$/p' requirements/worker.txt >"$temporary/pin.txt"
 echo "peers: fetching llama.cpp's sources"
-.venv/bin/python -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --require-hashes \
-    -r "$temporary/pin.txt" -d "$temporary"
+.venv/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --require-hashes \
+    --build-constraint requirements/build.txt -r "$temporary/pin.txt" -d "$temporary"
 tar xzf "$temporary"/llama_cpp_python-*.tar.gz -C "$temporary" --strip-components 1
 
 echo "peers: compiling llama-server and llama-batched-bench, once"

@@ -25,7 +25,7 @@ from handler.engine.engine import Engine, Runner
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.step_times import PHASES
-from handler.loading import load_model, max_batch_tokens, max_prompt_tokens
+from handler.loading import limits, load_model
 from handler.settings import Settings
 
 TOKEN_ID = 1000  # prompts are numbers from here on: tokens of any vocabulary, but of a scripted one's
@@ -94,15 +94,13 @@ class Bench:
 def open_engine(args: argparse.Namespace) -> Engine:
     concurrency = max(args.concurrency)
     if args.scripted_ms is not None:
-        limits = Limits(concurrency, max_batch_tokens=16384, max_prompt_tokens=16384)
-        return Engine(ScriptedRunner(args.scripted_ms / 1000), limits, max_queue=1000)
+        scripted = ScriptedRunner(args.scripted_ms / 1000)
+        return Engine(scripted, Limits(concurrency, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
     settings = Settings.from_env(dict(os.environ) | {"MAX_NUM_SEQS": str(concurrency)})
     runner: Runner = load_model(settings)
     from handler.engine.model_runner import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
 
-    on_gpu = supports_gpu()
-    batch, prompts = max_batch_tokens(settings, on_gpu=on_gpu), max_prompt_tokens(settings, on_gpu=on_gpu)
-    return Engine(runner, Limits(concurrency, batch, prompts), max_queue=1000)
+    return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000)
 
 
 def show(rows: list[Row]) -> str:

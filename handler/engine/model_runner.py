@@ -254,18 +254,21 @@ class BatchBuffer:
 
     def fill(self, batch: Batch) -> list[int]:
         """Returns the rows whose logits are wanted, in batch order."""
-        end, rows = 0, []
-        self._logits[: batch.num_tokens] = 0
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        rows: list[int] = []
         for item in batch.items:
-            start, end = end, end + item.num_tokens
             assert item.sequence.slot is not None
-            self._token[start:end] = item.token_ids
-            self._pos[start:end] = np.arange(item.start, item.start + item.num_tokens)
-            self._seq_id[start:end] = item.sequence.slot.seq_id
+            tokens += item.token_ids
+            positions += range(item.start, item.start + item.num_tokens)
+            slots += [item.sequence.slot.seq_id] * item.num_tokens
             if item.catches_up:
-                self._logits[end - 1] = 1
-                rows.append(end - 1)
-        self.struct.n_tokens = end
+                rows.append(len(tokens) - 1)
+        end = self.struct.n_tokens = len(tokens)
+        self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
+        self._logits[:end] = 0
+        self._logits[rows] = 1
         return rows
 
     def fill_token(self, token_id: int) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
+import numpy.typing as npt
 import pytest
 from tiny_models import Architecture
 
@@ -17,6 +18,8 @@ from handler.engine.model_runner import ModelRunner, RunnerConfig
 from handler.engine.sampler import SamplerChain
 from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
+
+Counts = npt.NDArray[np.float64]
 
 NUM_TOKENS = BLOCK * 60 + 7
 NUM_DRAWS = 20_000
@@ -137,7 +140,7 @@ def test_draws_have_the_distribution_of_the_plain_chain(
     assert chi_squared_deviation(few_counts, all_counts) < 4.5
 
 
-def chi_squared_deviation(a: Logits, b: Logits) -> float:
+def chi_squared_deviation(a: Counts, b: Counts) -> float:
     """How many standard deviations the two-sample statistic lies above its expectation."""
     seen = a + b > 0
     share_a, share_b = np.sqrt(b.sum() / a.sum()), np.sqrt(a.sum() / b.sum())

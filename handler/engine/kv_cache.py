@@ -16,6 +16,7 @@ counted here one by one, under numbers of our own; llama.cpp places tokens where
 KVCache decides, `Memory` does. Engine thread only. Knows nothing of sequences.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -150,16 +151,19 @@ class KVCache:
         if slot is not None and self._clock - slot.last_used > max_idle:
             self.clear(slot)
 
-    def append(self, slot: Slot, token_ids: list[int]) -> None:
-        """Note tokens that were just computed. The caller made room."""
-        start = len(self._free_cells) - len(token_ids)
-        assert start >= 0, "no room was made"
-        cells = self._free_cells[start:]
-        del self._free_cells[start:]
+    def append(self, computed: Iterable[tuple[Slot, list[int]]]) -> None:
+        """Note tokens that were just computed, each in a claimed slot. The caller made room."""
+        end = num_free = len(self._free_cells)
+        for slot, token_ids in computed:
+            start = end - len(token_ids)
+            assert start >= 0, "no room was made"
+            slot.token_ids += token_ids
+            slot.cells += self._free_cells[start:end]
+            end = start
+        cells = self._free_cells[end:num_free]
+        del self._free_cells[end:]
         self._num_holders[cells] = 1
         self._num_claims[cells] = 1
-        slot.token_ids += token_ids
-        slot.cells += cells
 
     def make_room(self, num_cells: int) -> bool:
         """Free at least that many cells by forgetting cached slots; False if that is not enough."""

@@ -259,10 +259,9 @@ class BatchBuffer:
         slots: list[int] = []
         rows: list[int] = []
         for item in batch.items:
-            assert item.sequence.slot is not None
             tokens += item.token_ids
             positions += range(item.start, item.start + item.num_tokens)
-            slots += [item.sequence.slot.seq_id] * item.num_tokens
+            slots += [item.slot.seq_id] * item.num_tokens
             if item.catches_up:
                 rows.append(len(tokens) - 1)
         end = self.struct.n_tokens = len(tokens)

@@ -73,9 +73,7 @@ class Scheduler:
         """Note what was computed; give the sampled tokens, in the order of `batch.sampling`, to their sequences."""
         self._is_under_pressure = False
         sampling = batch.sampling
-        for item in batch.items:
-            assert item.sequence.slot is not None
-            self.cache.append(item.sequence.slot, item.token_ids)
+        self.cache.append((item.slot, item.token_ids) for item in batch.items)
         outputs = [(item.sequence, item.sequence.append(token)) for item, token in zip(sampling, sampled, strict=True)]
         self.cache.tick(len(outputs))
         for sequence, _ in outputs:
@@ -118,7 +116,7 @@ class Scheduler:
         """
         while num_tokens and sequence.status is SequenceStatus.RUNNING:
             if self.cache.make_room(batch.num_tokens + num_tokens):
-                batch.items.append(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens))
+                batch.add(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens))
                 return
             youngest = self.running[-1]
             batch.remove(youngest)

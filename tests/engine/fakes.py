@@ -169,8 +169,7 @@ class FakeRunner:
         if self.memory.num_used_cells + batch.num_tokens > self.num_cells:
             raise CacheFullError("No place in the KV cache for this batch.")
         for item in batch.items:
-            assert item.sequence.slot is not None
-            self.memory.write(item.sequence.slot.seq_id, item.start, item.token_ids)
+            self.memory.write(item.slot.seq_id, item.start, item.token_ids)
         return list(self._sample(batch))
 
     def close(self) -> None:
@@ -187,8 +186,7 @@ class FakeRunner:
 
     def _sample(self, batch: Batch) -> Iterator[SampledToken]:
         for item in batch.sampling:
-            assert item.sequence.slot is not None
-            token_id = self.next_token(self.memory.token_ids(item.sequence.slot.seq_id))
+            token_id = self.next_token(self.memory.token_ids(item.slot.seq_id))
             wanted = item.sequence.params.num_logprobs is not None
             yield SampledToken(token_id, logprob(token_id) if wanted else None)
 

@@ -25,7 +25,7 @@ class Bench:
     def compute(self, slot: Slot, text: str) -> None:
         assert self.cache.make_room(len(text))
         self.memory.write(slot.seq_id, slot.num_tokens, tokens(text))
-        self.cache.append(slot, tokens(text))
+        self.cache.append([(slot, tokens(text))])
         self.check()
 
     def leave(self, text: str) -> Slot:

@@ -1,5 +1,6 @@
 """A worker in one piece: the API in front of the engine in front of a loaded model. Imports openai."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ def start_worker(settings: Settings, runner: ModelRunner) -> Worker:
     template = chat_template(settings, runner)
     engine = Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=settings.max_queue)
     names = ServedNames(served_names(settings))
+    gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
     return Worker(Api(ChatCompletions(engine, template, names), Completions(engine, names), names), engine)
 
 

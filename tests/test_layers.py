@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "job": {"job_run", "api", "settings", "errors"},
     "expect": {"job", "job_run", "errors"},
     "local": {"api", "job", "job_run", "settings", "errors"},
-    "http": {"api", "worker", "settings", "errors"},
+    "metrics": {"engine"},
+    "http": {"api", "metrics", "worker", "settings", "errors"},
     "serve": {"http", "worker", "engine", "settings", "errors", "timing"},
 }
 MAY_IMPORT["__main__"] = set(MAY_IMPORT)

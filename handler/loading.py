@@ -39,6 +39,11 @@ def runner_config(settings: Settings, *, on_gpu: bool) -> RunnerConfig:
         num_slots=min(2 * settings.max_num_seqs, MAX_SLOTS),  # half of them may keep finished conversations
         sampler_threads=settings.sampler_threads or min(num_cores, MAX_SAMPLER_THREADS),
         max_model_len=settings.max_model_len,
+        type_k=settings.cache_type_k,
+        type_v=settings.cache_type_v,
+        split_mode=settings.split_mode,
+        main_gpu=settings.main_gpu,
+        tensor_split=settings.tensor_split,
     )
 
 

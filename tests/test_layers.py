@@ -37,7 +37,7 @@ MAY_IMPORT["__main__"] = set(MAY_IMPORT)
 
 # Packages that only these files and folders may import.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "llama_cpp": ("handler/engine/model_runner.py", "handler/engine/sampler.py", "handler/engine/sampling.py"),
+    "llama_cpp": tuple(f"handler/engine/{name}.py" for name in ("model_runner", "memory_facts", "sampler", "sampling")),
     "runpod": ("handler/__main__.py", "handler/health.py"),
     "openai": ("handler/api/",),
     "jinja2": ("handler/chat/",),

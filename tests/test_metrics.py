@@ -18,7 +18,7 @@ def worker() -> Iterator[FakeWorker]:
 
 
 async def scrape(worker: FakeWorker | None) -> httpx2.Response:
-    edge = HttpEdge(Settings())
+    edge = HttpEdge(Settings.from_env({}))
     edge.worker = worker.worker if worker else None
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=edge.app), base_url="http://test") as client:
         return await client.get("/metrics")

@@ -6,6 +6,7 @@ Its calls release the GIL.
 
 import ctypes
 import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
+from handler.engine.cache_size import GIB, CacheSize, CacheWish, on_gpus, without_gpu
 from handler.engine.llama_log import LlamaLog
+from handler.engine.memory_facts import cache_shape, free_gpu_bytes
 from handler.engine.sampler import Pointer, SamplerChain
 from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
@@ -24,11 +27,18 @@ from handler.engine.step_times import StepTimes
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
 from handler.timing import Stopwatch
 
-DEFAULT_MAX_CTX = 32768
+log = logging.getLogger(__name__)
+
 FLASH_ATTN = {
     "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+SPLIT_MODES = {
+    "none": llama.LLAMA_SPLIT_MODE_NONE,
+    "layer": llama.LLAMA_SPLIT_MODE_LAYER,
+    "row": llama.LLAMA_SPLIT_MODE_ROW,
+    "tensor": llama.LLAMA_SPLIT_MODE_TENSOR,
 }
 KV_TYPES = {
     "f32": llama.GGML_TYPE_F32,
@@ -48,7 +58,7 @@ _log_callback = llama.llama_log_callback(_llama_log)  # llama.cpp keeps no refer
 class RunnerConfig:
     """llama.cpp's own parameters, under its names, and the number of slots and sampling threads."""
 
-    n_ctx: int  # cells of the KV cache; 0: the model's training context, at most DEFAULT_MAX_CTX or max_model_len
+    n_ctx: int  # cells of the KV cache; 0: chosen in cache_size.py
     n_batch: int
     n_ubatch: int
     n_gpu_layers: int
@@ -58,8 +68,11 @@ class RunnerConfig:
     num_slots: int
     sampler_threads: int
     max_model_len: int = 0  # tokens of one sequence; 0: as many as model and cache allow
-    type_k: str = "f16"
-    type_v: str = "f16"  # a quantised one needs flash attention
+    type_k: str = "auto"  # f16, quantised where that does not fit
+    type_v: str = "auto"
+    split_mode: str = "layer"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()  # proportions of the GPUs; empty: by their free memory
 
 
 @functools.cache
@@ -97,7 +110,7 @@ class ModelRunner:
             raise ConfigError(
                 f"MAX_MODEL_LEN has value {config.max_model_len}: this model was made for {self.n_ctx_train} at most."
             )
-        self._context = _make_context(self._model, config, self.n_ctx_train)
+        self._context = _make_context(self._model, config, choose_cache_size(self._model, config, self.n_ctx_train))
         self.load_time.lap("context")
         self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full)
         self.num_slots = config.num_slots
@@ -283,15 +296,56 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Pointer:
 def _load_model(path: Path, config: RunnerConfig) -> Pointer:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = config.n_gpu_layers
+    params.split_mode = SPLIT_MODES[config.split_mode]
+    params.main_gpu = config.main_gpu
+    if config.tensor_split:
+        shares = config.tensor_split + (0.0,) * (llama.llama_max_devices() - len(config.tensor_split))
+        params.tensor_split = (ctypes.c_float * len(shares))(*shares)  # which params keep alive
+    free = free_gpu_bytes()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise ModelError(f"llama.cpp cannot load {path}: {_llama_log.last_error or 'it does not say why'}")
+        raise ModelError(
+            f"llama.cpp cannot load {path}: {_llama_log.last_error or 'it does not say why'}" + _room(path, free)
+        )
     return model
 
 
-def _make_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Pointer:
+def _room(path: Path, free: list[int]) -> str:
+    """Where the GPUs are smaller than the file, that is most likely why."""
+    size = path.stat().st_size if path.exists() else 0
+    if not free or size < sum(free):
+        return ""
+    return (
+        f" (the file has {size / GIB:.1f} GiB, and {sum(free) / GIB:.1f} GiB are free on the GPU: "
+        "choose a smaller quantisation, a larger GPU, or fewer N_GPU_LAYERS)"
+    )
+
+
+def choose_cache_size(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> CacheSize:
+    wish = _wish(config)
+    free = free_gpu_bytes() if config.n_gpu_layers < 0 else []  # else a part of the cache lies in main memory
+    if config.split_mode == "none":
+        free = free[config.main_gpu :][:1]
+    size = on_gpus(wish, cache_shape(model), n_ctx_train, free) if free else without_gpu(wish, n_ctx_train)
+    log.info("cache of %d tokens, %s/%s: %s", *size)
+    return size
+
+
+def _wish(config: RunnerConfig) -> CacheWish:
+    return CacheWish(
+        n_ctx=config.n_ctx,
+        type_k=config.type_k,
+        type_v=config.type_v,
+        num_slots=config.num_slots,
+        max_model_len=config.max_model_len,
+        n_ubatch=config.n_ubatch,
+        can_quantise=config.flash_attn != "off",
+    )
+
+
+def _make_context(model: Pointer, config: RunnerConfig, size: CacheSize) -> Pointer:
     params = llama.llama_context_default_params()
-    params.n_ctx = config.n_ctx or min(n_ctx_train, max(DEFAULT_MAX_CTX, config.max_model_len))
+    params.n_ctx = size.n_ctx
     params.n_batch = config.n_batch
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
     params.n_seq_max = config.num_slots
@@ -299,10 +353,13 @@ def _make_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Poi
     params.n_threads = params.n_threads_batch = config.n_threads
     params.flash_attn_type = FLASH_ATTN[config.flash_attn]
     params.swa_full = config.swa_full
-    params.type_k, params.type_v = KV_TYPES[config.type_k], KV_TYPES[config.type_v]
+    params.type_k, params.type_v = KV_TYPES[size.type_k], KV_TYPES[size.type_v]
     params.kv_unified = True
     context = llama.llama_init_from_model(model, params)
     if not context:
         llama.llama_model_free(model)
-        raise ModelError(f"llama.cpp cannot make a context of {params.n_ctx} tokens: {_llama_log.last_error}")
+        raise ModelError(
+            f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
+            f"{_llama_log.last_error or 'it does not say why'}. Set a smaller N_CTX, or CACHE_TYPE_K and CACHE_TYPE_V."
+        )
     return context

@@ -21,7 +21,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.scripted import ScriptedRunner  # the path comes first
-from handler.engine.engine import Engine, Runner
+from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.step_times import PHASES
@@ -97,9 +97,11 @@ def open_engine(args: argparse.Namespace) -> Engine:
         scripted = ScriptedRunner(args.scripted_ms / 1000)
         return Engine(scripted, Limits(concurrency, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
     settings = Settings.from_env(dict(os.environ) | {"MAX_NUM_SEQS": str(concurrency)})
-    runner: Runner = load_model(settings)
+    runner = load_model(settings)
     from handler.engine.model_runner import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
 
+    if args.whole:
+        runner._sampling._max_candidates = 0
     return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000)
 
 
@@ -126,6 +128,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--stale", type=int, default=0, help="tokens of finished conversations in the cache")
+    parser.add_argument("--whole", action="store_true", help="samplers get the whole vocabulary, as they once did")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--scripted-ms", type=float, help="no model, but steps of this length")
     parser.add_argument("--json", type=Path, help="write the rows here too")

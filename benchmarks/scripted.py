@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -92,8 +93,10 @@ class ScriptedRunner:
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
         return NoSampler()
 
-    def run(self, batch: Batch) -> list[SampledToken]:
-        time.sleep(self._step_seconds)
+    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
+        ends = time.perf_counter() + self._step_seconds
+        meanwhile()
+        time.sleep(max(0.0, ends - time.perf_counter()))
         self.times.lap("wait")
         self.num_steps += 1
         token = SampledToken(LETTERS[self.num_steps % len(LETTERS)])

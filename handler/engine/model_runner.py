@@ -7,6 +7,7 @@ Its calls release the GIL.
 import ctypes
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ class ModelRunner:
         self._context = _make_context(self._model, config, choose_cache_size(self._model, config, self.n_ctx_train))
         self.load_time.lap("context")
         self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full)
+        self._is_on_gpu = config.n_gpu_layers != 0 and supports_gpu()
         self.num_slots = config.num_slots
         self.num_cells: int = llama.llama_n_ctx(self._context)
         self.max_model_len = config.max_model_len or min(self.num_cells, self.n_ctx_train)
@@ -140,12 +142,16 @@ class ModelRunner:
             max_tokens=self.max_model_len,
         )
 
-    def run(self, batch: Batch) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
         rows = self._batch.fill(batch)
         self.times.lap("fill")
+        if not self._is_on_gpu:
+            meanwhile()
         self._decode()
         self.times.lap("decode")
+        if self._is_on_gpu:  # which has only begun
+            meanwhile()
         samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
         llama.llama_synchronize(self._context)
         self.times.lap("wait")

@@ -5,6 +5,7 @@ the thread holds the GIL, microseconds each. A chain that needs the whole vocabu
 call that gives the GIL back.
 """
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,8 +15,6 @@ import numpy as np
 from handler.engine.candidates import Candidates, Indices, Logits, likeliest, max_candidates
 from handler.engine.sampler import Pointer, SamplerChain, token_logprob
 from handler.engine.sequence import SampledToken, Vocabulary
-
-SHARE = 12  # rows with few candidates that are worth a thread; a row with all of them is worth one too
 
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 TOKEN_LIST = np.dtype(  # llama_token_data_array
@@ -42,16 +41,16 @@ class StepSampler:
             return []
         shape = (len(rows), self._vocabulary.num_tokens)
         logits: Logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape=shape)
-        size = self._share(chains)
+        size = -(-len(chains) // self._num_shares(chains))
         shares = [slice(start, start + size) for start in range(0, len(rows), size)]
         others = [self._pool.submit(self._sample_share, chains[s], rows[s], logits[s]) for s in shares[1:]]
         tokens = self._sample_share(chains[:size], rows[:size], logits[:size])
         return tokens + [token for other in others for token in other.result()]
 
-    def _share(self, chains: list[SamplerChain]) -> int:
-        """How many rows each thread gets."""
-        weight = sum(1 if self._wants_few(chain) else SHARE for chain in chains)
-        return -(-len(chains) // min(self._num_threads, -(-weight // SHARE)))
+    def _num_shares(self, chains: list[SamplerChain]) -> int:
+        """A row with few candidates takes 40 us, a further thread 70 us of holding the GIL; other rows take 400."""
+        num_few = sum(map(self._wants_few, chains))
+        return min(self._num_threads, max(1, round(math.sqrt(num_few * 40 / 70)) + len(chains) - num_few))
 
     def _wants_few(self, chain: SamplerChain) -> bool:
         return chain.num_candidates is not None and chain.num_candidates <= self._max_candidates

@@ -7,7 +7,7 @@ as llama.cpp's unified cache does, so that the engine's own count can be held ag
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import count
 from queue import SimpleQueue
@@ -162,7 +162,8 @@ class FakeRunner:
         self.samplers.append(sampler)
         return sampler
 
-    def run(self, batch: Batch) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
+        meanwhile()
         self._begin(batch)
         if self.failures and (failure := self.failures.popleft()):
             raise failure

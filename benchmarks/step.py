@@ -4,8 +4,8 @@
     python benchmarks/step.py --scripted-ms 10 --concurrency 64      a model that takes a fixed time: our own cost
     python benchmarks/step.py --stale 30000                          with so many tokens of old conversations cached
 
-The settings are the worker's, from the environment. Mean milliseconds of the phases over all steps of a run; "other"
-is what no phase covers. Prompts are computed before the steps that count.
+The settings are the worker's, from the environment. Mean milliseconds of the phases, and of all of them, over the steps
+in which all generate; tokens/s are of the whole run, prompts and all.
 """
 
 import argparse
@@ -38,12 +38,11 @@ class Row(NamedTuple):
     num_steps: int
     total: float  # from the first request to the last token
     rate: float  # tokens a second, prompts and all
-    step: float
     phases: dict[str, float]
 
     @property
-    def other(self) -> float:
-        return self.step - sum(self.phases.values())
+    def step(self) -> float:
+        return sum(self.phases.values())
 
 
 def prompt(number: int, num_tokens: int, vocabulary: int) -> list[int]:
@@ -81,14 +80,14 @@ class Bench:
         while self._engine.stats.num_waiting or self._engine.stats.num_running < concurrency:  # noqa: ASYNC110  # no event
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.05)  # the last prompts' steps are over
-        before, started = self._engine.runner.times.histograms(), time.perf_counter()
+        before = self._engine.runner.times.histograms()
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        after, ended = self._engine.runner.times.histograms(), time.perf_counter()
+        after = self._engine.runner.times.histograms()
         num_tokens = sum(await asyncio.gather(*tasks))
         total = time.perf_counter() - asked
         num_steps = max(1, after["wait"].num_times - before["wait"].num_times)
         phases = {phase: (after[phase].total - before[phase].total) / num_steps for phase in PHASES}
-        return Row(concurrency, num_steps, total, num_tokens / total, (ended - started) / num_steps, phases)
+        return Row(concurrency, num_steps, total, num_tokens / total, phases)
 
 
 def open_engine(args: argparse.Namespace) -> Engine:
@@ -106,10 +105,10 @@ def open_engine(args: argparse.Namespace) -> Engine:
 
 
 def show(rows: list[Row]) -> str:
-    names = [*PHASES, "other", "step"]
+    names = [*PHASES, "step"]
     lines = [f"{'concurrent':>10}{'tokens/s':>10}{'steps/s':>9}" + "".join(f"{name:>12}" for name in names)]
     for row in rows:
-        times = [*(row.phases[phase] for phase in PHASES), row.other, row.step]
+        times = [*(row.phases[phase] for phase in PHASES), row.step]
         cells = "".join(f"{1000 * seconds:>12.3f}" for seconds in times)
         lines.append(f"{row.concurrency:>10}{row.rate:>10.1f}{1 / row.step:>9.1f}{cells}")
     return "\n".join(lines) + "\n"

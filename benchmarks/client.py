@@ -28,6 +28,7 @@ class Answer:
     num_tokens: int = 0
     text: str = ""
     error: str = ""
+    window: tuple[float, float] = (0.0, float("inf"))  # gaps that end within it count
 
     @property
     def first(self) -> float:
@@ -37,7 +38,9 @@ class Answer:
     @property
     def gaps(self) -> list[float]:
         """Seconds between texts."""
-        return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
+        begin, end = self.window
+        pairs = zip(self.arrivals, self.arrivals[1:], strict=False)
+        return [later - earlier for earlier, later in pairs if begin <= later <= end]
 
 
 async def ask(url: str, route: str, body: dict[str, Any]) -> Answer:

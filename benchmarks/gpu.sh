@@ -29,8 +29,12 @@ fi
 if part stale "the same beside 24,000 tokens of finished conversations, which expire on the way"; then
     N_CTX=32768 "$python" benchmarks/step.py --concurrency 32 --tokens 128 --stale 24000 --repeat 7 --json "$out/stale.json"
 fi
-if part chunks "this worker with larger chunks of prompts beside running answers"; then
-    PREFILL_CHUNK=2048 "${throughput[@]}" --servers "this worker" --concurrency 32,64 --n-ctx 32768 --json "$out/chunks.json"
+if part chunks "this worker with other chunks of prompts beside running answers: bursts, and gaps while 4,000 tokens come"; then
+    for chunk in 128 256 512 2048; do
+        echo "PREFILL_CHUNK=$chunk"
+        PREFILL_CHUNK=$chunk "${throughput[@]}" --servers "this worker" --workloads chats,long --concurrency 32 \
+            --n-ctx 32768 --json "$out/chunk-$chunk.json"
+    done
 fi
 if part mixed "a shared system prompt, conversations of three turns, a long prompt among running chats"; then
     "${throughput[@]}" --workloads shared,turns,long --concurrency 32 --n-ctx 131072 --json "$out/mixed.json"

@@ -85,12 +85,14 @@ async def turns(driver: Driver, concurrency: int, count: int = 3) -> list[Answer
 
 
 async def long_prompt(driver: Driver, concurrency: int) -> list[Answer]:
-    """One arrives among running chats; answers are the running ones'."""
+    """One arrives among running chats. Answers are the running ones', and their gaps those while it is computed."""
     running = [asyncio.create_task(driver.ask(driver.words(driver.shape.prompt))) for _ in range(concurrency)]
     await asyncio.sleep(0)
     probe = await driver.ask(driver.words(16), 4)  # by its end the others generate
     intruder = await driver.ask(driver.words(driver.shape.long), 4)
     answers = list(await asyncio.gather(*running))
+    for answer in answers:
+        answer.window = (intruder.started, intruder.arrivals[0] if intruder.arrivals else intruder.ended)
     answers[0].error = answers[0].error or probe.error or intruder.error
     return answers
 

@@ -98,7 +98,9 @@ class Settings(BaseModel):
     )
 
     cache_type_k: CacheType = Field(
-        "auto", description="Numbers of the KV cache's keys. auto: f16, or q8_0 where one long sequence would not fit."
+        "auto",
+        description="Numbers of the KV cache's keys. "
+        "auto: f16, or q8_0 where N_CTX, or one long sequence, would not fit the GPU otherwise.",
     )
     cache_type_v: CacheType = Field("auto", description="The same of its values; quantised ones need FLASH_ATTN.")
     split_mode: Literal["none", "layer", "row", "tensor"] = Field(

@@ -10,6 +10,7 @@ BYTES = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, 
 DEFAULT_MAX_CTX = 32768  # cells where nothing is known of memory
 CELLS_PER_SLOT = 4096  # of which there are twice as many as sequences run
 MIN_CELLS = 512
+BLOCK = 32  # numbers that share a scale
 STEP = 256  # cells: llama.cpp pads to it
 MASK_BYTES = 6  # for each cell and token of a ubatch: the attention's mask, in two forms
 RESERVE = 1 << 30  # bytes of each GPU for what is computed in between
@@ -22,6 +23,7 @@ class CacheShape(NamedTuple):
     num_layers: int
     key_width: int  # numbers of a layer
     value_width: int
+    head_size: int  # numbers that are quantised together must divide it
 
     def cell_bytes(self, type_k: str, type_v: str) -> float:
         return self.num_layers * (self.key_width * BYTES[type_k] + self.value_width * BYTES[type_v])
@@ -45,6 +47,10 @@ class CacheSize(NamedTuple):
     type_v: str
     why: str
 
+    def half(self) -> "CacheSize":
+        """For where llama.cpp has no room for this one after all."""
+        return self._replace(n_ctx=max(MIN_CELLS, self.n_ctx // 2 // STEP * STEP), why=f"half of: {self.why}")
+
 
 def without_gpu(wish: CacheWish, n_ctx_train: int) -> CacheSize:
     """Main memory is not asked: it is shared with all the machine does."""
@@ -53,10 +59,15 @@ def without_gpu(wish: CacheWish, n_ctx_train: int) -> CacheSize:
 
 
 def on_gpus(wish: CacheWish, shape: CacheShape, n_ctx_train: int, free: list[int]) -> CacheSize:
-    """`free`: bytes of each GPU, with the model in it. Quantised only where not even one sequence fits otherwise."""
+    """`free`: bytes of each GPU, with the model in it. Quantised only where what was set, or one long sequence, does
+    not fit otherwise."""
     longest = wish.max_model_len or min(n_ctx_train, DEFAULT_MAX_CTX)
     types = _types(wish, "f16")
-    if wish.can_quantise and max_cells(wish, shape, types, free) < (wish.n_ctx or longest):
+    if (
+        wish.can_quantise
+        and shape.head_size % BLOCK == 0
+        and max_cells(wish, shape, types, free) < (wish.n_ctx or longest)
+    ):
         types = _types(wish, "q8_0")
     fitting = max_cells(wish, shape, types, free)
     if wish.n_ctx:

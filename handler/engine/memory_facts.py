@@ -1,6 +1,7 @@
 """What llama.cpp knows of memory: how much is free on its GPUs, and what a model puts into its cache."""
 
 import ctypes
+import math
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
@@ -37,7 +38,7 @@ def cache_shape(model: Any) -> CacheShape:
     width = llama.llama_model_n_embd(model) // max(1, llama.llama_model_n_head(model))
     lengths = (_metadata(model, f"{architecture}.attention.{name}_length") for name in ("key", "value"))
     key, value = (int(length) if length else width for length in lengths)
-    return CacheShape(llama.llama_model_n_layer(model), num_heads * key, num_heads * value)
+    return CacheShape(llama.llama_model_n_layer(model), num_heads * key, num_heads * value, math.gcd(key, value))
 
 
 def _metadata(model: Any, key: str) -> str:

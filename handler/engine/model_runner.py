@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
-from handler.engine.cache_size import GIB, CacheSize, CacheWish, on_gpus, without_gpu
+from handler.engine.cache_size import GIB, MIN_CELLS, CacheSize, CacheWish, on_gpus, without_gpu
 from handler.engine.llama_log import LlamaLog
 from handler.engine.memory_facts import cache_shape, free_gpu_bytes
 from handler.engine.sampler import Pointer, SamplerChain
@@ -111,7 +111,7 @@ class ModelRunner:
             raise ConfigError(
                 f"MAX_MODEL_LEN has value {config.max_model_len}: this model was made for {self.n_ctx_train} at most."
             )
-        self._context = _make_context(self._model, config, choose_cache_size(self._model, config, self.n_ctx_train))
+        self._context = _open_context(self._model, config, self.n_ctx_train)
         self.load_time.lap("context")
         self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full)
         self._is_on_gpu = config.n_gpu_layers != 0 and supports_gpu()
@@ -349,7 +349,24 @@ def _wish(config: RunnerConfig) -> CacheWish:
     )
 
 
-def _make_context(model: Pointer, config: RunnerConfig, size: CacheSize) -> Pointer:
+def _open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Pointer:
+    """A size that was chosen and not set may be too large: the estimate does not know all models' needs."""
+    size = choose_cache_size(model, config, n_ctx_train)
+    while True:
+        if context := llama.llama_init_from_model(model, _context_params(config, size)):
+            return context
+        refusal = (
+            f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
+            f"{_llama_log.last_error or 'it does not say why'}."
+        )
+        if config.n_ctx or size.n_ctx <= MIN_CELLS:
+            llama.llama_model_free(model)
+            raise ModelError(f"{refusal} Set a smaller N_CTX, or CACHE_TYPE_K and CACHE_TYPE_V.")
+        log.warning("%s Half of it is tried.", refusal)
+        size = size.half()
+
+
+def _context_params(config: RunnerConfig, size: CacheSize) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = size.n_ctx
     params.n_batch = config.n_batch
@@ -361,11 +378,4 @@ def _make_context(model: Pointer, config: RunnerConfig, size: CacheSize) -> Poin
     params.swa_full = config.swa_full
     params.type_k, params.type_v = KV_TYPES[size.type_k], KV_TYPES[size.type_v]
     params.kv_unified = True
-    context = llama.llama_init_from_model(model, params)
-    if not context:
-        llama.llama_model_free(model)
-        raise ModelError(
-            f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
-            f"{_llama_log.last_error or 'it does not say why'}. Set a smaller N_CTX, or CACHE_TYPE_K and CACHE_TYPE_V."
-        )
-    return context
+    return params

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import llama_cpp.llama_cpp as llama
 import pytest
 from tiny_models import HEAD, KV_HEADS, write_tiny_model
 
@@ -13,7 +14,7 @@ from handler.engine.memory_facts import cache_shape
 from handler.engine.model_runner import ModelRunner, RunnerConfig
 from handler.errors import ModelError
 
-SEVEN_B = CacheShape(28, 512, 512)  # 56 KiB a token as f16
+SEVEN_B = CacheShape(28, 512, 512, 128)  # 56 KiB a token as f16
 WISH = CacheWish(0, "auto", "auto", num_slots=32, max_model_len=0, n_ubatch=512, can_quantise=True)
 CONFIG = RunnerConfig(
     n_ctx=0,
@@ -59,6 +60,7 @@ def test_quantised_where_one_sequence_would_not_fit() -> None:
     assert on_gpus(WISH, SEVEN_B, 32768, tight)[1:3] == ("q8_0", "q8_0")
     assert on_gpus(WISH, SEVEN_B, 8192, tight)[1:3] == ("f16", "f16")
     assert on_gpus(WISH._replace(can_quantise=False), SEVEN_B, 32768, tight)[1:3] == ("f16", "f16")
+    assert on_gpus(WISH, SEVEN_B._replace(head_size=80), 32768, tight)[1:3] == ("f16", "f16")
     assert on_gpus(WISH._replace(type_v="q4_0"), SEVEN_B, 8192, tight)[1:3] == ("f16", "q4_0")
 
 
@@ -92,6 +94,19 @@ def test_a_cache_that_llama_refuses(cache_type: str, tmp_path: Path) -> None:
         ModelRunner(path, replace(CONFIG, flash_attn="off", type_v=cache_type))
 
 
+def test_a_choice_that_llama_refuses_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it fits; a size that was set is not changed."""
+    make = llama.llama_init_from_model
+    monkeypatch.setattr(llama, "llama_init_from_model", lambda model, p: p.n_ctx <= 1024 and make(model, p))
+    monkeypatch.setattr(model_runner, "free_gpu_bytes", lambda: [2 * GIB])
+    path = write_tiny_model(tmp_path / "m.gguf", "llama")
+    runner = ModelRunner(path, CONFIG)
+    assert runner.num_cells == 1024
+    runner.close()
+    with pytest.raises(ModelError, match="2048 tokens as f16/f16"):
+        ModelRunner(path, replace(CONFIG, n_ctx=2048))
+
+
 def test_the_shape_of_a_model(tmp_path: Path) -> None:
     """Read from what llama.cpp has loaded."""
     shapes: list[CacheShape] = []
@@ -99,7 +114,7 @@ def test_the_shape_of_a_model(tmp_path: Path) -> None:
     runner = ModelRunner(path, CONFIG)
     shapes.append(cache_shape(runner._model))
     runner.close()
-    assert shapes == [CacheShape(2, KV_HEADS * HEAD, KV_HEADS * HEAD)]
+    assert shapes == [CacheShape(2, KV_HEADS * HEAD, KV_HEADS * HEAD, HEAD)]
 
 
 def test_the_choice_uses_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def measure(load: Load, prompt_tokens: int, tokens: int, concurrencies: list[int
         "-ngl": 999,
         "-npp": prompt_tokens,
         "-ntg": tokens,
-        "-npl": ",".join(map(str, concurrencies)),
+        "-npl": ",".join(map(str, [*concurrencies, 1])),  # its last line may get lost when it ends
         "--output-format": "jsonl",
     }
     arguments = [program("llama-batched-bench", load.folder), "-kvu"]
@@ -35,4 +35,4 @@ def measure(load: Load, prompt_tokens: int, tokens: int, concurrencies: list[int
     output = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
     lines = (output.stdout + output.stderr).splitlines()
     rows = [json.loads(line[line.index("{") :]) for line in lines if '"speed_tg"' in line]
-    return {row["pl"]: Ceiling(row["pl"] * row["tg"] / row["t"], row["speed_tg"]) for row in rows}
+    return {row["pl"]: Ceiling(row["pl"] * row["tg"] / row["t"], row["speed_tg"]) for row in reversed(rows)}

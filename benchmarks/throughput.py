@@ -141,12 +141,13 @@ def measure_ceiling(load: Load, shape: Shape, concurrencies: list[int], repeat: 
     except NotHereError as error:
         sys.stdout.write(f"no ceiling: {error}\n")
         return {}
-    return {number: max(run[number] for run in runs) for number in runs[0]}
+    return {number: max(run[number] for run in runs if number in run) for run in runs for number in run}
 
 
 async def measure(args: argparse.Namespace, load: Load, shape: Shape) -> list[Row]:
     rows: list[Row] = []
-    ceilings = measure_ceiling(load, shape, args.concurrency, args.repeat) if "chats" in args.workloads else {}
+    wanted = "chats" in args.workloads and LLAMA_SERVER in args.servers
+    ceilings = measure_ceiling(load, shape, args.concurrency, args.repeat) if wanted else {}
     with ExitStack() as stack:
         bench = Bench(list(start(args.servers, load, stack)), shape, args.repeat)
         await bench.warm_up()

@@ -27,7 +27,7 @@ fix: $(SETUP)  ## Format, and repair what the linter can.
 	$(BIN)/ruff format
 
 bench: model  ## Tokens/s beside llama-server and what llama.cpp itself can compute, on this machine; under ten minutes.
-	@benchmarks/peers.sh
+	-@benchmarks/peers.sh
 	@$(BIN)/python benchmarks/throughput.py --tokens 64 $(ARGS)
 
 model: $(SETUP)  ## Fetch the demo model, once per machine.

@@ -9,6 +9,10 @@ if [ -x "$folder/llama-server" ] && [ -x "$folder/llama-batched-bench" ]; then
     exit
 fi
 
+for tool in cmake ninja c++; do
+    command -v $tool >/dev/null || { echo "peers: $tool is needed to compile llama.cpp's programs" >&2 && exit 1; }
+done
+
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 sed -n '/^llama-cpp-python==/,/[^\\]$/p' requirements/worker.txt >"$temporary/pin.txt"
@@ -18,7 +22,6 @@ echo "peers: fetching llama.cpp's sources"
 tar xzf "$temporary"/llama_cpp_python-*.tar.gz -C "$temporary" --strip-components 1
 
 echo "peers: compiling llama-server and llama-batched-bench, once"
-PATH=$PATH:$PWD/.venv/bin
 options=(
     -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF

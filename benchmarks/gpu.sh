@@ -33,7 +33,7 @@ if part chunks "this worker with other chunks of prompts beside running answers:
     for chunk in 128 256 512 2048; do
         echo "PREFILL_CHUNK=$chunk"
         PREFILL_CHUNK=$chunk "${throughput[@]}" --servers "this worker" --workloads chats,long --concurrency 32 \
-            --n-ctx 32768 --json "$out/chunk-$chunk.json"
+            --n-ctx 32768
     done
 fi
 if part mixed "a shared system prompt, conversations of three turns, a long prompt among running chats"; then

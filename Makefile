@@ -29,8 +29,9 @@ fix: $(SETUP)  ## Format, and repair what the linter can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(SETUP)  ## What a stream through RunPod costs, beside a handler that posts every token.
-	@$(BIN)/python benchmarks/runpod_stream.py $(ARGS)
+bench: model  ## Tokens/s beside llama-server and what llama.cpp itself can compute, on this machine; under ten minutes.
+	-@benchmarks/peers.sh
+	@$(BIN)/python benchmarks/throughput.py --tokens 64 $(ARGS)
 
 model: $(SETUP)  ## Fetch the demo model, once per machine.
 	@$(BIN)/python -m handler fetch

@@ -43,6 +43,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         "sampler_threads": "Sampling threads",
         "flash_attn": "Flash attention",
         "swa_full": "Whole cache for sliding windows",
+        "cache_type_k": "Type of cached keys",
+        "cache_type_v": "Type of cached values",
+        "split_mode": "Split over GPUs",
+        "main_gpu": "Main GPU",
+        "tensor_split": "Shares of the GPUs",
     },
     "RunPod jobs": {
         "max_concurrency": "Jobs at once",

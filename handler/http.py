@@ -2,6 +2,7 @@
 
     /ping      204 while the model loads, 200 when it answers, 503 when it cannot any more; RunPod asks it
     /health    the same as JSON, with what the engine holds
+    /metrics   its counters and the times of its steps, for Prometheus
     /v1/...    the API; behind a bearer key if one is set
 
 A client that hangs up frees its slot, streaming or not.
@@ -20,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from handler import metrics
 from handler.api.answers import Answer
 from handler.api.routes import Method
 from handler.api.stream import EventStream
@@ -56,6 +58,7 @@ class HttpEdge:
             routes=[
                 Route("/ping", self.ping),
                 Route("/health", self.health),
+                Route("/metrics", self.metrics),
                 Route("/{route:path}", self.call, methods=METHODS),
             ]
         )
@@ -73,6 +76,11 @@ class HttpEdge:
             return JSONResponse({"status": "unhealthy"}, HTTPStatus.SERVICE_UNAVAILABLE)
         limits = {"max_num_seqs": engine.limits.max_num_seqs, "num_cells": engine.runner.num_cells}
         return JSONResponse({"status": "ok", **limits, **engine.stats._asdict()})
+
+    async def metrics(self, _request: Request) -> Response:
+        if self.worker is None:
+            return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        return Response(metrics.render(self.worker.engine), media_type=metrics.CONTENT_TYPE)
 
     async def call(self, request: Request) -> Response:
         try:

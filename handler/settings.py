@@ -22,6 +22,8 @@ def _split_commas(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Shares = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
+CacheType = Literal["auto", "f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 # What worker-vllm, llama-server and other llama.cpp workers call the same things.
 ALIASES = {
@@ -36,6 +38,11 @@ ALIASES = {
     "n_threads": ("LLAMA_ARG_THREADS",),
     "flash_attn": ("LLAMA_ARG_FLASH_ATTN",),
     "swa_full": ("LLAMA_ARG_SWA_FULL",),
+    "cache_type_k": ("LLAMA_ARG_CACHE_TYPE_K",),
+    "cache_type_v": ("LLAMA_ARG_CACHE_TYPE_V",),
+    "split_mode": ("LLAMA_ARG_SPLIT_MODE",),
+    "main_gpu": ("LLAMA_ARG_MAIN_GPU",),
+    "tensor_split": ("LLAMA_ARG_TENSOR_SPLIT",),
     "host": ("LLAMA_ARG_HOST",),
     "port": ("LLAMA_ARG_PORT",),
     "api_key": ("LLAMA_API_KEY",),
@@ -67,7 +74,8 @@ class Settings(BaseModel):
         0,
         ge=0,
         description="Tokens the KV cache holds for all sequences. "
-        "0: the model's training context, at most 32768, or MAX_MODEL_LEN if that is more.",
+        "0: on a GPU, 8192 for each of MAX_NUM_SEQS as far as they fit; else the model's training context, at most "
+        "32768, or MAX_MODEL_LEN if that is more.",
     )
     max_model_len: int = Field(
         0, ge=0, description="Tokens of one sequence, prompt and answer, at most. 0: as many as model and cache allow."
@@ -87,6 +95,20 @@ class Settings(BaseModel):
     flash_attn: Literal["auto", "on", "off"] = Field("auto", description="llama.cpp's flash attention.")
     swa_full: bool = Field(
         True, description="Keep the whole cache of sliding-window models, so that prefixes can be reused."
+    )
+
+    cache_type_k: CacheType = Field(
+        "auto",
+        description="Numbers of the KV cache's keys. "
+        "auto: f16, or q8_0 where N_CTX, or one long sequence, would not fit the GPU otherwise.",
+    )
+    cache_type_v: CacheType = Field("auto", description="The same of its values; quantised ones need FLASH_ATTN.")
+    split_mode: Literal["none", "layer", "row", "tensor"] = Field(
+        "layer", description="How several GPUs share a model."
+    )
+    main_gpu: int = Field(0, ge=0, description="The GPU that has all of it where SPLIT_MODE is none.")
+    tensor_split: Shares = Field(
+        (), description="Each GPU's share, as numbers separated by commas. Empty: by their free memory."
     )
 
     serve: bool = Field(

@@ -1,5 +1,6 @@
 """A worker in one piece: the API in front of the engine in front of a loaded model. Imports openai."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +12,8 @@ from handler.api.served import ServedNames
 from handler.chat.template import ChatTemplate, model_template
 from handler.engine.engine import Engine
 from handler.engine.model_runner import ModelRunner, supports_gpu
-from handler.engine.scheduler import Limits
 from handler.errors import ConfigError, ModelError
-from handler.loading import max_batch_tokens, max_prompt_tokens
+from handler.loading import limits
 from handler.settings import Settings
 
 DEMO_NAMES = ("llama", "demo", "qwen2.5-coder-0.5b-instruct")
@@ -27,14 +27,9 @@ class Worker(NamedTuple):
 def start_worker(settings: Settings, runner: ModelRunner) -> Worker:
     """Raises ConfigError for a chat template that was set and is broken."""
     template = chat_template(settings, runner)
-    on_gpu = supports_gpu()
-    limits = Limits(
-        max_num_seqs=settings.max_num_seqs,
-        max_batch_tokens=max_batch_tokens(settings, on_gpu=on_gpu),
-        max_prompt_tokens=max_prompt_tokens(settings, on_gpu=on_gpu),
-    )
-    engine = Engine(runner, limits, max_queue=settings.max_queue)
+    engine = Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=settings.max_queue)
     names = ServedNames(served_names(settings))
+    gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
     return Worker(Api(ChatCompletions(engine, template, names), Completions(engine, names), names), engine)
 
 

@@ -70,7 +70,7 @@ class ChatChunks:
     def __init__(self, identity: Identity, request: ChatCompletionRequest) -> None:
         self._identity = identity
         self._include_usage = request.include_usage
-        self._begun: set[int] = set()
+        self._moulds: dict[int, sse.Mould] = {}  # of each choice that has begun
         self._usages: dict[int, SequenceUsage] = {}
 
     def events(self, outputs: Outputs) -> str:
@@ -86,22 +86,24 @@ class ChatChunks:
 
     def _choice_events(self, index: int, output: SequenceOutput) -> str:
         events = ""
-        if index not in self._begun:
-            self._begun.add(index)
-            events += self._delta(index, ChoiceDelta(role="assistant", content=""))
-        if output.text or output.logprobs:
-            events += self._delta(index, ChoiceDelta(content=output.text), output.logprobs)
+        if index not in self._moulds:
+            self._moulds[index] = sse.Mould(lambda text: self._delta(index, ChoiceDelta(content=text)))
+            events += sse.encode(self._delta(index, ChoiceDelta(role="assistant", content="")))
+        if output.logprobs:
+            events += sse.encode(self._delta(index, ChoiceDelta(content=output.text), output.logprobs))
+        elif output.text:
+            events += self._moulds[index].encode(output.text)
         if output.usage is not None:
             self._usages[index] = output.usage
             finish = ChunkChoice(index=index, delta=ChoiceDelta(), finish_reason=finish_reason(output.finish_reason))
             events += sse.encode(self._chunk([finish]))
         return events
 
-    def _delta(self, index: int, delta: ChoiceDelta, logprobs: tuple[TokenLogprob, ...] = ()) -> str:
+    def _delta(self, index: int, delta: ChoiceDelta, logprobs: tuple[TokenLogprob, ...] = ()) -> ChatCompletionChunk:
         choice = ChunkChoice(index=index, delta=delta, finish_reason=None)
         if logprobs:
             choice.logprobs = ChunkLogprobs(content=_tokens(logprobs), refusal=None)
-        return sse.encode(self._chunk([choice]))
+        return self._chunk([choice])
 
     def _chunk(self, choices: list[ChunkChoice]) -> ChatCompletionChunk:
         return ChatCompletionChunk(**self._identity._asdict(), object="chat.completion.chunk", choices=choices)

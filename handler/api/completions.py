@@ -1,6 +1,7 @@
 """POST /v1/completions: prompts in, their continuations or the chunks of them out."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 from openai.types import Completion, CompletionChoice, CompletionUsage
@@ -59,6 +60,7 @@ class CompletionChunks:
         self._n = request.n
         self._include_usage = request.include_usage
         self._echoes = dict(enumerate(echoes))
+        self._moulds: dict[int, sse.Mould] = {}  # of each choice whose text has begun
         self._num_chars = dict.fromkeys(self._echoes, 0)  # of each choice's text so far
         self._usages: dict[int, SequenceUsage] = {}
 
@@ -70,11 +72,7 @@ class CompletionChunks:
 
     def events(self, outputs: Outputs) -> str:
         """One chunk a choice with what is new, then, if it finished, one that says so and has no text."""
-        return "".join(
-            sse.encode(self._completion([choice]))
-            for index, output in outputs.items()
-            for choice in _text_then_finish(self._choice(index, output))
-        )
+        return "".join(self._choice_events(index, output) for index, output in outputs.items())
 
     def end(self) -> str:
         if not self._include_usage:
@@ -82,6 +80,19 @@ class CompletionChunks:
         chunk = self._completion([])
         chunk.usage = self._usage()
         return sse.encode(chunk) + sse.DONE
+
+    def _choice_events(self, index: int, output: SequenceOutput) -> str:
+        mould = self._moulds.get(index)
+        if mould is not None and output.finish_reason is None and not output.logprobs:
+            self._num_chars[index] += len(output.text)
+            return mould.encode(output.text)
+        if mould is None:
+            self._moulds[index] = sse.Mould(partial(self._text, index))
+        choices = _text_then_finish(self._choice(index, output))
+        return "".join(sse.encode(self._completion([choice])) for choice in choices)
+
+    def _text(self, index: int, text: str) -> CompletionChunk:
+        return self._completion([ChunkChoice(index=index, text=text, logprobs=None, finish_reason=None)])
 
     def _choice(self, index: int, output: SequenceOutput) -> ChunkChoice:
         if output.usage is not None:

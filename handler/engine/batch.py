@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from handler.engine.kv_cache import Slot
 from handler.engine.sequence import Sequence
 
 
@@ -12,6 +13,11 @@ class ScheduledSequence:
     sequence: Sequence
     start: int
     num_tokens: int
+
+    @property
+    def slot(self) -> Slot:
+        assert self.sequence.slot is not None, "it is running"
+        return self.sequence.slot
 
     @property
     def token_ids(self) -> list[int]:
@@ -28,15 +34,20 @@ class Batch:
     """Sequences in the order they lie in the batch; each sequence at most once."""
 
     items: list[ScheduledSequence] = field(default_factory=list)
+    num_tokens: int = field(init=False)
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(item.num_tokens for item in self.items)
+    def __post_init__(self) -> None:
+        self.num_tokens = sum(item.num_tokens for item in self.items)
 
     @property
     def sampling(self) -> list[ScheduledSequence]:
         """The items that get a token, in the order their tokens come back."""
         return [item for item in self.items if item.catches_up]
 
+    def add(self, item: ScheduledSequence) -> None:
+        self.items.append(item)
+        self.num_tokens += item.num_tokens
+
     def remove(self, sequence: Sequence) -> None:
         self.items = [item for item in self.items if item.sequence is not sequence]
+        self.__post_init__()

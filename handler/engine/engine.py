@@ -28,6 +28,7 @@ from handler.engine.sequence import (
     SequenceStatus,
     Vocabulary,
 )
+from handler.engine.step_times import StepTimes
 from handler.errors import (
     CacheFullError,
     ContextLengthError,
@@ -41,6 +42,7 @@ from handler.errors import (
 log = logging.getLogger(__name__)
 
 Prompt = str | list[int]  # text or token ids
+Mail = defaultdict[asyncio.AbstractEventLoop, list[tuple[Generation, Sequence, SequenceOutput]]]
 
 NOTHING_NEW = SequenceOutput()  # held back, or a control token: not worth waking a reader
 MAX_FAILURES = 3  # failed steps in a row that make the engine unhealthy
@@ -52,6 +54,7 @@ class Runner(Protocol):
     num_slots: int
     num_cells: int
     max_model_len: int  # tokens of one sequence, prompt and answer
+    times: StepTimes  # written by `run` too
 
     @property
     def memory(self) -> Memory: ...
@@ -63,8 +66,11 @@ class Runner(Protocol):
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler: ...
 
-    def run(self, batch: Batch) -> list[SampledToken]:
-        """Compute the batch; a token for each item of `batch.sampling`. Raises DecodeError."""
+    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
+        """Compute the batch; a token for each item of `batch.sampling`. Raises DecodeError.
+
+        Calls `meanwhile` when that costs least: while the device computes, or before, where this thread is the device.
+        """
         ...
 
     def close(self) -> None: ...
@@ -99,6 +105,7 @@ class Engine:
         self._scheduler = Scheduler(cache, limits)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._generations: dict[Sequence, Generation] = {}
+        self._mail: Mail = defaultdict(list)
         self._num_open = 0  # sequences accepted and not over
         self._lock = threading.Lock()  # over the count of open sequences, and between the last command and the stop
         self._makers = ThreadPoolExecutor(thread_name_prefix="tokenizer")
@@ -225,15 +232,21 @@ class Engine:
 
     def _step(self) -> None:
         if self._scheduler.has_work:
+            times = self.runner.times
+            times.begin()
             batch = self._scheduler.schedule()
-            self._deliver(self._compute(batch))
+            times.lap("schedule")
+            outputs = self._compute(batch)
+            self._deliver(outputs)
+            times.lap("postprocess")
         else:
+            self._send()  # those who would have had a next step were aborted
             self._scheduler.cache.check_integrity()
         self.stats = self._snapshot()
 
     def _compute(self, batch: Batch) -> Outputs:
         try:
-            sampled = self.runner.run(batch)
+            sampled = self.runner.run(batch, self._send)
         except CacheFullError:
             return self._scheduler.relieve_pressure()
         except DecodeError as error:
@@ -252,19 +265,29 @@ class Engine:
         return self._scheduler.fail(failed, EngineError("The model failed to compute this request."))
 
     def _deliver(self, outputs: Outputs) -> None:
-        mail: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Sequence, SequenceOutput]]] = defaultdict(list)
+        """Put outputs into the mail, which goes with the next step: waking an event loop gives the GIL away, and the
+        device would wait until its thread gives it back. Without a next step it goes at once."""
+        self._send()
         for sequence, output in outputs:
             generation = self._generations[sequence]
             if output != NOTHING_NEW:
-                mail[generation.loop].append((generation, sequence, output))
+                self._mail[generation.loop].append((generation, sequence, output))
             if sequence.is_finished:
                 self._forget(sequence)
+        if not self._scheduler.has_work:
+            self._send()
+
+    def _send(self) -> None:
+        """With one call for each loop."""
+        mail, self._mail = self._mail, defaultdict(list)
         for loop, letters in mail.items():
             try:
                 loop.call_soon_threadsafe(_put_all, letters)
             except RuntimeError:  # the loop is closed: nobody reads
                 for generation in {letter[0] for letter in letters}:
-                    self._abort(generation)
+                    self._request_abort(generation)
+        if mail:
+            self.runner.times.lap("deliver")
 
     def _add(self, generation: Generation) -> None:
         for sequence in generation.sequences:
@@ -301,6 +324,7 @@ class Engine:
             sequence.status = SequenceStatus.FINISHED
         ended = SequenceOutput(finish_reason=FinishReason.ERROR, error=error)
         self._deliver([(sequence, ended) for sequence in self._generations])
+        self._send()  # though the scheduler may believe that there is work
 
     def _snapshot(self) -> Stats:
         scheduler, cache = self._scheduler, self._scheduler.cache

@@ -6,7 +6,8 @@ Its calls release the GIL.
 
 import ctypes
 import functools
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,29 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
+from handler.engine.cache_size import GIB, MIN_CELLS, CacheSize, CacheWish, on_gpus, without_gpu
 from handler.engine.llama_log import LlamaLog
+from handler.engine.memory_facts import cache_shape, free_gpu_bytes
 from handler.engine.sampler import Pointer, SamplerChain
+from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
+from handler.engine.step_times import StepTimes
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
 from handler.timing import Stopwatch
 
-DEFAULT_MAX_CTX = 32768
+log = logging.getLogger(__name__)
+
 FLASH_ATTN = {
     "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+SPLIT_MODES = {
+    "none": llama.LLAMA_SPLIT_MODE_NONE,
+    "layer": llama.LLAMA_SPLIT_MODE_LAYER,
+    "row": llama.LLAMA_SPLIT_MODE_ROW,
+    "tensor": llama.LLAMA_SPLIT_MODE_TENSOR,
 }
 KV_TYPES = {
     "f32": llama.GGML_TYPE_F32,
@@ -47,7 +59,7 @@ _log_callback = llama.llama_log_callback(_llama_log)  # llama.cpp keeps no refer
 class RunnerConfig:
     """llama.cpp's own parameters, under its names, and the number of slots and sampling threads."""
 
-    n_ctx: int  # cells of the KV cache; 0: the model's training context, at most DEFAULT_MAX_CTX or max_model_len
+    n_ctx: int  # cells of the KV cache; 0: chosen in cache_size.py
     n_batch: int
     n_ubatch: int
     n_gpu_layers: int
@@ -57,8 +69,11 @@ class RunnerConfig:
     num_slots: int
     sampler_threads: int
     max_model_len: int = 0  # tokens of one sequence; 0: as many as model and cache allow
-    type_k: str = "f16"
-    type_v: str = "f16"  # a quantised one needs flash attention
+    type_k: str = "auto"  # f16, quantised where that does not fit
+    type_v: str = "auto"
+    split_mode: str = "layer"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()  # proportions of the GPUs; empty: by their free memory
 
 
 @functools.cache
@@ -83,6 +98,7 @@ def supports_gpu() -> bool:
 class ModelRunner:
     def __init__(self, path: Path, config: RunnerConfig) -> None:
         """Load the model and warm it up. Takes seconds to minutes; raises ModelError."""
+        self.times = StepTimes()
         self.load_time = Stopwatch()
         _start_llama()
         self.load_time.lap("devices")
@@ -95,15 +111,15 @@ class ModelRunner:
             raise ConfigError(
                 f"MAX_MODEL_LEN has value {config.max_model_len}: this model was made for {self.n_ctx_train} at most."
             )
-        self._context = _make_context(self._model, config, self.n_ctx_train)
+        self._context = _open_context(self._model, config, self.n_ctx_train)
         self.load_time.lap("context")
         self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full)
+        self._is_on_gpu = config.n_gpu_layers != 0 and supports_gpu()
         self.num_slots = config.num_slots
         self.num_cells: int = llama.llama_n_ctx(self._context)
         self.max_model_len = config.max_model_len or min(self.num_cells, self.n_ctx_train)
         self._batch = BatchBuffer(config.n_batch)
-        self._pool = ThreadPoolExecutor(config.sampler_threads, thread_name_prefix="sampler")
-        self._num_sampler_threads = config.sampler_threads
+        self._sampling = StepSampler(self._context, self.vocabulary, config.sampler_threads)
         self._warm_up()
         self.load_time.lap("warm-up")
 
@@ -126,16 +142,25 @@ class ModelRunner:
             max_tokens=self.max_model_len,
         )
 
-    def run(self, batch: Batch) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
         rows = self._batch.fill(batch)
+        self.times.lap("fill")
+        if not self._is_on_gpu:
+            meanwhile()
         self._decode()
-        samplers = [item.sequence.sampler for item in batch.sampling]
-        llama.llama_synchronize(self._context)  # the samplers' threads must find it done
-        return self._sample(list(zip(samplers, rows, strict=True)))
+        self.times.lap("decode")
+        if self._is_on_gpu:  # which has only begun
+            meanwhile()
+        samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
+        llama.llama_synchronize(self._context)
+        self.times.lap("wait")
+        sampled = self._sampling.sample(samplers, rows)
+        self.times.lap("sample")
+        return sampled
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._sampling.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
 
@@ -145,17 +170,6 @@ class ModelRunner:
             raise CacheFullError("No place in the KV cache for this batch.")
         if code != 0:
             raise DecodeError(f"llama_decode returned {code}.")
-
-    def _sample(self, work: list[tuple[Any, int]]) -> list[SampledToken]:
-        """Sampling takes a good part of a step if done one by one: a share of the rows for each thread."""
-        share = -(-len(work) // self._num_sampler_threads) or 1
-        shares = [work[start : start + share] for start in range(0, len(work), share)]
-        others = [self._pool.submit(self._sample_share, share) for share in shares[1:]]
-        tokens = self._sample_share(shares[0]) if shares else []
-        return tokens + [token for other in others for token in other.result()]
-
-    def _sample_share(self, work: list[tuple[SamplerChain, int]]) -> list[SampledToken]:
-        return [sampler.sample(self._context, row) for sampler, row in work]
 
     def _warm_up(self) -> None:
         """One token through the model, so that the first request does not wait for pages and kernels."""
@@ -259,18 +273,20 @@ class BatchBuffer:
 
     def fill(self, batch: Batch) -> list[int]:
         """Returns the rows whose logits are wanted, in batch order."""
-        end, rows = 0, []
-        self._logits[: batch.num_tokens] = 0
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        rows: list[int] = []
         for item in batch.items:
-            start, end = end, end + item.num_tokens
-            assert item.sequence.slot is not None
-            self._token[start:end] = item.token_ids
-            self._pos[start:end] = np.arange(item.start, item.start + item.num_tokens)
-            self._seq_id[start:end] = item.sequence.slot.seq_id
+            tokens += item.token_ids
+            positions += range(item.start, item.start + item.num_tokens)
+            slots += [item.slot.seq_id] * item.num_tokens
             if item.catches_up:
-                self._logits[end - 1] = 1
-                rows.append(end - 1)
-        self.struct.n_tokens = end
+                rows.append(len(tokens) - 1)
+        end = self.struct.n_tokens = len(tokens)
+        self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
+        self._logits[:end] = 0
+        self._logits[rows] = 1
         return rows
 
     def fill_token(self, token_id: int) -> None:
@@ -286,15 +302,73 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Pointer:
 def _load_model(path: Path, config: RunnerConfig) -> Pointer:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = config.n_gpu_layers
+    params.split_mode = SPLIT_MODES[config.split_mode]
+    params.main_gpu = config.main_gpu
+    if config.tensor_split:
+        shares = config.tensor_split + (0.0,) * (llama.llama_max_devices() - len(config.tensor_split))
+        params.tensor_split = (ctypes.c_float * len(shares))(*shares)  # which params keep alive
+    free = free_gpu_bytes()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise ModelError(f"llama.cpp cannot load {path}: {_llama_log.last_error or 'it does not say why'}")
+        raise ModelError(
+            f"llama.cpp cannot load {path}: {_llama_log.last_error or 'it does not say why'}" + _room(path, free)
+        )
     return model
 
 
-def _make_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Pointer:
+def _room(path: Path, free: list[int]) -> str:
+    """Where the GPUs are smaller than the file, that is most likely why."""
+    size = path.stat().st_size if path.exists() else 0
+    if not free or size < sum(free):
+        return ""
+    return (
+        f" (the file has {size / GIB:.1f} GiB, and {sum(free) / GIB:.1f} GiB are free on the GPU: "
+        "choose a smaller quantisation, a larger GPU, or fewer N_GPU_LAYERS)"
+    )
+
+
+def choose_cache_size(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> CacheSize:
+    wish = _wish(config)
+    free = free_gpu_bytes() if config.n_gpu_layers < 0 else []  # else a part of the cache lies in main memory
+    if config.split_mode == "none":
+        free = free[config.main_gpu :][:1]
+    size = on_gpus(wish, cache_shape(model), n_ctx_train, free) if free else without_gpu(wish, n_ctx_train)
+    log.info("cache of %d tokens, %s/%s: %s", *size)
+    return size
+
+
+def _wish(config: RunnerConfig) -> CacheWish:
+    return CacheWish(
+        n_ctx=config.n_ctx,
+        type_k=config.type_k,
+        type_v=config.type_v,
+        num_slots=config.num_slots,
+        max_model_len=config.max_model_len,
+        n_ubatch=config.n_ubatch,
+        can_quantise=config.flash_attn != "off",
+    )
+
+
+def _open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Pointer:
+    """A size that was chosen and not set may be too large: the estimate does not know all models' needs."""
+    size = choose_cache_size(model, config, n_ctx_train)
+    while True:
+        if context := llama.llama_init_from_model(model, _context_params(config, size)):
+            return context
+        refusal = (
+            f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
+            f"{_llama_log.last_error or 'it does not say why'}."
+        )
+        if config.n_ctx or size.n_ctx <= MIN_CELLS:
+            llama.llama_model_free(model)
+            raise ModelError(f"{refusal} Set a smaller N_CTX, or CACHE_TYPE_K and CACHE_TYPE_V.")
+        log.warning("%s Half of it is tried.", refusal)
+        size = size.half()
+
+
+def _context_params(config: RunnerConfig, size: CacheSize) -> Any:
     params = llama.llama_context_default_params()
-    params.n_ctx = config.n_ctx or min(n_ctx_train, max(DEFAULT_MAX_CTX, config.max_model_len))
+    params.n_ctx = size.n_ctx
     params.n_batch = config.n_batch
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
     params.n_seq_max = config.num_slots
@@ -302,10 +376,6 @@ def _make_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Poi
     params.n_threads = params.n_threads_batch = config.n_threads
     params.flash_attn_type = FLASH_ATTN[config.flash_attn]
     params.swa_full = config.swa_full
-    params.type_k, params.type_v = KV_TYPES[config.type_k], KV_TYPES[config.type_v]
+    params.type_k, params.type_v = KV_TYPES[size.type_k], KV_TYPES[size.type_v]
     params.kv_unified = True
-    context = llama.llama_init_from_model(model, params)
-    if not context:
-        llama.llama_model_free(model)
-        raise ModelError(f"llama.cpp cannot make a context of {params.n_ctx} tokens: {_llama_log.last_error}")
-    return context
+    return params

@@ -1,6 +1,7 @@
 """One sequence's llama.cpp sampler chain, and the logprobs of what it draws.
 
-The order is llama.cpp's own: biases, penalties, DRY, what narrows the candidates, temperature, the draw.
+The order is llama.cpp's own: biases, penalties, DRY, what narrows the candidates, temperature, the draw. A chain that
+narrows to the k likeliest draws the same from k tokens as from all, if those that it biases or penalises are added.
 """
 
 import ctypes
@@ -14,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.sequence import SampledToken, TokenLogprob, Vocabulary
+from handler.engine.sequence import TokenLogprob, Vocabulary
+from handler.engine.touched import TouchedTokens
+
+# These calls take microseconds, on few candidates: giving the GIL back and waiting for it again would take longer.
+_holding_gil = ctypes.PyDLL(llama._lib._name)
+_apply: Any = _holding_gil.llama_sampler_apply
+_apply.argtypes, _apply.restype = (ctypes.c_void_p, ctypes.c_void_p), None
+_accept_one: Any = _holding_gil.llama_sampler_accept
+_accept_one.argtypes, _accept_one.restype = (ctypes.c_void_p, ctypes.c_int32), None
 
 SEEDS = 2**32 - 1  # the last 32-bit number means "choose one" to llama.cpp
 MIN_KEEP = 1
@@ -35,25 +44,52 @@ class SamplerChain:
         vocabulary: Vocabulary,
         max_tokens: int,
     ) -> None:
-        self._num_logprobs = params.num_logprobs
-        self._vocabulary = vocabulary
+        self.num_logprobs = params.num_logprobs
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         self._finalizer = weakref.finalize(self, llama.llama_sampler_free, self._chain)
+        self._address: int = ctypes.cast(self._chain, ctypes.c_void_p).value or 0
+        self._num_kept = _num_kept(params)
+        biases = _biases(params, vocabulary)
+        self._touched = TouchedTokens(params, prompt_token_ids, [token_id for token_id, _ in biases])
         for part in _parts(params, prompt_token_ids, vocab, vocabulary, max_tokens):
             llama.llama_sampler_chain_add(self._chain, part)
 
-    def sample(self, context: Pointer, row: int) -> SampledToken:
-        """Draw a token from the logits of a batch row, and note it for the penalties of later ones."""
-        token_id = llama.llama_sampler_sample(self._chain, context, row)
-        if self._num_logprobs is None:
-            return SampledToken(token_id)
-        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
-            llama.llama_get_logits_ith(context, row), shape=(self._vocabulary.num_tokens,)
-        )
-        return SampledToken(token_id, token_logprob(logits, token_id, self._num_logprobs, self._vocabulary))
+    @property
+    def num_candidates(self) -> int | None:
+        """How many of the likeliest tokens it needs, beside those in `touched`; None if it needs all."""
+        return None if self._num_kept is None else self._num_kept + len(self._touched.token_ids)
+
+    @property
+    def touched(self) -> npt.NDArray[np.intp]:
+        """Ids of tokens whose logits it changes."""
+        return self._touched.token_ids
+
+    def sample(self, context: Pointer, row: int) -> int:
+        """Draw a token from all logits of a batch row, and note it for the penalties of later ones."""
+        token_id: int = llama.llama_sampler_sample(self._chain, context, row)
+        self._touched.add(token_id)
+        return token_id
+
+    def apply(self, candidates: int) -> None:
+        """Draw from the llama_token_data_array at this address, which says afterwards what was drawn."""
+        _apply(self._address, candidates)
+
+    def accept(self, token_id: int) -> None:
+        """Note a token that was drawn from candidates."""
+        _accept_one(self._address, token_id)
+        self._touched.add(token_id)
 
     def close(self) -> None:
         self._finalizer()
+
+
+def _num_kept(params: SamplingParams) -> int | None:
+    """How many tokens are left once it narrows to the likeliest; None if it weighs all against each other before."""
+    if params.dry_multiplier:  # touches whatever would go on with something said before
+        return None
+    if params.temperature <= 0:
+        return 1
+    return params.top_k if params.top_k > 0 else None
 
 
 def _parts(

@@ -7,6 +7,9 @@ the batch with chunks of what the others have pending.
 Admission is optimistic: room for the prompt and a margin, not for the longest possible answer. When the cache is
 full all the same, the youngest running sequence gives its slot back and waits; its tokens so far become its prompt.
 
+A cached conversation is paid for by everyone who generates: its cells lie among theirs, and each step passes over
+them. When that has cost about as much as computing it anew would, it goes, though there is room.
+
 Equal seeds should give equal text, but what lies in the cache, and where, changes the last bits of the arithmetic. So
 a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache: then it repeats exactly.
 
@@ -33,6 +36,7 @@ class Limits:
     max_num_seqs: int  # sequences that run at the same time
     max_batch_tokens: int  # tokens of one step
     max_prompt_tokens: int  # prompt tokens of a step in which others generate, so that they do not stall
+    max_idle: int | None = None  # tokens that others generate until a finished conversation is forgotten; None: no end
 
 
 class Scheduler:
@@ -54,6 +58,8 @@ class Scheduler:
     def schedule(self) -> Batch:
         """The next batch; never empty while there is work."""
         batch = Batch()
+        if self.limits.max_idle is not None:
+            self.cache.expire(self.limits.max_idle)
         for sequence in [sequence for sequence in self.running if sequence.num_pending_tokens == 1]:
             self._give_tokens(batch, sequence, 1)
         while self._admit_one():
@@ -67,10 +73,9 @@ class Scheduler:
         """Note what was computed; give the sampled tokens, in the order of `batch.sampling`, to their sequences."""
         self._is_under_pressure = False
         sampling = batch.sampling
-        for item in batch.items:
-            assert item.sequence.slot is not None
-            self.cache.append(item.sequence.slot, item.token_ids)
+        self.cache.append((item.slot, item.token_ids) for item in batch.items)
         outputs = [(item.sequence, item.sequence.append(token)) for item, token in zip(sampling, sampled, strict=True)]
+        self.cache.tick(len(outputs))
         for sequence, _ in outputs:
             if sequence.is_finished:
                 self._leave(sequence)
@@ -111,7 +116,7 @@ class Scheduler:
         """
         while num_tokens and sequence.status is SequenceStatus.RUNNING:
             if self.cache.make_room(batch.num_tokens + num_tokens):
-                batch.items.append(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens))
+                batch.add(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens))
                 return
             youngest = self.running[-1]
             batch.remove(youngest)

@@ -31,6 +31,14 @@ def test_any_text_is_one_event(text: str) -> None:
     assert ChatCompletionChunk.model_validate(data).choices[0].delta.content == text
 
 
+@pytest.mark.parametrize("text", ["", 'say "hi" \\ \n', "\u2028\x00\x7f", "Zürich 東京 🦙", "</script>"])
+def test_a_mould_makes_what_encoding_would(text: str) -> None:
+    """Byte for byte, whatever the text."""
+    mould = sse.Mould(lambda text: chunk(ChoiceDelta(content=text)))
+
+    assert mould.encode(text) == sse.encode(chunk(ChoiceDelta(content=text)))
+
+
 def test_unset_fields_stay_out_and_none_is_null() -> None:
     """Clients tell a field that is absent from one that is null."""
     data = decode(sse.encode(chunk(ChoiceDelta(content="a"))))

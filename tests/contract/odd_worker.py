@@ -8,6 +8,7 @@ ODD_BROKEN=/some/file   while this file exists, the engine thread breaks down at
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -24,13 +25,13 @@ BROKEN = Path(os.environ.get("ODD_BROKEN", "/nonexistent"))
 run, forget = ModelRunner.run, Engine._forget
 
 
-def odd_run(runner: ModelRunner, batch: Batch) -> list[SampledToken]:
+def odd_run(runner: ModelRunner, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
     ends = time.monotonic() + STEP_SECONDS
     if BROKEN.exists():
         raise RuntimeError("broken on purpose")
     if TRACES:
         tell("step")
-    sampled = run(runner, batch)
+    sampled = run(runner, batch, meanwhile)
     time.sleep(max(0.0, ends - time.monotonic()))
     return sampled
 

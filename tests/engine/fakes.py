@@ -7,7 +7,7 @@ as llama.cpp's unified cache does, so that the engine's own count can be held ag
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import count
 from queue import SimpleQueue
@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from handler.engine.batch import Batch
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
+from handler.engine.step_times import StepTimes
 from handler.errors import CacheFullError
 
 END = 256  # the token that ends an answer
@@ -128,6 +129,7 @@ class FakeRunner:
     ) -> None:
         self.memory = RecordingMemory(kind)
         self.vocabulary = ByteVocabulary()
+        self.times = StepTimes()
         self.num_slots = num_slots
         self.num_cells = num_cells
         self.max_model_len = max_model_len or num_cells
@@ -160,15 +162,15 @@ class FakeRunner:
         self.samplers.append(sampler)
         return sampler
 
-    def run(self, batch: Batch) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
+        meanwhile()
         self._begin(batch)
         if self.failures and (failure := self.failures.popleft()):
             raise failure
         if self.memory.num_used_cells + batch.num_tokens > self.num_cells:
             raise CacheFullError("No place in the KV cache for this batch.")
         for item in batch.items:
-            assert item.sequence.slot is not None
-            self.memory.write(item.sequence.slot.seq_id, item.start, item.token_ids)
+            self.memory.write(item.slot.seq_id, item.start, item.token_ids)
         return list(self._sample(batch))
 
     def close(self) -> None:
@@ -185,8 +187,7 @@ class FakeRunner:
 
     def _sample(self, batch: Batch) -> Iterator[SampledToken]:
         for item in batch.sampling:
-            assert item.sequence.slot is not None
-            token_id = self.next_token(self.memory.token_ids(item.sequence.slot.seq_id))
+            token_id = self.next_token(self.memory.token_ids(item.slot.seq_id))
             wanted = item.sequence.params.num_logprobs is not None
             yield SampledToken(token_id, logprob(token_id) if wanted else None)
 

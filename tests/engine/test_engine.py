@@ -100,6 +100,20 @@ async def test_streams() -> None:
             await anext(generation)
 
 
+async def test_outputs_do_not_wait_for_a_step_that_never_comes() -> None:
+    """What a step brought goes out with the next one; if that is called off, it goes out all the same."""
+    runner = FakeRunner({"hi": ""})
+    runner.hold()
+    with running(runner) as engine:
+        endless = await begin(engine, runner, "endless")
+        ending = await engine.generate(["hi"], SamplingParams())
+        runner.permit()
+        await elsewhere(runner.wait_for_step)
+        endless.cancel()
+        runner.permit()
+        assert (await collect(ending))[0].finish_reason is FinishReason.STOP
+
+
 async def test_slow_reader_gets_everything_at_once() -> None:
     """What gathers while nobody reads comes as one output."""
     with running(FakeRunner({"hi": "hello", "other": "!"})) as engine:
@@ -469,7 +483,7 @@ async def test_two_event_loops_at_once() -> None:
 
 
 async def test_closed_event_loop_frees_its_sequences() -> None:
-    """When a loop is gone nobody reads any more: its sequences end with the next step."""
+    """When a loop is gone nobody reads any more: its sequences end when they have something to tell it."""
     runner = FakeRunner({"hi": "hello"}, num_slots=1)
     runner.hold()
 
@@ -483,5 +497,5 @@ async def test_closed_event_loop_frees_its_sequences() -> None:
         await elsewhere(one_loop)
         runner.let_go()
         assert (await ask(engine, "hi")).text == "hello"
-        assert runner.events[:2] == ["step a", "close a"]
+        assert runner.events[:3] == ["step a", "step a", "close a"]  # what the first brought goes with the second
     gc.collect()

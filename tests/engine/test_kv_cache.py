@@ -25,7 +25,7 @@ class Bench:
     def compute(self, slot: Slot, text: str) -> None:
         assert self.cache.make_room(len(text))
         self.memory.write(slot.seq_id, slot.num_tokens, tokens(text))
-        self.cache.append(slot, tokens(text))
+        self.cache.append([(slot, tokens(text))])
         self.check()
 
     def leave(self, text: str) -> Slot:
@@ -160,6 +160,24 @@ def test_least_recently_used_slot_goes_first() -> None:
     bench.leave("aaaaa")  # used again
     assert bench.start("cccc") is second
     assert text(first) == "aaaaa"
+
+
+def test_what_nobody_comes_back_for_expires() -> None:
+    """One slot at a time, the one that has waited longest, and not before its time; claimed ones never."""
+    bench = Bench()
+    running = bench.start("running")
+    for name in ("first", "second"):
+        bench.cache.tick(100)
+        bench.leave(name)
+    bench.cache.expire(102)
+    assert len([slot for slot in bench.cache.slots if slot.is_empty]) == 1
+    bench.cache.tick(200)
+    bench.cache.expire(299)
+    assert [text(slot) for slot in bench.cache.slots if not slot.is_empty] == ["running", "second"]
+    bench.cache.expire(100)
+    bench.cache.expire(0)
+    bench.check()
+    assert [slot for slot in bench.cache.slots if not slot.is_empty] == [running]
 
 
 def test_no_slot_when_all_are_claimed() -> None:

@@ -80,10 +80,11 @@ def create_scheduler(
     num_cells: int = 1000,
     max_batch_tokens: int = 64,
     max_prompt_tokens: int = 16,
+    max_idle: int | None = None,
 ) -> Bench:
     runner = FakeRunner(kind=kind, num_slots=num_slots, num_cells=num_cells)
     cache = KVCache(runner.memory, num_slots=num_slots, num_cells=num_cells)
-    limits = Limits(num_slots, max_batch_tokens, max_prompt_tokens)
+    limits = Limits(num_slots, max_batch_tokens, max_prompt_tokens, max_idle)
     return Bench(Scheduler(cache, limits), runner)
 
 
@@ -518,3 +519,21 @@ def test_random_traffic(kind: MemoryKind, seed: int) -> None:
         assert_answered(bench, sequence, sequence.num_completion_tokens)
     assert scheduler.num_preemptions > 0
     assert not any(slot.is_claimed for slot in scheduler.cache.slots)
+
+
+def test_finished_conversations_are_forgotten_while_others_generate() -> None:
+    """After as many tokens of others as the limit says, though there is room; until then they are found again."""
+    bench = create_scheduler(max_idle=20)
+    bench.add("a conversation", max_tokens=4)
+    bench.finish()
+    busy = bench.add("other", max_tokens=100)
+    bench.steps(15)
+    again = bench.add("a conversation", max_tokens=1)
+    bench.step()
+    assert again.num_cached_tokens == len("a conversation") - 1
+    bench.steps(25)
+    late = bench.add("a conversation", max_tokens=1)
+    bench.step()
+    assert late.num_cached_tokens == 0
+    bench.finish()
+    assert_answered(bench, busy, 100)

@@ -1,7 +1,7 @@
 """The real engine on tiny models, exact enough to compare: float32 cache, no flash attention, one thread."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -39,13 +39,13 @@ class CheckedRunner(ModelRunner):
         self.samplers.append(sampler)
         return sampler
 
-    def run(self, batch: Batch) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
         assert self.cache is not None
         self.cache.check_integrity()
         memory = llama.llama_get_memory(self._context)
         ends = [llama.llama_memory_seq_pos_max(memory, slot.seq_id) + 1 for slot in self.cache.slots]
         assert ends == [slot.num_tokens for slot in self.cache.slots], "llama.cpp's memory is not what we believe"
-        return super().run(batch)
+        return super().run(batch, meanwhile)
 
 
 class Answer(NamedTuple):

@@ -1,0 +1,133 @@
+"""The worker over HTTP with a model that takes a fixed time per step and no processor: what is left is our own cost.
+
+    python benchmarks/scripted.py --port 9001 --step-ms 2
+
+Its tokens are letters. Profile it (`py-spy record --pid`), or drive it with `load.py`, to see the engine's and the
+edge's cost at concurrencies that would otherwise need a GPU.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import uvicorn  # the path comes first
+
+from handler.api.chat import ChatCompletions
+from handler.api.completions import Completions
+from handler.api.routes import Api
+from handler.api.served import ServedNames
+from handler.chat.template import ChatTemplate
+from handler.engine.batch import Batch
+from handler.engine.engine import Engine
+from handler.engine.sampling_params import SamplingParams
+from handler.engine.scheduler import Limits
+from handler.engine.sequence import SampledToken, Sampler
+from handler.engine.step_times import StepTimes
+from handler.http import HttpEdge
+from handler.settings import Settings
+from handler.worker import Worker
+
+NUM_CELLS = 262_144
+MAX_NUM_SEQS = 64
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+LETTERS = b" etaoinshrdlu"
+
+
+class Letters:
+    """Every byte is a token; nothing ends an answer."""
+
+    num_tokens = 256
+
+    @cached_property
+    def end_of_generation(self) -> frozenset[int]:
+        return frozenset()
+
+    def is_end_of_generation(self, token_id: int) -> bool:
+        return token_id < 0
+
+    def piece(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+
+class NoMemory:
+    """Cells cost nothing here."""
+
+    shares_prefixes = True
+
+    def can_resume(self, seq_id: int, num_tokens: int) -> bool:
+        return True
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None: ...
+
+    def truncate(self, seq_id: int, num_tokens: int) -> bool:
+        return True
+
+    def clear(self, seq_id: int) -> None: ...
+
+
+class NoSampler:
+    def close(self) -> None: ...
+
+
+class ScriptedRunner:
+    """Steps of a fixed length, in which the GIL is free, as while a GPU computes."""
+
+    def __init__(self, step_seconds: float) -> None:
+        self.num_slots = 2 * MAX_NUM_SEQS
+        self.num_cells = self.max_model_len = NUM_CELLS
+        self.memory = NoMemory()
+        self.vocabulary = Letters()
+        self.times = StepTimes()
+        self.num_steps = 0
+        self._step_seconds = step_seconds
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
+        return NoSampler()
+
+    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
+        ends = time.perf_counter() + self._step_seconds
+        meanwhile()
+        time.sleep(max(0.0, ends - time.perf_counter()))
+        self.times.lap("wait")
+        self.num_steps += 1
+        token = SampledToken(LETTERS[self.num_steps % len(LETTERS)])
+        return [token] * len(batch.sampling)
+
+    def close(self) -> None: ...
+
+
+def make_worker(runner: ScriptedRunner) -> Worker:
+    engine = Engine(runner, Limits(MAX_NUM_SEQS, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
+    names = ServedNames(("scripted",))
+    template = ChatTemplate(TEMPLATE, bos_token="", eos_token="")
+    api = Api(ChatCompletions(engine, lambda: template, names), Completions(engine, names), names)
+    return Worker(api, engine)
+
+
+async def serve(port: int, runner: ScriptedRunner) -> None:
+    edge = HttpEdge(Settings.from_env({}))
+    edge.worker = make_worker(runner)
+    config = uvicorn.Config(edge.app, port=port, lifespan="off", ws="none", log_config=None, access_log=False)
+    await uvicorn.Server(config).serve()
+    edge.worker.engine.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=9001)
+    parser.add_argument("--step-ms", type=float, default=2.0)
+    args = parser.parse_args()
+    asyncio.run(serve(args.port, ScriptedRunner(args.step_ms / 1000)))
+
+
+if __name__ == "__main__":
+    main()

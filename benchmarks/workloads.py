@@ -1,0 +1,123 @@
+"""What clients ask for. Texts are made of common words, which are a token each; the same seed makes the same texts.
+
+A workload drives one server and returns all answers; every text it sends is new to the server, but for what the
+workload is about. Knows nothing of servers but their address.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from itertools import chain
+from typing import Any, NamedTuple
+
+from benchmarks.client import COMPLETIONS, Answer, ask
+
+WORDS = (
+    *("time", "way", "day", "man", "thing", "woman", "life", "child", "world", "school"),
+    *("state", "family", "student", "group", "country", "problem", "hand", "part"),
+)
+SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
+MODEL = "demo"
+
+
+class Shape(NamedTuple):
+    """Sizes in tokens."""
+
+    prompt: int = 128
+    tokens: int = 128
+    shared: int = 1000  # of a system prompt, or of a conversation's first prompt
+    long: int = 4000  # of a prompt that comes in between
+
+
+class Driver:
+    """Sends to one server."""
+
+    def __init__(self, url: str, shape: Shape, seed: int, model: str | None = None) -> None:
+        self.url = url
+        self.shape = shape
+        self.random = random.Random(seed)
+        self._model = {"model": model} if model else {}
+
+    def words(self, count: int) -> str:
+        """Text of about so many tokens that begins like no other."""
+        unique = [str(self.random.randrange(10)) for _ in range(8)]
+        return " ".join([*unique, *self.random.choices(WORDS, k=max(0, count - 2 * len(unique)))])
+
+    async def ask(self, prompt: str, tokens: int | None = None) -> Answer:
+        body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens or self.shape.tokens, **SAMPLING, **self._model}
+        return await ask(self.url, COMPLETIONS, body)
+
+
+async def chats(driver: Driver, concurrency: int) -> list[Answer]:
+    """Independent ones, all at once."""
+    prompts = [driver.words(driver.shape.prompt) for _ in range(concurrency)]
+    return list(await asyncio.gather(*map(driver.ask, prompts)))
+
+
+async def closed_loop(driver: Driver, concurrency: int, rounds: int = 3) -> list[Answer]:
+    """Each client asks anew when it has its answer, of different length."""
+
+    async def client() -> list[Answer]:
+        lengths = [driver.random.randint(driver.shape.tokens // 2, driver.shape.tokens) for _ in range(rounds)]
+        return [await driver.ask(driver.words(driver.shape.prompt), length) for length in lengths]
+
+    return list(chain(*await asyncio.gather(*(client() for _ in range(concurrency)))))
+
+
+async def shared_prompt(driver: Driver, concurrency: int) -> list[Answer]:
+    """A system prompt that the server has not seen before, and a question of each."""
+    system = driver.words(driver.shape.shared)
+    prompts = [f"{system} {driver.words(24)}" for _ in range(concurrency)]
+    return list(await asyncio.gather(*map(driver.ask, prompts)))
+
+
+async def turns(driver: Driver, concurrency: int, count: int = 3) -> list[Answer]:
+    """Conversations of a few turns; each sends the whole history."""
+
+    async def conversation() -> list[Answer]:
+        history, answers = driver.words(driver.shape.shared), list[Answer]()
+        for _ in range(count):
+            answers.append(await driver.ask(history, driver.shape.tokens // 2))
+            history += answers[-1].text + " " + driver.words(24)
+        return answers
+
+    return list(chain(*await asyncio.gather(*(conversation() for _ in range(concurrency)))))
+
+
+async def long_prompt(driver: Driver, concurrency: int) -> list[Answer]:
+    """One arrives among running chats. Answers are the running ones', and their gaps those while it is computed."""
+    running = [asyncio.create_task(driver.ask(driver.words(driver.shape.prompt))) for _ in range(concurrency)]
+    await asyncio.sleep(0)
+    probe = await driver.ask(driver.words(16), 4)  # by its end the others generate
+    intruder = await driver.ask(driver.words(driver.shape.long), 4)
+    answers = list(await asyncio.gather(*running))
+    for answer in answers:
+        answer.window = (intruder.started, intruder.arrivals[0] if intruder.arrivals else intruder.ended)
+    answers[0].error = answers[0].error or probe.error or intruder.error
+    return answers
+
+
+async def trace(driver: Driver, concurrency: int) -> list[Answer]:
+    """Open loop: arrivals do not wait for answers. Poisson, four a client; lengths vary by exponential laws."""
+
+    async def arrive(delay: float) -> Answer:
+        await asyncio.sleep(delay)
+        prompt = min(4 * driver.shape.prompt, 16 + int(driver.random.expovariate(1 / driver.shape.prompt)))
+        tokens = min(4 * driver.shape.tokens, 8 + int(driver.random.expovariate(2 / driver.shape.tokens)))
+        return await driver.ask(driver.words(prompt), tokens)
+
+    alone = await driver.ask(driver.words(driver.shape.prompt), driver.shape.tokens // 2)
+    seconds = (alone.ended - alone.started) * 4  # as long as each client would take for four, alone on the server
+    delays = sorted(driver.random.uniform(0, seconds) for _ in range(4 * concurrency))
+    return list(await asyncio.gather(*map(arrive, delays)))
+
+
+Workload = Callable[[Driver, int], Awaitable[list[Answer]]]
+WORKLOADS: dict[str, Workload] = {
+    "chats": chats,
+    "loop": closed_loop,
+    "shared": shared_prompt,
+    "turns": turns,
+    "long": long_prompt,
+    "trace": trace,
+}

@@ -1,0 +1,44 @@
+"""Where the time of the engine's steps goes, as histograms that cost a microsecond a phase.
+
+Written by the engine thread alone. Others may read while it writes: what they see may be a step apart.
+"""
+
+import time
+from bisect import bisect_left
+from typing import NamedTuple
+
+PHASES = ("schedule", "fill", "decode", "wait", "sample", "postprocess", "deliver")
+BOUNDS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.3, 1.0, 3.0)  # seconds
+
+
+class Histogram(NamedTuple):
+    """Times up to each of BOUNDS and not to the one before, then the longer ones; all of them added up, in seconds."""
+
+    counts: list[int]
+    total: float
+
+    @property
+    def num_times(self) -> int:
+        return sum(self.counts)
+
+
+class StepTimes:
+    """Laps: each belongs to the phase that ends with it."""
+
+    def __init__(self) -> None:
+        self._counts = {phase: [0] * (len(BOUNDS) + 1) for phase in PHASES}
+        self._totals = dict.fromkeys(PHASES, 0.0)
+        self._last = 0.0
+
+    def begin(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        self._counts[phase][bisect_left(BOUNDS, seconds)] += 1
+        self._totals[phase] += seconds
+
+    def histograms(self) -> dict[str, Histogram]:
+        """A copy."""
+        return {phase: Histogram(self._counts[phase].copy(), self._totals[phase]) for phase in PHASES}

@@ -1,0 +1,178 @@
+"""Drawing for a whole step from few candidates: the same draws as llama.cpp makes from the whole vocabulary."""
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tiny_models import Architecture
+
+from handler.engine import sampling
+from handler.engine.candidates import BLOCK, Logits
+from handler.engine.model_runner import ModelRunner, RunnerConfig
+from handler.engine.sampler import SamplerChain
+from handler.engine.sampling import StepSampler
+from handler.engine.sampling_params import SamplingParams
+
+Counts = npt.NDArray[np.float64]
+
+NUM_TOKENS = BLOCK * 60 + 7
+NUM_DRAWS = 20_000
+PLAIN = SamplingParams(temperature=1.2, top_k=12, top_p=0.9, min_p=0.02)
+PROMPT = [7, 8, 9, 8]
+KINDS = {
+    "plain": PLAIN,
+    "greedy": replace(PLAIN, temperature=0),
+    "hot": replace(PLAIN, temperature=5.0, top_p=1.0, min_p=0.0),
+    "typical": replace(PLAIN, typical_p=0.7),
+    "xtc": replace(PLAIN, xtc_probability=0.5, xtc_threshold=0.05),
+    "biased": replace(PLAIN, logit_bias=((0, 9.0), (1, -9.0), (NUM_TOKENS - 1, 8.0))),
+    "repeat": replace(PLAIN, repeat_penalty=1.7, repeat_last_n=3),
+    "grateful": replace(PLAIN, repeat_penalty=0.2, repeat_last_n=-1),
+    "answer": replace(PLAIN, frequency_penalty=0.7, presence_penalty=-1.0),
+    "dry": replace(PLAIN, dry_multiplier=1.0, dry_sequence_breakers=()),
+    "everything": replace(PLAIN, top_k=0, top_p=1.0),
+    "many": replace(PLAIN, top_k=NUM_TOKENS // 2),
+}
+
+
+class Words(NamedTuple):
+    """A vocabulary larger than a tiny model's; nothing ends an answer but the last token."""
+
+    num_tokens: int = NUM_TOKENS
+    end_of_generation: frozenset[int] = frozenset({NUM_TOKENS - 1})
+
+    def is_end_of_generation(self, token_id: int) -> bool:
+        return token_id in self.end_of_generation
+
+    def piece(self, token_id: int) -> bytes:
+        return b"%d " % token_id
+
+
+@pytest.fixture
+def logits(monkeypatch: pytest.MonkeyPatch) -> Logits:
+    """What llama.cpp would have computed: eight rows, the likeliest tokens anywhere in them."""
+    rows = np.random.default_rng(3).normal(scale=2.0, size=(8, NUM_TOKENS)).astype(np.float32)
+    pointer = ctypes.POINTER(ctypes.c_float)
+    monkeypatch.setattr(llama, "llama_get_logits", lambda _: rows.ctypes.data_as(pointer))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_model_paths: Mapping[Architecture, Path]) -> Iterator[ModelRunner]:
+    config = RunnerConfig(64, 32, 32, 0, 1, "auto", True, 2, 1)
+    runner = ModelRunner(tiny_model_paths["llama"], config)
+    yield runner
+    runner.close()
+
+
+def make_chain(runner: ModelRunner, params: SamplingParams) -> SamplerChain:
+    return SamplerChain(params, PROMPT, vocab=runner.vocabulary.vocab, vocabulary=Words(), max_tokens=1000)
+
+
+def from_all(chain: SamplerChain, row: Logits) -> int:
+    """What `llama_sampler_sample` does: a list of the whole vocabulary through the chain."""
+    data = np.zeros(NUM_TOKENS, sampling.TOKEN_DATA)
+    data["id"], data["logit"] = np.arange(NUM_TOKENS), row
+    lists = np.zeros(1, sampling.TOKEN_LIST)
+    lists["data"], lists["size"] = data.ctypes.data, NUM_TOKENS
+    chain.apply(lists.ctypes.data)
+    token_id = int(data["id"][lists["selected"][0]])
+    chain.accept(token_id)
+    return token_id
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch, logits: Logits) -> None:
+    """Chains that need all candidates get them from the same rows."""
+    monkeypatch.setattr(SamplerChain, "sample", lambda chain, _context, row: from_all(chain, logits[row]))
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("params", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_equal_seeds_draw_the_same(
+    params: SamplingParams, num_threads: int, runner: ModelRunner, logits: Logits
+) -> None:
+    """Token by token, with what penalties remember: few candidates give what the whole vocabulary gives."""
+    params = replace(params, seed=5)
+    sampler = StepSampler(None, Words(), num_threads)
+    chains = [make_chain(runner, params) for _ in logits]
+    plain = [make_chain(runner, params) for _ in logits]
+    for _ in range(20):
+        drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+        assert drawn == [from_all(chain, row) for chain, row in zip(plain, logits, strict=True)]
+    sampler.close()
+
+
+@pytest.mark.usefixtures("whole")
+def test_different_chains_in_one_step(runner: ModelRunner, logits: Logits) -> None:
+    """Each gets what it gets alone, whoever needs more or fewer candidates beside it."""
+    kinds = [replace(params, seed=9) for params in list(KINDS.values())[: len(logits)]]
+    sampler = StepSampler(None, Words(), 2)
+    chains, plain = ([make_chain(runner, params) for params in kinds] for _ in range(2))
+    for _ in range(20):
+        drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+        assert drawn == [from_all(chain, row) for chain, row in zip(plain, logits, strict=True)]
+    sampler.close()
+
+
+@pytest.mark.parametrize("params", [PLAIN, KINDS["hot"], KINDS["biased"]], ids=["plain", "hot", "biased"])
+def test_draws_have_the_distribution_of_the_plain_chain(
+    params: SamplingParams, runner: ModelRunner, logits: Logits
+) -> None:
+    """Chi-squared of many draws from few candidates against as many from the whole vocabulary, other seeds."""
+    sampler = StepSampler(None, Words(), 1)
+    few = [make_chain(runner, replace(params, seed=1))] * len(logits)
+    few_counts, all_counts = np.zeros(NUM_TOKENS), np.zeros(NUM_TOKENS)
+    logits[:] = logits[0]
+    for _ in range(NUM_DRAWS // len(logits)):
+        for sampled in sampler.sample(few, list(range(len(few)))):
+            few_counts[sampled.token_id] += 1
+    plain = make_chain(runner, replace(params, seed=2))
+    for _ in range(NUM_DRAWS // 4):  # a list of the vocabulary each: slower
+        all_counts[from_all(plain, logits[0])] += 1
+    assert chi_squared_deviation(few_counts, all_counts) < 4.5
+
+
+def chi_squared_deviation(a: Counts, b: Counts) -> float:
+    """How many standard deviations the two-sample statistic lies above its expectation."""
+    seen = a + b > 0
+    share_a, share_b = np.sqrt(b.sum() / a.sum()), np.sqrt(a.sum() / b.sum())
+    statistic = ((share_a * a[seen] - share_b * b[seen]) ** 2 / (a[seen] + b[seen])).sum()
+    freedom = max(1, int(seen.sum()) - 1)
+    return float((statistic - freedom) / np.sqrt(2 * freedom))
+
+
+def test_chi_squared_sees_a_difference() -> None:
+    """Counts that differ by a fifth are told apart."""
+    a = np.full(10, 1000.0)
+    b = a * np.linspace(0.8, 1.2, 10)
+    assert chi_squared_deviation(a, a) < 0
+    assert chi_squared_deviation(a, b) > 4.5
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_row_that_is_not_of_numbers(runner: ModelRunner, logits: Logits) -> None:
+    """llama.cpp decides what comes of it, and the others get their tokens."""
+    logits[1, :] = np.nan
+    sampler = StepSampler(None, Words(), 1)
+    chains = [make_chain(runner, KINDS["greedy"]) for _ in logits]
+    drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+    assert [drawn[row] for row in (0, 2, 7)] == [int(logits[row].argmax()) for row in (0, 2, 7)]
+    sampler.close()
+
+
+def test_ended_answers_are_not_candidates(runner: ModelRunner, logits: Logits) -> None:
+    """A banned token is never drawn, though it is the likeliest."""
+    logits[:, NUM_TOKENS - 1] = 50.0
+    sampler = StepSampler(None, Words(), 1)
+    chains = [make_chain(runner, replace(KINDS["greedy"], ignore_eos=True)) for _ in logits]
+    drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+    assert drawn == [int(row[:-1].argmax()) for row in logits]
+    sampler.close()

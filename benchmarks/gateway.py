@@ -30,7 +30,8 @@ TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "gateway")]
 
 from gateway_process import GatewayProcess, started  # noqa: E402  # the path comes first
-from load import Caller, Times, address_of, connect, get, load, request_to  # noqa: E402
+
+from benchmarks.load import Caller, Times, address_of, connect, get, load, request_to  # noqa: E402
 
 CHAT = {"model": "mock", "messages": [{"role": "user", "content": "What is the capital of France? " * 8}]}
 STREAM = {**CHAT, "stream": True}
@@ -220,7 +221,7 @@ def number(value: float) -> str:
 
 @contextmanager
 def process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603  # ours
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         yield child
     finally:

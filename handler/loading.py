@@ -12,7 +12,8 @@ log = logging.getLogger(__name__)
 
 MAX_SAMPLER_THREADS = 12
 MAX_SLOTS = 256  # llama.cpp's own limit on seq_ids
-MAX_IDLE_ON_GPU = 20_000  # on an H100 a cached token costs each generated one 4 ns, and 80 us to compute anew
+MAX_BURST_ON_GPU, MAX_BURST_ON_CPU = 8192, 2048  # prompt tokens: about a second, and some seconds
+MAX_IDLE_ON_GPU = 4_000  # on an H100 a cached token costs each generated one 20 ns, and 80 us to compute anew
 
 
 def load_model(settings: Settings) -> ModelRunner:
@@ -52,6 +53,7 @@ def limits(settings: Settings, *, on_gpu: bool) -> Limits:
         max_num_seqs=settings.max_num_seqs,
         max_batch_tokens=max_batch_tokens(settings, on_gpu=on_gpu),
         max_prompt_tokens=settings.prefill_chunk or (512 if on_gpu else 64),
+        max_burst_tokens=MAX_BURST_ON_GPU if on_gpu else MAX_BURST_ON_CPU,
         max_idle=MAX_IDLE_ON_GPU if on_gpu else None,
     )
 

@@ -4,6 +4,9 @@ There is no prompt phase and no generation phase: every running sequence has pen
 if it is new or was preempted. A step gives one token to each sequence that generates, admits waiting ones, and fills
 the batch with chunks of what the others have pending.
 
+Those who have just begun wait for prompts that came with them. Side by side they generate to the end; one after the
+other, the last would be few, and a step costs nearly as much for few as for many.
+
 Admission is optimistic: room for the prompt and a margin, not for the longest possible answer. When the cache is
 full all the same, the youngest running sequence gives its slot back and waits; its tokens so far become its prompt.
 
@@ -37,6 +40,7 @@ class Limits:
     max_batch_tokens: int  # tokens of one step
     max_prompt_tokens: int  # prompt tokens of a step in which others generate, so that they do not stall
     max_idle: int | None = None  # tokens that others generate until a finished conversation is forgotten; None: no end
+    max_burst_tokens: int = 0  # prompt tokens for which those who have just begun wait
 
 
 class Scheduler:
@@ -46,6 +50,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order they were admitted
         self.num_preemptions = 0
+        self._num_burst_tokens = 0  # for which those who have just begun have waited
         self._is_under_pressure = False  # llama.cpp refused the last batch: the next one must be smaller
 
     @property
@@ -60,14 +65,30 @@ class Scheduler:
         batch = Batch()
         if self.limits.max_idle is not None:
             self.cache.expire(self.limits.max_idle)
-        for sequence in [sequence for sequence in self.running if sequence.num_pending_tokens == 1]:
-            self._give_tokens(batch, sequence, 1)
+        generating = [sequence for sequence in self.running if sequence.num_pending_tokens == 1]
+        if not self._waits_for_others(generating):
+            self._give_each_a_token(batch, generating)
         while self._admit_one():
             pass
-        for sequence, share in self._prompt_shares(batch).items():
+        for sequence, share in self._prompt_shares(batch, generating).items():
             self._give_tokens(batch, sequence, share)
+        if not batch.items:
+            self._give_each_a_token(batch, generating)
         assert batch.items or not self.has_work, "there is work, but nothing was scheduled"
         return batch
+
+    def _waits_for_others(self, generating: list[Sequence]) -> bool:
+        """Whether all who generate have just begun, and others are about to."""
+        others_come = bool(self.waiting) or len(generating) < len(self.running)
+        have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
+        if have_begun or not others_come or self._num_burst_tokens >= self.limits.max_burst_tokens:
+            self._num_burst_tokens = 0
+            return False
+        return True
+
+    def _give_each_a_token(self, batch: Batch, generating: list[Sequence]) -> None:
+        for sequence in generating:
+            self._give_tokens(batch, sequence, 1)
 
     def postprocess(self, batch: Batch, sampled: Iterable[SampledToken]) -> Outputs:
         """Note what was computed; give the sampled tokens, in the order of `batch.sampling`, to their sequences."""
@@ -122,14 +143,15 @@ class Scheduler:
             batch.remove(youngest)
             self._preempt(youngest)
 
-    def _prompt_shares(self, batch: Batch) -> dict[Sequence, int]:
-        """How many tokens each running sequence gets that is not in the batch yet, oldest first.
+    def _prompt_shares(self, batch: Batch, generating: list[Sequence]) -> dict[Sequence, int]:
+        """How many tokens each running sequence gets that does not generate, oldest first.
 
         Half of what there is belongs to the oldest, the rest to those with the least to compute: a short prompt does
         not wait for a long one to end, nor a long one for ever.
         """
-        served = {item.sequence for item in batch.items}
-        shares = {sequence: 0 for sequence in self.running if sequence not in served}
+        shares = dict.fromkeys(self.running, 0)
+        for sequence in generating:
+            shares.pop(sequence, None)  # it may have had to give way
         left = self.limits.max_batch_tokens - batch.num_tokens
         if batch.items:
             left = min(left, self.limits.max_prompt_tokens)
@@ -139,6 +161,8 @@ class Scheduler:
             more = min(sequence.num_pending_tokens - shares[sequence], limit, left)
             shares[sequence] += more
             left -= more
+        if generating and not batch.items:
+            self._num_burst_tokens += sum(shares.values())
         return shares
 
     def _admit_one(self) -> Sequence | None:

@@ -81,10 +81,11 @@ def create_scheduler(
     max_batch_tokens: int = 64,
     max_prompt_tokens: int = 16,
     max_idle: int | None = None,
+    max_burst_tokens: int = 0,
 ) -> Bench:
     runner = FakeRunner(kind=kind, num_slots=num_slots, num_cells=num_cells)
     cache = KVCache(runner.memory, num_slots=num_slots, num_cells=num_cells)
-    limits = Limits(num_slots, max_batch_tokens, max_prompt_tokens, max_idle)
+    limits = Limits(num_slots, max_batch_tokens, max_prompt_tokens, max_idle, max_burst_tokens)
     return Bench(Scheduler(cache, limits), runner)
 
 
@@ -144,6 +145,29 @@ def test_generating_sequences_come_first_and_prompts_are_limited_beside_them() -
         [(talking, 1), (long, 16)],
         [(talking, 1), (long, 8)],
     ]
+
+
+def test_those_who_have_just_begun_wait_for_prompts_that_came_with_them() -> None:
+    """A burst is computed in whole batches; then all generate side by side, to the end."""
+    bench = create_scheduler(max_batch_tokens=64, max_prompt_tokens=16, max_burst_tokens=1000)
+    sequences = [bench.add(letter * 50) for letter in "abc"]
+    batches = bench.finish()
+    assert [batch.num_tokens for batch in batches[:3]] == [64, 64, 22]
+    assert all(shares(batch) == [(sequence, 1) for sequence in sequences] for batch in batches[3:])
+    assert len(batches) == 3 + 7
+    for sequence in sequences:
+        assert_answered(bench, sequence)
+
+
+def test_waiting_for_a_burst_has_an_end() -> None:
+    """Whoever has begun does not wait for more prompts than the limit says, nor once it is on its way."""
+    bench = create_scheduler(max_batch_tokens=64, max_prompt_tokens=16, max_burst_tokens=60)
+    first = bench.add("a")
+    bench.step()
+    bench.add("b" * 200)
+    assert [batch.num_tokens for batch in (bench.step(), bench.step())] == [64, 1 + 16]
+    assert first.num_completion_tokens == 2
+    assert bench.step().num_tokens == 1 + 16
 
 
 def test_one_step_serves_several_prompts() -> None:

@@ -4,10 +4,11 @@
     python benchmarks/throughput.py --model m.gguf --concurrency 1,8,32,64 --n-ctx 32768
     python benchmarks/throughput.py --workloads shared,turns,long,trace --concurrency 8
 
-All servers are up all the time, and every measurement is made with one after the other, so that a machine that others
-use too is as noisy for all. Tokens/s are those generated, over the time from the first request to the last token.
-"of ceiling" is their ratio to llama-batched-bench, whose time has the same prompts in it. "computed" counts the prompt
-tokens that were not taken from the cache. Times are in milliseconds, of the first text and between two texts.
+All servers are up at the same time, and every measurement is made with one after the other, so that a machine that
+others use too is as noisy for all; for each number of chats they begin anew. Tokens/s are those generated, over the
+time from the first request to the last token. "of ceiling" is their ratio to llama-batched-bench, whose time has the
+same prompts in it. "computed" counts the prompt tokens that were not taken from the cache. Times are in milliseconds,
+of the first text and between two texts.
 """
 
 import argparse
@@ -148,12 +149,15 @@ async def measure(args: argparse.Namespace, load: Load, shape: Shape) -> list[Ro
     rows: list[Row] = []
     wanted = "chats" in args.workloads and LLAMA_SERVER in args.servers
     ceilings = measure_ceiling(load, shape, args.concurrency, args.repeat) if wanted else {}
-    with ExitStack() as stack:
-        bench = Bench(list(start(args.servers, load, stack)), shape, args.repeat)
-        await bench.warm_up()
-        sys.stdout.write("\n" + HEAD)
-        for workload in args.workloads:
-            for concurrency in args.concurrency:
+    names = list(args.servers)
+    for number, concurrency in enumerate(args.concurrency):
+        with ExitStack() as stack:  # anew: what other chats left in a cache would be measured too
+            servers = start(names, load, stack)
+            names = [server.name for server in servers]
+            bench = Bench(servers, shape, args.repeat)
+            await bench.warm_up()
+            sys.stdout.write("" if number else "\n" + HEAD)
+            for workload in args.workloads:
                 known = ceilings.get(concurrency) if workload == "chats" else None
                 if known:
                     sys.stdout.write(f"{workload:9}{concurrency:>6}  {'the ceiling':17}{known.whole:>9.1f}\n")

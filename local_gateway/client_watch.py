@@ -26,8 +26,10 @@ class ClientWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        task = self._task
         self._watching.cancel()
-        if self._has_left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+        del self._watching, self._task  # a cancelled task holds its frames: as a cycle they would wait for the collector
+        if self._has_left and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientLeftError from None
 
     async def _watch(self) -> None:

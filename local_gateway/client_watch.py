@@ -28,7 +28,10 @@ class ClientWatch:
     ) -> None:
         task = self._task
         self._watching.cancel()
-        del self._watching, self._task  # a cancelled task holds its frames: as a cycle they would wait for the collector
+        del (
+            self._watching,
+            self._task,
+        )  # a cancelled task holds its frames: as a cycle they would wait for the collector
         if self._has_left and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientLeftError from None
 

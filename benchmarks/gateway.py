@@ -39,6 +39,7 @@ HELD = {**STREAM, "holds": True}
 MANY = 32  # clients at once
 MB = 1_000_000
 PATIENCE = 60.0  # seconds
+PEER_SHARE = 0.1  # a peer may be a hundred times slower
 LEFT_WITHIN = 3.0  # seconds after which a target counts as never told
 
 
@@ -61,6 +62,7 @@ class Subject:
 
     name: str
     url: str
+    share: float = 1.0  # of the requests that others get
     single: Times = field(default_factory=Times)
     many: Times = field(default_factory=Times)
     stream: Times = field(default_factory=Times)
@@ -85,19 +87,25 @@ class Row(NamedTuple):
 async def measure(subjects: Sequence[Subject], target: str, sizes: Sizes) -> None:
     """Each kind of load by itself; in each round all subjects one after the other."""
     for subject in subjects:
-        await load(subject.url, CHAT, num_requests=200, num_callers=4)  # what is done once is done
+        await load(subject.url, CHAT, num_requests=int(200 * subject.share), num_callers=4)  # what is done once is done
 
     async def single(subject: Subject) -> None:
-        subject.single.add(await load(subject.url, CHAT, num_requests=sizes.single, num_callers=1))
+        subject.single.add(await load(subject.url, CHAT, num_requests=int(sizes.single * subject.share), num_callers=1))
 
     async def many(subject: Subject) -> None:
-        subject.many.add(await load(subject.url, CHAT, num_requests=sizes.many, num_callers=MANY))
+        subject.many.add(
+            await load(subject.url, CHAT, num_requests=max(MANY, int(sizes.many * subject.share)), num_callers=MANY)
+        )
 
     async def stream(subject: Subject) -> None:
-        subject.stream.add(await load(subject.url, STREAM, num_requests=sizes.single // 4, num_callers=1))
+        subject.stream.add(
+            await load(subject.url, STREAM, num_requests=int(sizes.single * subject.share) // 4, num_callers=1)
+        )
 
     async def burst(subject: Subject) -> None:
-        times = await load(subject.url, {**STREAM, "events": sizes.events}, num_requests=1, num_callers=1)
+        times = await load(
+            subject.url, {**STREAM, "events": int(sizes.events * subject.share)}, num_requests=1, num_callers=1
+        )
         subject.rates.append(times.num_events / (times.whole[0] - times.first[0]))
 
     async def cancel(subject: Subject) -> None:
@@ -253,7 +261,7 @@ def peer_for(target: str, command: str, url: str) -> Iterator[Subject]:
         while not listens(url):
             assert time.monotonic() < deadline, f"nothing listens at {url}"
             time.sleep(0.1)
-        yield Subject(Path(words[0]).name, url)
+        yield Subject(Path(words[0]).name, url, PEER_SHARE)
 
 
 def listens(url: str) -> bool:

@@ -6,10 +6,9 @@ from typing import Literal
 
 from local_gateway.backends.base import Facts
 from local_gateway.settings import Price
+from local_gateway.sse import EVENT_STREAM
 
 Sharing = Literal["", "miss", "hit", "shared"]  # empty: this model neither caches nor coalesces
-
-EVENT_STREAM = "text/event-stream"
 
 
 async def _no_facts() -> Facts:

@@ -9,12 +9,12 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable
 from typing import NamedTuple
 
+from local_gateway import dialect
 from local_gateway.answer import Answer, Origin
-from local_gateway.dialect import Normalizer
+from local_gateway.demand import JSON_TYPE
 from local_gateway.settings import CacheSettings
 
 ENTRY_BYTES = 1000  # about what an entry needs beside its body
-JSON_TYPE = "application/json"
 CHAT = "/chat/completions"
 
 # In a text the quotes are behind backslashes, so this is only ever the name of a field.
@@ -156,7 +156,7 @@ async def _nothing() -> None:
 
 def _compact(events: bytes) -> bytes:
     """All text in one event: what comes in one read with the end of a stream, chatbot-ui shows only the first of."""
-    normalizer = Normalizer()
+    normalizer = dialect.Normalizer()
     return normalizer.feed(events) + normalizer.end()
 
 

@@ -13,6 +13,7 @@ from local_gateway import sse
 
 Json = dict[str, Any]
 
+PATHS = ("/chat/completions", "/completions")  # whose streams are repaired
 HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")  # of a chunk that we make
 TEXT_KEYS = {"role", "content"}
 

@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack
 
 import orjson
 
-from local_gateway.answer import EVENT_STREAM, Answer, Origin
+from local_gateway import dialect
+from local_gateway.answer import Answer, Origin
 from local_gateway.backends.base import Upstream
 from local_gateway.cold_start import ColdWatch
 from local_gateway.demand import JSON_TYPE, Demand, call_for
-from local_gateway.dialect import Normalizer
 from local_gateway.errors import (
     AnswerBrokenError,
     RequestError,
@@ -30,7 +30,7 @@ from local_gateway.metrics import Metrics
 from local_gateway.retry import Plan
 from local_gateway.routing import Choice, Route
 from local_gateway.settings import GatewaySettings
-from local_gateway.sse import EventSplitter, error_in, error_of, has_content, split_events
+from local_gateway.sse import EVENT_STREAM, EventSplitter, error_in, error_of, has_content, split_events
 from local_gateway.target import Target
 from local_gateway.verdict import CLIENTS_FAULT, judge
 
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 100_000_000  # of an answer that is no stream
 MAX_HELD_BYTES = 1_000_000  # of a stream before its first content
 OUR_ACCOUNT = (401, 402, 403)  # statuses that are about the gateway's key, not about the request
-NORMALIZED = ("/chat/completions", "/completions")
 
 
 class Dispatcher:
@@ -98,7 +97,7 @@ class Dispatcher:
         content_type = upstream.headers.get("content-type", "")
         if content_type.startswith(EVENT_STREAM):
             blocks = await _until_content(_events(aiter(upstream)), target)
-            is_repaired = target.settings.normalize and demand.path in NORMALIZED
+            is_repaired = target.settings.normalize and demand.path in dialect.PATHS
             return _repaired(blocks) if is_repaired else blocks
         if content_type.startswith(JSON_TYPE):
             return _only(await _read_all(aiter(upstream)))
@@ -216,7 +215,7 @@ async def _only(body: bytes) -> AsyncIterator[bytes]:
 
 
 async def _repaired(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    normalizer = Normalizer()
+    normalizer = dialect.Normalizer()
     async for block in blocks:
         if shown := normalizer.feed(block):
             yield shown

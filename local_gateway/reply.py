@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from starlette.types import Send
 
-from local_gateway.answer import EVENT_STREAM, Answer
+from local_gateway.answer import Answer
 from local_gateway.errors import to_response
 from local_gateway.intake import ClientLeftError
-from local_gateway.sse import KEEP_ALIVE, encode_error
+from local_gateway.sse import EVENT_STREAM, KEEP_ALIVE, encode_error
 from local_gateway.usage import UsageMeter
 
 STREAM_HEADERS = {

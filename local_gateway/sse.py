@@ -10,6 +10,7 @@ import orjson
 
 from local_gateway.errors import AnswerBrokenError
 
+EVENT_STREAM = "text/event-stream"  # the content type
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: clients skip it
 MAX_EVENT_BYTES = 32_000_000  # images come in one event

@@ -18,8 +18,8 @@ from yarl import URL
 from local_gateway.backends.base import Facts
 from local_gateway.errors import AnswerBrokenError, TargetError, TargetTimeoutError, TargetUnreachableError
 from local_gateway.settings import TimeoutSettings
+from local_gateway.sse import EVENT_STREAM
 
-EVENT_STREAM = "text/event-stream"
 VISIBLE = {
     "content-type",
     "content-disposition",

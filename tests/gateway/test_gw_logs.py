@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from usage_samples import answered
 
 from local_gateway.logs import HIDDEN, Redactor, log_request, request_id_var, setup
 from local_gateway.settings import LogSettings
-from local_gateway.usage import UsageRecord
 
 SECRET = 'pass"word\\é-of-the-target'
 log = logging.getLogger("local_gateway.test")
@@ -38,21 +38,6 @@ def stream_of(secrets: tuple[str, ...] = (), stream: io.StringIO | None = None, 
     stream = stream or io.StringIO()
     setup(LogSettings(**settings), Redactor(secrets), stream)
     return stream
-
-
-def record_of(**fields: Any) -> UsageRecord:
-    usual: dict[str, Any] = {
-        "time": 0.0,
-        "request_id": "req_1",
-        "alias": "llama",
-        "model": "llama",
-        "target": "local:demo",
-        "path": "/chat/completions",
-        "status": 200,
-        "outcome": "ok",
-        "total_seconds": 1.5,
-    }
-    return UsageRecord(**usual | fields)
 
 
 # Form
@@ -99,7 +84,7 @@ def test_level() -> None:
     stream = stream_of(level="WARNING")
     log.info("no")
     logging.getLogger("aiohttp.client").info("no")
-    log_request(record_of())
+    log_request(answered())
     log.error("yes")
 
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["yes"]
@@ -220,7 +205,7 @@ def test_learned_secret() -> None:
 def test_line_of_a_request() -> None:
     """What is known of it, and nothing that is not."""
     stream = stream_of(format="json")
-    log_request(record_of(num_prompt_tokens=7, first_token_seconds=0.25, sharing="hit"))
+    log_request(answered(num_prompt_tokens=7, first_token_seconds=0.25, total_seconds=1.5, sharing="hit"))
     line = json.loads(stream.getvalue())
 
     assert line["level"] == "INFO"
@@ -235,7 +220,7 @@ def test_line_of_a_request() -> None:
 def test_request_that_a_target_failed() -> None:
     """It is worth a look."""
     stream = stream_of(format="text")
-    log_request(record_of(status=502, outcome="target_error", alias="", target=""))
+    log_request(answered(status=502, outcome="target_error", alias="", target=""))
     line = stream.getvalue()
 
     assert "WARNING /chat/completions 502 target_error" in line

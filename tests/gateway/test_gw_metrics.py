@@ -1,9 +1,8 @@
 """What Prometheus is told."""
 
-from typing import Any
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from usage_samples import answered
 
 from local_gateway.backends.base import Health
 from local_gateway.errors import (
@@ -16,25 +15,8 @@ from local_gateway.errors import (
     UnavailableError,
 )
 from local_gateway.metrics import CONTENT_TYPE, Metrics
-from local_gateway.usage import UsageRecord
 
 LLAMA = {"model": "llama", "target": "local:demo"}
-
-
-def record_of(**fields: Any) -> UsageRecord:
-    usual: dict[str, Any] = {
-        "time": 0.0,
-        "request_id": "req_1",
-        "alias": "llama",
-        "model": "llama",
-        "target": "local:demo",
-        "path": "/chat/completions",
-        "status": 200,
-        "outcome": "ok",
-        "total_seconds": 2.0,
-        "num_attempts": 1,
-    }
-    return UsageRecord(**usual | fields)
 
 
 def value(metrics: Metrics, sample: str, **labels: str) -> float | None:
@@ -50,7 +32,7 @@ def test_requests() -> None:
     """By model, target, status and outcome."""
     metrics = Metrics()
     for status, outcome in ((200, "ok"), (200, "ok"), (502, "target_error")):
-        metrics.request_ended(record_of(status=status, outcome=outcome))
+        metrics.request_ended(answered(status=status, outcome=outcome))
 
     assert value(metrics, "gateway_requests_total", **LLAMA, status="200", outcome="ok") == 2
     assert value(metrics, "gateway_requests_total", **LLAMA, status="502", outcome="target_error") == 1
@@ -62,7 +44,7 @@ def test_tokens_and_cost() -> None:
     metrics = Metrics()
     for _ in range(2):
         metrics.request_ended(
-            record_of(num_prompt_tokens=10, num_cached_tokens=4, num_completion_tokens=3, cost=0.25),
+            answered(num_prompt_tokens=10, num_cached_tokens=4, num_completion_tokens=3, cost=0.25),
         )
 
     kinds = {
@@ -75,8 +57,8 @@ def test_tokens_and_cost() -> None:
 def test_times() -> None:
     """To the first content, if there was any, and to the end."""
     metrics = Metrics()
-    metrics.request_ended(record_of(first_token_seconds=0.3, total_seconds=3.0))
-    metrics.request_ended(record_of(first_token_seconds=None, total_seconds=1.0))
+    metrics.request_ended(answered(first_token_seconds=0.3, total_seconds=3.0))
+    metrics.request_ended(answered(first_token_seconds=None, total_seconds=1.0))
 
     assert value(metrics, "gateway_first_token_seconds_count", **LLAMA) == 1
     assert value(metrics, "gateway_first_token_seconds_bucket", **LLAMA, le="0.5") == 1
@@ -88,7 +70,7 @@ def test_request_that_reached_no_target() -> None:
     """What a client made up is no label."""
     metrics = Metrics()
     metrics.request_ended(
-        record_of(alias="", model="made up", target="", status=404, outcome="refused", num_attempts=0),
+        answered(alias="", model="made up", target="", status=404, outcome="refused", num_attempts=0),
     )
 
     nobody = {"model": "-", "target": "-"}
@@ -99,9 +81,9 @@ def test_request_that_reached_no_target() -> None:
 def test_shared_answers() -> None:
     """Hits, misses and shared ones; only who made the call counts its attempts."""
     metrics = Metrics()
-    metrics.request_ended(record_of())
+    metrics.request_ended(answered())
     for sharing, num_attempts in (("miss", 2), ("shared", 2), ("shared", 2), ("hit", 0)):
-        metrics.request_ended(record_of(sharing=sharing, num_attempts=num_attempts))
+        metrics.request_ended(answered(sharing=sharing, num_attempts=num_attempts))
 
     results = {
         result: value(metrics, "gateway_shared_answers_total", model="llama", result=result)
@@ -198,7 +180,7 @@ def test_what_is_set() -> None:
 def test_metrics_are_their_own() -> None:
     """Two gateways in a process do not count for each other, and nothing is told twice."""
     one, other = Metrics(), Metrics()
-    one.request_ended(record_of())
+    one.request_ended(answered())
 
     assert b'model="llama"' not in other.exposition()
     assert b"_created" not in one.exposition()

@@ -16,3 +16,9 @@ def record_of(**fields: Any) -> UsageRecord:
 def paid(key_id: str, cost: float, **fields: Any) -> UsageRecord:
     """One that cost a key money."""
     return record_of(key_id=key_id, key_name=f"name of {key_id}", cost=cost, **fields)
+
+
+def answered(**fields: Any) -> UsageRecord:
+    """One that the worker on this machine answered as `llama`."""
+    llama = {"request_id": "req_1", "alias": "llama", "model": "llama", "target": "local:demo"}
+    return record_of(**{**llama, "total_seconds": 2.0, "num_attempts": 1, **fields})

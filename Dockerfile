@@ -35,6 +35,12 @@ RUN PYTHON=tools/bin/python builder/llama_wheel.sh "$VARIANT" /wheels
 FROM scratch AS wheel
 COPY --from=compile /wheels /
 
+# The worker's own C.
+FROM compile AS native
+COPY builder/native.sh builder/
+COPY handler/engine/draw.c handler/engine/
+RUN builder/native.sh
+
 # The worker's packages.
 FROM compile AS packages
 COPY requirements/worker.txt requirements/
@@ -67,6 +73,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 MODELS_DIR=/models
 WORKDIR /app
 COPY test_input.json ./
 COPY handler handler
+COPY --from=native /build/handler/engine/libdraw.so handler/engine/
 RUN python -m compileall -q handler && \
     python -c "import runpod.serverless.modules.rp_fastapi, handler.models.locate, handler.job, handler.serve"
 ARG MODEL

@@ -98,9 +98,10 @@ def open_engine(args: argparse.Namespace) -> Engine:
     settings = Settings.from_env(dict(os.environ) | {"MAX_NUM_SEQS": str(concurrency)})
     runner = load_model(settings)
     from handler.engine.model_runner import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
+    from handler.engine.sampler import SamplerChain  # noqa: PLC0415
 
     if args.whole:
-        runner._sampling._max_candidates = 0
+        SamplerChain.num_candidates = property(lambda _: None)  # type: ignore[assignment,method-assign]  # for all of them
     return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000)
 
 

@@ -39,7 +39,9 @@ MAY_IMPORT["__main__"] = set(MAY_IMPORT)
 
 # Packages that only these files and folders may import.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "llama_cpp": tuple(f"handler/engine/{name}.py" for name in ("model_runner", "memory_facts", "sampler", "sampling")),
+    "llama_cpp": tuple(
+        f"handler/engine/{name}.py" for name in ("model_runner", "memory_facts", "native", "sampler", "sampling")
+    ),
     "runpod": ("handler/__main__.py", "handler/health.py"),
     "openai": ("handler/api/",),
     "jinja2": ("handler/chat/",),

@@ -144,7 +144,7 @@ class ModelRunner:
 
     def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
-        rows = self._batch.fill(batch)
+        self._batch.fill(batch)
         self.times.lap("fill")
         if not self._is_on_gpu:
             meanwhile()
@@ -155,7 +155,7 @@ class ModelRunner:
         samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
         llama.llama_synchronize(self._context)
         self.times.lap("wait")
-        sampled = self._sampling.sample(samplers, rows)
+        sampled = self._sampling.sample(samplers)
         self.times.lap("sample")
         return sampled
 
@@ -271,8 +271,7 @@ class BatchBuffer:
             logits=_pointer(self._logits, ctypes.c_int8),
         )
 
-    def fill(self, batch: Batch) -> list[int]:
-        """Returns the rows whose logits are wanted, in batch order."""
+    def fill(self, batch: Batch) -> None:
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -287,7 +286,6 @@ class BatchBuffer:
         self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
         self._logits[:end] = 0
         self._logits[rows] = 1
-        return rows
 
     def fill_token(self, token_id: int) -> None:
         """A single token at the beginning of slot 0."""

@@ -18,13 +18,6 @@ from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import TokenLogprob, Vocabulary
 from handler.engine.touched import TouchedTokens
 
-# These calls take microseconds, on few candidates: giving the GIL back and waiting for it again would take longer.
-_holding_gil = ctypes.PyDLL(llama._lib._name)
-_apply: Any = _holding_gil.llama_sampler_apply
-_apply.argtypes, _apply.restype = (ctypes.c_void_p, ctypes.c_void_p), None
-_accept_one: Any = _holding_gil.llama_sampler_accept
-_accept_one.argtypes, _accept_one.restype = (ctypes.c_void_p, ctypes.c_int32), None
-
 SEEDS = 2**32 - 1  # the last 32-bit number means "choose one" to llama.cpp
 MIN_KEEP = 1
 
@@ -47,7 +40,7 @@ class SamplerChain:
         self.num_logprobs = params.num_logprobs
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         self._finalizer = weakref.finalize(self, llama.llama_sampler_free, self._chain)
-        self._address: int = ctypes.cast(self._chain, ctypes.c_void_p).value or 0
+        self.address: int = ctypes.cast(self._chain, ctypes.c_void_p).value or 0  # of llama.cpp's own
         self._num_kept = _num_kept(params)
         biases = _biases(params, vocabulary)
         self._touched = TouchedTokens(params, prompt_token_ids, [token_id for token_id, _ in biases])
@@ -64,19 +57,8 @@ class SamplerChain:
         """Ids of tokens whose logits it changes."""
         return self._touched.token_ids
 
-    def sample(self, context: Pointer, row: int) -> int:
-        """Draw a token from all logits of a batch row, and note it for the penalties of later ones."""
-        token_id: int = llama.llama_sampler_sample(self._chain, context, row)
-        self._touched.add(token_id)
-        return token_id
-
-    def apply(self, candidates: int) -> None:
-        """Draw from the llama_token_data_array at this address, which says afterwards what was drawn."""
-        _apply(self._address, candidates)
-
-    def accept(self, token_id: int) -> None:
-        """Note a token that was drawn from candidates."""
-        _accept_one(self._address, token_id)
+    def note(self, token_id: int) -> None:
+        """A token was drawn with this chain, which has accepted it."""
         self._touched.add(token_id)
 
     def close(self) -> None:
@@ -112,8 +94,11 @@ def _parts(
 
 
 def _biases(params: SamplingParams, vocabulary: Vocabulary) -> list[tuple[int, float]]:
-    banned = [(token_id, -np.inf) for token_id in vocabulary.end_of_generation] if params.ignore_eos else []
-    return [*params.logit_bias, *banned]
+    """One for each token: of several, llama.cpp would apply the first only."""
+    biases = dict(params.logit_bias)
+    if params.ignore_eos:
+        biases.update(dict.fromkeys(vocabulary.end_of_generation, -np.inf))
+    return list(biases.items())
 
 
 def _penalties(params: SamplingParams, prompt_token_ids: list[int], num_tokens: int, max_tokens: int) -> Iterator[Part]:

@@ -1,25 +1,23 @@
-"""Draws the tokens of one step: for all sequences together what can be, in a few threads.
+"""Draws the tokens of one step, in a few threads.
 
-Most chains need only the likeliest tokens. These are found for many rows at once, and the chains draw from them while
-the thread holds the GIL, microseconds each. A chain that needs the whole vocabulary takes longer than all others, in a
-call that gives the GIL back.
+A thread takes a share of the rows, and holds the GIL only to begin and to end: the likeliest tokens are found and the
+chains draw from them in draw.c.
 """
 
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
+import numpy.typing as npt
 
-from handler.engine.candidates import Candidates, Indices, Logits, likeliest, max_candidates
+from handler.engine.native import REQUEST, Drawing, Requests
 from handler.engine.sampler import Pointer, SamplerChain, token_logprob
 from handler.engine.sequence import SampledToken, Vocabulary
 
-TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
-TOKEN_LIST = np.dtype(  # llama_token_data_array
-    [("data", np.uintp), ("size", np.uintp), ("selected", np.int64), ("sorted", np.bool_)], align=True
-)
+FEW_COST, ALL_COST, THREAD_COST = 50, 400, 70  # us: a row from few candidates, or from all; a further thread
+
+Logits = npt.NDArray[np.float32]
 
 
 class StepSampler:
@@ -28,73 +26,57 @@ class StepSampler:
     def __init__(self, context: Pointer, vocabulary: Vocabulary, num_threads: int) -> None:
         self._context = context
         self._vocabulary = vocabulary
-        self._max_candidates = max_candidates(vocabulary.num_tokens)
         self._num_threads = num_threads
+        self._drawing = Drawing(vocabulary.num_tokens)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="sampler")
 
     def close(self) -> None:
         self._pool.shutdown()
 
-    def sample(self, chains: list[SamplerChain], rows: list[int]) -> list[SampledToken]:
-        """A token for each chain from the logits of its batch row; all rows that have logits, in their order."""
+    def sample(self, chains: list[SamplerChain]) -> list[SampledToken]:
+        """A token for each chain. The rows that have logits are theirs, in this order. Raises DecodeError."""
         if not chains:
             return []
-        shape = (len(rows), self._vocabulary.num_tokens)
+        shape = (len(chains), self._vocabulary.num_tokens)
         logits: Logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape=shape)
-        size = -(-len(chains) // self._num_shares(chains))
-        shares = [slice(start, start + size) for start in range(0, len(rows), size)]
-        others = [self._pool.submit(self._sample_share, chains[s], rows[s], logits[s]) for s in shares[1:]]
-        tokens = self._sample_share(chains[:size], rows[:size], logits[:size])
-        return tokens + [token for other in others for token in other.result()]
-
-    def _num_shares(self, chains: list[SamplerChain]) -> int:
-        """A row with few candidates takes 40 us, a further thread 70 us of holding the GIL; other rows take 400."""
-        num_few = sum(map(self._wants_few, chains))
-        return min(self._num_threads, max(1, round(math.sqrt(num_few * 40 / 70)) + len(chains) - num_few))
-
-    def _wants_few(self, chain: SamplerChain) -> bool:
-        return chain.num_candidates is not None and chain.num_candidates <= self._max_candidates
-
-    def _sample_share(self, chains: list[SamplerChain], rows: list[int], logits: Logits) -> list[SampledToken]:
-        drawn = self._draw(chains, logits)
-        token_ids = [
-            chain.sample(self._context, row) if token_id is None else token_id
-            for chain, row, token_id in zip(chains, rows, drawn, strict=True)
-        ]
+        token_ids = self._draw(chains, logits)
         return [
-            self._sampled(chain, row_logits, token_id)
-            for chain, row_logits, token_id in zip(chains, logits, token_ids, strict=True)
+            self._sampled(chain, row, token_id) for chain, row, token_id in zip(chains, logits, token_ids, strict=True)
         ]
 
-    def _draw(self, chains: list[SamplerChain], logits: Logits) -> Sequence[int | None]:
-        """A token for each chain that needs few candidates."""
-        few = [index for index, chain in enumerate(chains) if self._wants_few(chain)]
-        num = max((chains[index].num_candidates or 0 for index in few), default=0)
-        if not num:
-            return [None] * len(chains)
-        also = [index * logits.shape[1] + chains[index].touched for index in few]
-        return _draw_from(likeliest(logits, num, np.concatenate(also)), chains, few)
+    def _draw(self, chains: list[SamplerChain], logits: Logits) -> list[int]:
+        touched = [chain.touched for chain in chains]
+        also = np.concatenate(touched)
+        ends = np.cumsum([len(token_ids) for token_ids in touched])
+        requests = np.zeros(len(chains), REQUEST)
+        requests["logits"] = logits.ctypes.data + np.arange(len(chains)) * logits.strides[0]
+        requests["chain"] = [chain.address for chain in chains]
+        requests["num"] = nums = [chain.num_candidates or self._vocabulary.num_tokens for chain in chains]
+        requests["num_also"] = np.diff(ends, prepend=0)
+        requests["also"] = also.ctypes.data + (ends - requests["num_also"]) * also.itemsize
+        self._draw_shares(requests, self._num_shares(nums))
+        token_ids: list[int] = requests["drawn"].tolist()
+        for chain, token_id in zip(chains, token_ids, strict=True):
+            chain.note(token_id)
+        return token_ids
 
-    def _sampled(self, chain: SamplerChain, logits: Logits, token_id: int) -> SampledToken:
+    def _draw_shares(self, requests: Requests, num_shares: int) -> None:
+        size = -(-len(requests) // num_shares)
+        others = [
+            self._pool.submit(self._drawing.draw, requests[start : start + size])
+            for start in range(size, len(requests), size)
+        ]
+        self._drawing.draw(requests[:size])
+        for other in others:
+            other.result()
+
+    def _num_shares(self, nums: list[int]) -> int:
+        """A further thread costs its time once, and each share the time of its rows: the least sum is at the root."""
+        all_tokens = self._vocabulary.num_tokens
+        cost = sum(ALL_COST if num == all_tokens else FEW_COST for num in nums)
+        return min(self._num_threads, len(nums), max(1, round(math.sqrt(cost / THREAD_COST))))
+
+    def _sampled(self, chain: SamplerChain, row: Logits, token_id: int) -> SampledToken:
         if chain.num_logprobs is None:
             return SampledToken(token_id)
-        return SampledToken(token_id, token_logprob(logits, token_id, chain.num_logprobs, self._vocabulary))
-
-
-def _draw_from(candidates: Candidates, chains: list[SamplerChain], few: list[int]) -> list[int | None]:
-    """A token for the chains with these indices, unless there are no candidates."""
-    data = np.empty(len(candidates.token_ids), TOKEN_DATA)
-    data["id"], data["logit"], data["p"] = candidates.token_ids, candidates.logits, 0
-    lists = np.zeros(len(chains), TOKEN_LIST)
-    lists["data"] = data.ctypes.data + candidates.starts[:-1] * TOKEN_DATA.itemsize
-    lists["size"] = np.diff(candidates.starts)
-    able: Indices = np.array(few, np.intp)[lists["size"][few] > 0]
-    address = lists.ctypes.data
-    for index in able.tolist():
-        chains[index].apply(address + index * TOKEN_LIST.itemsize)
-    drawn: list[int | None] = [None] * len(chains)
-    token_ids = data["id"][candidates.starts[able] + lists["selected"][able]]
-    for index, token_id in zip(able.tolist(), token_ids.tolist(), strict=True):
-        chains[index].accept(token_id)
-        drawn[index] = token_id
-    return drawn
+        return SampledToken(token_id, token_logprob(row, token_id, chain.num_logprobs, self._vocabulary))

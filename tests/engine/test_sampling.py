@@ -12,17 +12,19 @@ import numpy.typing as npt
 import pytest
 from tiny_models import Architecture
 
-from handler.engine import sampling
-from handler.engine.candidates import BLOCK, Logits
 from handler.engine.model_runner import ModelRunner, RunnerConfig
 from handler.engine.sampler import SamplerChain
-from handler.engine.sampling import StepSampler
+from handler.engine.sampling import Logits, StepSampler
 from handler.engine.sampling_params import SamplingParams
 
 Counts = npt.NDArray[np.float64]
 
-NUM_TOKENS = BLOCK * 60 + 7
+NUM_TOKENS = 64 * 60 + 7
 NUM_DRAWS = 20_000
+TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+TOKEN_LIST = np.dtype(  # llama_token_data_array
+    [("data", np.uintp), ("size", np.uintp), ("selected", np.int64), ("sorted", np.bool_)], align=True
+)
 PLAIN = SamplingParams(temperature=1.2, top_k=12, top_p=0.9, min_p=0.02)
 PROMPT = [7, 8, 9, 8]
 KINDS = {
@@ -77,23 +79,17 @@ def make_chain(runner: ModelRunner, params: SamplingParams) -> SamplerChain:
 
 def from_all(chain: SamplerChain, row: Logits) -> int:
     """What `llama_sampler_sample` does: a list of the whole vocabulary through the chain."""
-    data = np.zeros(NUM_TOKENS, sampling.TOKEN_DATA)
+    data = np.zeros(NUM_TOKENS, TOKEN_DATA)
     data["id"], data["logit"] = np.arange(NUM_TOKENS), row
-    lists = np.zeros(1, sampling.TOKEN_LIST)
+    lists = np.zeros(1, TOKEN_LIST)
     lists["data"], lists["size"] = data.ctypes.data, NUM_TOKENS
-    chain.apply(lists.ctypes.data)
-    token_id = int(data["id"][lists["selected"][0]])
-    chain.accept(token_id)
-    return token_id
+    pointer = ctypes.cast(lists.ctypes.data, ctypes.POINTER(llama.llama_token_data_array))
+    llama.llama_sampler_apply(chain._chain, pointer)
+    token_id = pointer.contents.data[pointer.contents.selected].id  # the data may begin elsewhere now
+    llama.llama_sampler_accept(chain._chain, token_id)
+    return int(token_id)
 
 
-@pytest.fixture
-def whole(monkeypatch: pytest.MonkeyPatch, logits: Logits) -> None:
-    """Chains that need all candidates get them from the same rows."""
-    monkeypatch.setattr(SamplerChain, "sample", lambda chain, _context, row: from_all(chain, logits[row]))
-
-
-@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("params", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_equal_seeds_draw_the_same(
@@ -105,19 +101,18 @@ def test_equal_seeds_draw_the_same(
     chains = [make_chain(runner, params) for _ in logits]
     plain = [make_chain(runner, params) for _ in logits]
     for _ in range(20):
-        drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+        drawn = [sampled.token_id for sampled in sampler.sample(chains)]
         assert drawn == [from_all(chain, row) for chain, row in zip(plain, logits, strict=True)]
     sampler.close()
 
 
-@pytest.mark.usefixtures("whole")
 def test_different_chains_in_one_step(runner: ModelRunner, logits: Logits) -> None:
     """Each gets what it gets alone, whoever needs more or fewer candidates beside it."""
     kinds = [replace(params, seed=9) for params in list(KINDS.values())[: len(logits)]]
     sampler = StepSampler(None, Words(), 2)
     chains, plain = ([make_chain(runner, params) for params in kinds] for _ in range(2))
     for _ in range(20):
-        drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+        drawn = [sampled.token_id for sampled in sampler.sample(chains)]
         assert drawn == [from_all(chain, row) for chain, row in zip(plain, logits, strict=True)]
     sampler.close()
 
@@ -128,13 +123,13 @@ def test_draws_have_the_distribution_of_the_plain_chain(
 ) -> None:
     """Chi-squared of many draws from few candidates against as many from the whole vocabulary, other seeds."""
     sampler = StepSampler(None, Words(), 1)
-    few = [make_chain(runner, replace(params, seed=1))] * len(logits)
+    few = [make_chain(runner, replace(params, seed=seed)) for seed in range(len(logits))]
     few_counts, all_counts = np.zeros(NUM_TOKENS), np.zeros(NUM_TOKENS)
     logits[:] = logits[0]
     for _ in range(NUM_DRAWS // len(logits)):
-        for sampled in sampler.sample(few, list(range(len(few)))):
+        for sampled in sampler.sample(few):
             few_counts[sampled.token_id] += 1
-    plain = make_chain(runner, replace(params, seed=2))
+    plain = make_chain(runner, replace(params, seed=1000))
     for _ in range(NUM_DRAWS // 4):  # a list of the vocabulary each: slower
         all_counts[from_all(plain, logits[0])] += 1
     assert chi_squared_deviation(few_counts, all_counts) < 4.5
@@ -157,13 +152,12 @@ def test_chi_squared_sees_a_difference() -> None:
     assert chi_squared_deviation(a, b) > 4.5
 
 
-@pytest.mark.usefixtures("whole")
 def test_a_row_that_is_not_of_numbers(runner: ModelRunner, logits: Logits) -> None:
     """llama.cpp decides what comes of it, and the others get their tokens."""
     logits[1, :] = np.nan
     sampler = StepSampler(None, Words(), 1)
     chains = [make_chain(runner, KINDS["greedy"]) for _ in logits]
-    drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+    drawn = [sampled.token_id for sampled in sampler.sample(chains)]
     assert [drawn[row] for row in (0, 2, 7)] == [int(logits[row].argmax()) for row in (0, 2, 7)]
     sampler.close()
 
@@ -173,6 +167,6 @@ def test_ended_answers_are_not_candidates(runner: ModelRunner, logits: Logits) -
     logits[:, NUM_TOKENS - 1] = 50.0
     sampler = StepSampler(None, Words(), 1)
     chains = [make_chain(runner, replace(KINDS["greedy"], ignore_eos=True)) for _ in logits]
-    drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
+    drawn = [sampled.token_id for sampled in sampler.sample(chains)]
     assert drawn == [int(row[:-1].argmax()) for row in logits]
     sampler.close()

@@ -58,7 +58,7 @@ class Letters:
 class NoMemory:
     """Cells cost nothing here."""
 
-    shares_prefixes = True
+    shares_prefixes = is_unified = True
 
     def can_resume(self, seq_id: int, num_tokens: int) -> bool:
         return True

@@ -23,8 +23,9 @@ def load_model(settings: Settings) -> ModelRunner:
     path = locate(settings)
     runner = ModelRunner(path, runner_config(settings, on_gpu=supports_gpu()))
     log.info(
-        "model loaded in %s: %d slots share a cache of %d tokens, %d a sequence at most",
-        runner.load_time, runner.num_slots, runner.num_cells, runner.max_model_len,
+        "model loaded in %s: %d slots %s a cache of %d tokens, %d a sequence at most",
+        runner.load_time, runner.num_slots, "share" if runner.memory.is_unified else "divide", runner.num_cells,
+        runner.max_model_len,
     )  # fmt: skip
     return runner
 
@@ -47,6 +48,8 @@ def runner_config(settings: Settings, *, on_gpu: bool) -> RunnerConfig:
         split_mode=settings.split_mode,
         main_gpu=settings.main_gpu,
         tensor_split=settings.tensor_split,
+        max_num_seqs=settings.max_num_seqs,
+        kv_unified=settings.kv_unified,
     )
 
 

@@ -97,6 +97,11 @@ class Settings(BaseModel):
         True, description="Keep the whole cache of sliding-window models, so that prefixes can be reused."
     )
 
+    kv_unified: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether all sequences share the KV cache's cells. Steps of many sequences are shorter if each has "
+        "its own, which takes room for MAX_MODEL_LEN in all of them. auto: its own where a GPU has that room.",
+    )
     cache_type_k: CacheType = Field(
         "auto",
         description="Numbers of the KV cache's keys. "

@@ -1,5 +1,6 @@
 """What one `llama_decode` computes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from handler.engine.kv_cache import Slot
@@ -34,6 +35,7 @@ class Batch:
     """Sequences in the order they lie in the batch; each sequence at most once."""
 
     items: list[ScheduledSequence] = field(default_factory=list)
+    pads: list[Slot] = field(default_factory=list)  # a token that nobody wants comes after theirs, and goes again
     num_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,3 +53,8 @@ class Batch:
     def remove(self, sequence: Sequence) -> None:
         self.items = [item for item in self.items if item.sequence is not sequence]
         self.__post_init__()
+
+    def lie_side_by_side(self, pads: Callable[[list[Slot]], list[Slot]]) -> None:
+        """In the order of the slots, and with a token in those between them."""
+        self.items.sort(key=lambda item: item.slot.seq_id)
+        self.pads = pads([item.slot for item in self.items])

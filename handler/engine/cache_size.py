@@ -1,9 +1,14 @@
-"""How large a KV cache is made where nobody says so: by the memory that the model leaves free on its GPUs.
+"""How large a KV cache is made where nobody says so, and how it is divided: by the memory that the model leaves free.
+
+A stream for each slot makes steps shorter (stream_cache.py), but every slot needs room for the longest sequence. So it
+is chosen where that much memory is free; else all slots share cells.
 
 Arithmetic alone: who counted the bytes, and whether llama.cpp agrees, is not known here.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from handler.errors import ConfigError
 
 BYTES = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32}
 
@@ -15,6 +20,8 @@ STEP = 256  # cells: llama.cpp pads to it
 MASK_BYTES = 6  # for each cell and token of a ubatch: the attention's mask, in two forms
 RESERVE = 1 << 30  # bytes of each GPU for what is computed in between
 GIB = 1 << 30
+
+Layout = Literal["auto", "on", "off"]  # "on": slots share cells
 
 
 class CacheShape(NamedTuple):
@@ -39,6 +46,9 @@ class CacheWish(NamedTuple):
     max_model_len: int
     n_ubatch: int
     can_quantise: bool  # llama.cpp needs flash attention for it
+    max_num_seqs: int  # slots that there must be at least
+    kv_unified: Layout
+    can_stream: bool  # whether the model's memory can be copied stream by stream
 
 
 class CacheSize(NamedTuple):
@@ -46,23 +56,33 @@ class CacheSize(NamedTuple):
     type_k: str
     type_v: str
     why: str
+    num_slots: int
+    is_unified: bool = True
 
-    def half(self) -> "CacheSize":
-        """For where llama.cpp has no room for this one after all."""
-        return self._replace(n_ctx=max(MIN_CELLS, self.n_ctx // 2 // STEP * STEP), why=f"half of: {self.why}")
+    def half(self, num_slots: int) -> "CacheSize":
+        """For where llama.cpp has no room for this one after all: shared by so many slots."""
+        n_ctx = max(MIN_CELLS, self.n_ctx // 2 // STEP * STEP)
+        return CacheSize(n_ctx, self.type_k, self.type_v, f"half of: {self.why}", num_slots)
 
 
 def without_gpu(wish: CacheWish, n_ctx_train: int) -> CacheSize:
-    """Main memory is not asked: it is shared with all the machine does."""
+    """Main memory is not asked: it is shared with all the machine does. Raises ConfigError."""
+    types = _types(wish, "f16")
+    if wish.kv_unified == "off":
+        return _streams_as_set(wish, _longest(wish, n_ctx_train), types)
     n_ctx = wish.n_ctx or min(n_ctx_train, max(DEFAULT_MAX_CTX, wish.max_model_len))
-    return CacheSize(n_ctx, *_types(wish, "f16"), "as set" if wish.n_ctx else "the model's, up to a limit")
+    return CacheSize(n_ctx, *types, "as set" if wish.n_ctx else "the model's, up to a limit", wish.num_slots)
 
 
 def on_gpus(wish: CacheWish, shape: CacheShape, n_ctx_train: int, free: list[int]) -> CacheSize:
     """`free`: bytes of each GPU, with the model in it. Quantised only where what was set, or one long sequence, does
-    not fit otherwise."""
-    longest = wish.max_model_len or min(n_ctx_train, DEFAULT_MAX_CTX)
+    not fit otherwise. Raises ConfigError."""
+    longest = _longest(wish, n_ctx_train)
     types = _types(wish, "f16")
+    if wish.kv_unified == "off":
+        return _streams_as_set(wish, longest, types)
+    if wish.kv_unified == "auto" and (streams := _streams(wish, shape, longest, types, free)):
+        return streams
     if (
         wish.can_quantise
         and shape.head_size % BLOCK == 0
@@ -71,23 +91,58 @@ def on_gpus(wish: CacheWish, shape: CacheShape, n_ctx_train: int, free: list[int
         types = _types(wish, "q8_0")
     fitting = max_cells(wish, shape, types, free)
     if wish.n_ctx:
-        return CacheSize(wish.n_ctx, *types, f"as set; {fitting} would fit")
+        return CacheSize(wish.n_ctx, *types, f"as set; {fitting} would fit", wish.num_slots)
     n_ctx = max(MIN_CELLS, min(fitting, max(longest, wish.num_slots * CELLS_PER_SLOT)))
-    return CacheSize(n_ctx, *types, explain(wish, shape, types, free))
+    return CacheSize(n_ctx, *types, explain(wish, shape, types, free), wish.num_slots)
+
+
+def _streams(
+    wish: CacheWish, shape: CacheShape, longest: int, types: tuple[str, str], free: list[int]
+) -> CacheSize | None:
+    """A stream for each slot, if there is room for those that run and an eighth more for finished conversations."""
+    length = -(-longest // STEP) * STEP
+    fitting = int(_usable(free) / shape.cell_bytes(*types))
+    num_slots = min(wish.num_slots, min(fitting, wish.n_ctx or fitting) // length)
+    if not wish.can_stream or wish.max_num_seqs < 2 or num_slots < wish.max_num_seqs + -(-wish.max_num_seqs // 8):
+        return None
+    why = f"{fitting} fit, so that each of {num_slots} slots has {length}; {_free(free)}"
+    return CacheSize(num_slots * length, *types, why, num_slots, is_unified=False)
+
+
+def _streams_as_set(wish: CacheWish, longest: int, types: tuple[str, str]) -> CacheSize:
+    if not wish.can_stream:
+        raise ConfigError("KV_UNIFIED has value 'off': this model's memory cannot be copied slot by slot.")
+    length = wish.n_ctx // wish.num_slots // STEP * STEP if wish.n_ctx else -(-longest // STEP) * STEP
+    if length < max(STEP, wish.max_model_len):
+        raise ConfigError(
+            f"KV_UNIFIED has value 'off': N_CTX={wish.n_ctx} gives each of {wish.num_slots} slots {length} tokens, "
+            f"and {max(STEP, wish.max_model_len)} are needed."
+        )
+    return CacheSize(wish.num_slots * length, *types, "as set", wish.num_slots, is_unified=False)
+
+
+def _longest(wish: CacheWish, n_ctx_train: int) -> int:
+    return wish.max_model_len or min(n_ctx_train, DEFAULT_MAX_CTX)
+
+
+def _usable(free: list[int]) -> int:
+    return sum(max(0, num_bytes - RESERVE) for num_bytes in free)
 
 
 def max_cells(wish: CacheWish, shape: CacheShape, types: tuple[str, str], free: list[int]) -> int:
-    usable = sum(max(0, num_bytes - RESERVE) for num_bytes in free)
-    return int(usable / (shape.cell_bytes(*types) + MASK_BYTES * wish.n_ubatch)) // STEP * STEP
+    return int(_usable(free) / (shape.cell_bytes(*types) + MASK_BYTES * wish.n_ubatch)) // STEP * STEP
 
 
 def explain(wish: CacheWish, shape: CacheShape, types: tuple[str, str], free: list[int]) -> str:
     """The arithmetic, for the log and for errors."""
     return (
-        f"{sum(free) / GIB:.1f} GiB free on {len(free)} GPU(s), less {RESERVE / GIB:.0f} GiB each; "
-        f"{shape.cell_bytes(*types) / 1024:.1f} KiB a token as {'/'.join(types)} "
+        f"{_free(free)}; {shape.cell_bytes(*types) / 1024:.1f} KiB a token as {'/'.join(types)} "
         f"and {MASK_BYTES * wish.n_ubatch / 1024:.1f} KiB to compute with: {max_cells(wish, shape, types, free)} fit"
     )
+
+
+def _free(free: list[int]) -> str:
+    return f"{sum(free) / GIB:.1f} GiB free on {len(free)} GPU(s), less {RESERVE / GIB:.0f} GiB each"
 
 
 def _types(wish: CacheWish, choice: str) -> tuple[str, str]:

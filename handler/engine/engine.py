@@ -29,6 +29,7 @@ from handler.engine.sequence import (
     Vocabulary,
 )
 from handler.engine.step_times import StepTimes
+from handler.engine.stream_cache import StreamCache
 from handler.errors import (
     CacheFullError,
     ContextLengthError,
@@ -101,7 +102,8 @@ class Engine:
         self.max_queue = max_queue
         self.stats = Stats()
         self.is_healthy = True
-        cache = KVCache(runner.memory, num_slots=runner.num_slots, num_cells=runner.num_cells)
+        kind = KVCache if runner.memory.is_unified else StreamCache
+        cache = kind(runner.memory, num_slots=runner.num_slots, num_cells=runner.num_cells)
         self._scheduler = Scheduler(cache, limits)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._generations: dict[Sequence, Generation] = {}

@@ -13,7 +13,8 @@ counted here one by one, under numbers of our own; llama.cpp places tokens where
     used      in at least one slot
     claimed   in at least one claimed slot: cannot be had back without preempting a sequence
 
-KVCache decides, `Memory` does. Engine thread only. Knows nothing of sequences.
+KVCache decides, `Memory` does. Engine thread only. Knows nothing of sequences. Where llama.cpp keeps a stream for each
+slot, stream_cache.py says what is different.
 """
 
 from collections.abc import Iterable
@@ -28,6 +29,11 @@ MIN_TRIM = 256  # cells taken from a cached slot at once, so that a full cache i
 
 class Memory(Protocol):
     """llama.cpp's memory of one context. Slots are named by their seq_id."""
+
+    @property
+    def is_unified(self) -> bool:
+        """Whether slots share cells; if not, each has a stream of its own."""
+        ...
 
     @property
     def shares_prefixes(self) -> bool:
@@ -78,8 +84,16 @@ class Match(NamedTuple):
     slot: Slot
     num_tokens: int
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether the slot can be had with nothing of it lost."""
+        return not self.slot.is_claimed and self.num_tokens == self.slot.num_tokens
+
 
 class KVCache:
+    is_unified = True
+    min_shared = 32  # tokens of a prefix that is worth waiting for while another sequence computes it
+
     def __init__(self, memory: Memory, *, num_slots: int, num_cells: int) -> None:
         self.num_cells = num_cells
         self.slots = [Slot(seq_id) for seq_id in range(num_slots)]
@@ -101,6 +115,11 @@ class KVCache:
     def num_unclaimed_cells(self) -> int:
         """Cells that are free or would be if every cached slot were cleared."""
         return self.num_cells - int(np.count_nonzero(self._num_claims))
+
+    def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
+        """Whether a prompt fits beside what claimed slots hold and the cells promised to them."""
+        shared = match.num_tokens if match and match.slot.is_claimed else 0
+        return num_tokens - shared + promised <= self.num_unclaimed_cells
 
     def find_prefix(self, token_ids: list[int]) -> Match | None:
         """The longest beginning of a prompt that a slot holds and a sequence can go on from.
@@ -150,6 +169,13 @@ class KVCache:
         slot = self._least_recently_used()
         if slot is not None and self._clock - slot.last_used > max_idle:
             self.clear(slot)
+
+    def pads(self, slots: Iterable[Slot]) -> list[Slot]:
+        """Slots to compute an unwanted token in, beside those of a batch: none."""
+        return []
+
+    def draw_together(self) -> None:
+        """It does not matter which slots are claimed."""
 
     def append(self, computed: Iterable[tuple[Slot, list[int]]]) -> None:
         """Note tokens that were just computed, each in a claimed slot. The caller made room."""
@@ -216,7 +242,7 @@ class KVCache:
         assert np.count_nonzero(holders) + self.num_free_cells == self.num_cells, "a cell is lost"
 
     def _choose_target(self, match: Match | None) -> Slot | None:
-        if match and (_takes_all(match) or not self.shares_prefixes):
+        if match and (match.takes_all or not self.shares_prefixes):
             return match.slot
         return next((slot for slot in self.slots if slot.is_empty and not slot.is_claimed), self._least_recently_used())
 
@@ -240,13 +266,8 @@ class KVCache:
         self._free_cells += dropped[self._num_holders[dropped] == 0].tolist()
 
 
-def _takes_all(match: Match) -> bool:
-    """Whether the slot can be had with nothing of it lost."""
-    return not match.slot.is_claimed and match.num_tokens == match.slot.num_tokens
-
-
 def _preference(match: Match) -> tuple[int, bool]:
-    return match.num_tokens, _takes_all(match)
+    return match.num_tokens, match.takes_all
 
 
 def common_prefix_length(a: list[int], b: list[int]) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
-from handler.engine.cache_size import GIB, MIN_CELLS, CacheSize, CacheWish, on_gpus, without_gpu
+from handler.engine.cache_size import GIB, MIN_CELLS, CacheSize, CacheWish, Layout, on_gpus, without_gpu
 from handler.engine.llama_log import LlamaLog
 from handler.engine.memory_facts import cache_shape, free_gpu_bytes
 from handler.engine.sampler import Pointer, SamplerChain
@@ -51,6 +51,8 @@ KV_TYPES = {
     "q4_0": llama.GGML_TYPE_Q4_0,
 }
 
+PAD = 0  # any token: nobody wants what comes of it
+
 _llama_log = LlamaLog()
 _log_callback = llama.llama_log_callback(_llama_log)  # llama.cpp keeps no reference: this one must live
 
@@ -74,6 +76,8 @@ class RunnerConfig:
     split_mode: str = "layer"
     main_gpu: int = 0
     tensor_split: tuple[float, ...] = ()  # proportions of the GPUs; empty: by their free memory
+    max_num_seqs: int = 0  # of the slots, that run at the same time; 0: all
+    kv_unified: Layout = "on"
 
 
 @functools.cache
@@ -111,14 +115,15 @@ class ModelRunner:
             raise ConfigError(
                 f"MAX_MODEL_LEN has value {config.max_model_len}: this model was made for {self.n_ctx_train} at most."
             )
-        self._context = _open_context(self._model, config, self.n_ctx_train)
+        self._context, size = _open_context(self._model, config, self.n_ctx_train)
         self.load_time.lap("context")
-        self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full)
+        self.memory = ModelMemory(self._model, self._context, swa_full=config.swa_full, is_unified=size.is_unified)
         self._is_on_gpu = config.n_gpu_layers != 0 and supports_gpu()
-        self.num_slots = config.num_slots
+        self.num_slots = size.num_slots
         self.num_cells: int = llama.llama_n_ctx(self._context)
-        self.max_model_len = config.max_model_len or min(self.num_cells, self.n_ctx_train)
-        self._batch = BatchBuffer(config.n_batch)
+        longest: int = llama.llama_n_ctx_seq(self._context)
+        self.max_model_len = config.max_model_len or min(longest, self.n_ctx_train)
+        self._batch = BatchBuffer(config.n_batch + size.num_slots)
         self._sampling = StepSampler(self._context, self.vocabulary, config.sampler_threads)
         self._warm_up()
         self.load_time.lap("warm-up")
@@ -148,7 +153,11 @@ class ModelRunner:
         self.times.lap("fill")
         if not self._is_on_gpu:
             meanwhile()
-        self._decode()
+        try:
+            self._decode()
+        finally:
+            for slot in batch.pads:
+                self.memory.truncate(slot.seq_id, slot.num_tokens)
         self.times.lap("decode")
         if self._is_on_gpu:  # which has only begun
             meanwhile()
@@ -180,11 +189,12 @@ class ModelRunner:
 
 
 class ModelMemory:
-    """llama.cpp's memory of one context, which is unified: every slot draws on the same cells."""
+    """llama.cpp's memory of one context."""
 
-    def __init__(self, model: Pointer, context: Pointer, *, swa_full: bool) -> None:
+    def __init__(self, model: Pointer, context: Pointer, *, swa_full: bool, is_unified: bool) -> None:
+        self.is_unified = is_unified
         self._memory = llama.llama_get_memory(context)
-        self._has_states = bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+        self._has_states = has_states(model)
         self._window: int = llama.llama_model_n_swa(model)  # 0: none
         # A state is that of all its tokens. Cells of a small window's cache that two slots share are never freed.
         self.shares_prefixes = not self._has_states and (swa_full or not self._window)
@@ -197,13 +207,22 @@ class ModelMemory:
         return bool(first <= max(0, num_tokens - self._window + 1))
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
-        llama.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
+        if self.is_unified:
+            llama.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
+        else:  # a part of a stream cannot be copied: llama.cpp would abort
+            llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            llama.llama_memory_seq_rm(self._memory, target, num_tokens, -1)
 
     def truncate(self, seq_id: int, num_tokens: int) -> bool:
         return bool(llama.llama_memory_seq_rm(self._memory, seq_id, num_tokens, -1))
 
     def clear(self, seq_id: int) -> None:
         llama.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+
+
+def has_states(model: Pointer) -> bool:
+    """Whether the memory of some layers is one state of all tokens."""
+    return bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
 
 
 class ModelVocabulary:
@@ -272,15 +291,19 @@ class BatchBuffer:
         )
 
     def fill(self, batch: Batch) -> None:
+        parts = [(item.slot.seq_id, item.start, item.token_ids, item.catches_up) for item in batch.items]
+        parts += [(slot.seq_id, slot.num_tokens, [PAD], False) for slot in batch.pads]
+        if batch.pads:
+            parts.sort(key=lambda part: part[0])
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         rows: list[int] = []
-        for item in batch.items:
-            tokens += item.token_ids
-            positions += range(item.start, item.start + item.num_tokens)
-            slots += [item.slot.seq_id] * item.num_tokens
-            if item.catches_up:
+        for seq_id, start, token_ids, wants_logits in parts:
+            tokens += token_ids
+            positions += range(start, start + len(token_ids))
+            slots += [seq_id] * len(token_ids)
+            if wants_logits:
                 rows.append(len(tokens) - 1)
         end = self.struct.n_tokens = len(tokens)
         self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
@@ -326,16 +349,16 @@ def _room(path: Path, free: list[int]) -> str:
 
 
 def choose_cache_size(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> CacheSize:
-    wish = _wish(config)
+    wish = _wish(model, config)
     free = free_gpu_bytes() if config.n_gpu_layers < 0 else []  # else a part of the cache lies in main memory
     if config.split_mode == "none":
         free = free[config.main_gpu :][:1]
     size = on_gpus(wish, cache_shape(model), n_ctx_train, free) if free else without_gpu(wish, n_ctx_train)
-    log.info("cache of %d tokens, %s/%s: %s", *size)
+    log.info("cache of %d tokens, %s/%s: %s", *size[:4])
     return size
 
 
-def _wish(config: RunnerConfig) -> CacheWish:
+def _wish(model: Pointer, config: RunnerConfig) -> CacheWish:
     return CacheWish(
         n_ctx=config.n_ctx,
         type_k=config.type_k,
@@ -344,15 +367,18 @@ def _wish(config: RunnerConfig) -> CacheWish:
         max_model_len=config.max_model_len,
         n_ubatch=config.n_ubatch,
         can_quantise=config.flash_attn != "off",
+        max_num_seqs=config.max_num_seqs or config.num_slots,
+        kv_unified=config.kv_unified,
+        can_stream=not has_states(model) and not llama.llama_model_n_swa(model),
     )
 
 
-def _open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Pointer:
+def _open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> tuple[Pointer, CacheSize]:
     """A size that was chosen and not set may be too large: the estimate does not know all models' needs."""
     size = choose_cache_size(model, config, n_ctx_train)
     while True:
         if context := llama.llama_init_from_model(model, _context_params(config, size)):
-            return context
+            return context, size
         refusal = (
             f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
             f"{_llama_log.last_error or 'it does not say why'}."
@@ -361,19 +387,19 @@ def _open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> Poi
             llama.llama_model_free(model)
             raise ModelError(f"{refusal} Set a smaller N_CTX, or CACHE_TYPE_K and CACHE_TYPE_V.")
         log.warning("%s Half of it is tried.", refusal)
-        size = size.half()
+        size = size.half(config.num_slots)
 
 
 def _context_params(config: RunnerConfig, size: CacheSize) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = size.n_ctx
-    params.n_batch = config.n_batch
+    params.n_batch = config.n_batch + size.num_slots  # pads come on top
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
-    params.n_seq_max = config.num_slots
-    params.n_outputs_max = config.num_slots  # one row of logits a sequence, not one a token
+    params.n_seq_max = size.num_slots
+    params.n_outputs_max = size.num_slots  # one row of logits a sequence, not one a token
     params.n_threads = params.n_threads_batch = config.n_threads
     params.flash_attn_type = FLASH_ATTN[config.flash_attn]
     params.swa_full = config.swa_full
     params.type_k, params.type_v = KV_TYPES[size.type_k], KV_TYPES[size.type_v]
-    params.kv_unified = True
+    params.kv_unified = size.is_unified
     return params

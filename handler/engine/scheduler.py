@@ -29,7 +29,6 @@ from handler.engine.sequence import FinishReason, SampledToken, Sequence, Sequen
 from handler.errors import EngineError, RequestError
 
 MARGIN = 32  # cells left free for each running sequence when another is admitted
-MIN_SHARED = 32  # a shared prefix of so many tokens is worth waiting for while another sequence computes it
 
 Outputs = list[tuple[Sequence, SequenceOutput]]
 
@@ -65,6 +64,7 @@ class Scheduler:
         batch = Batch()
         if self.limits.max_idle is not None:
             self.cache.expire(self.limits.max_idle)
+        self.cache.draw_together()
         generating = [sequence for sequence in self.running if sequence.num_pending_tokens == 1]
         if not self._waits_for_others(generating):
             self._give_each_a_token(batch, generating)
@@ -74,6 +74,8 @@ class Scheduler:
             self._give_tokens(batch, sequence, share)
         if not batch.items:
             self._give_each_a_token(batch, generating)
+        if not self.cache.is_unified:
+            batch.lie_side_by_side(self.cache.pads)
         assert batch.items or not self.has_work, "there is work, but nothing was scheduled"
         return batch
 
@@ -193,7 +195,7 @@ class Scheduler:
         """Whether a running sequence will soon hold more of this one's beginning than any slot does now."""
         if sequence.params.is_reproducible or not self.cache.shares_prefixes:
             return False
-        enough = max(MIN_SHARED, 1 + (match.num_tokens if match else 0))
+        enough = max(self.cache.min_shared, 1 + (match.num_tokens if match else 0))
         return any(
             common_prefix_length(other.token_ids, sequence.token_ids[:-1]) >= max(enough, other.num_computed_tokens + 1)
             for other in self.running
@@ -202,9 +204,8 @@ class Scheduler:
 
     def _has_room(self, sequence: Sequence, match: Match | None) -> bool:
         """Whether its tokens fit beside what the running sequences hold, still have to compute, and a margin."""
-        shared = match.num_tokens if match and match.slot.is_claimed else 0
         promised = sum(other.num_pending_tokens + MARGIN for other in self.running)
-        return sequence.num_tokens - shared + promised <= self.cache.num_unclaimed_cells
+        return self.cache.has_room(sequence.num_tokens, promised, match)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Its slot is cached now like that of a finished one: what nobody needs of it will be found again."""

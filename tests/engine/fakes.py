@@ -23,7 +23,7 @@ END = 256  # the token that ends an answer
 CONTROL = 257  # a token without text
 TIMEOUT = 20.0  # seconds until a test that hangs fails
 
-MemoryKind = Literal["full", "recurrent", "stubborn"]
+MemoryKind = Literal["full", "recurrent", "stubborn", "streams"]
 
 
 class ByteVocabulary:
@@ -55,12 +55,13 @@ class RecordingMemory:
     """Notes the calls, and holds (cell, token) pairs by slot; slots that share a prefix share its cells.
 
     "full" can do everything, "recurrent" goes on from the latest token alone and shares nothing, "stubborn" promises
-    what it then refuses.
+    what it then refuses, "streams" has cells for each slot alone.
     """
 
     def __init__(self, kind: MemoryKind = "full") -> None:
         self.kind = kind
         self.shares_prefixes = kind != "recurrent"
+        self.is_unified = kind != "streams"
         self.calls: list[Call] = []
         self.cells: dict[int, list[tuple[int, int]]] = {}
         self._next_cell = count()
@@ -86,10 +87,12 @@ class RecordingMemory:
         assert num_tokens <= len(self.cells[source]), "more is copied than there is"
         self.calls.append(Call("copy", source, num_tokens, target))
         self.cells[target] = self.cells[source][:num_tokens]
+        if not self.is_unified:
+            self.cells[target] = [(next(self._next_cell), token_id) for _, token_id in self.cells[target]]
 
     def truncate(self, seq_id: int, num_tokens: int) -> bool:
         self.calls.append(Call("truncate", seq_id, num_tokens))
-        if self.kind != "full":
+        if self.kind not in ("full", "streams"):
             return False
         del self.cells[seq_id][num_tokens:]
         return True

@@ -15,7 +15,18 @@ from handler.engine.model_runner import ModelRunner, RunnerConfig
 from handler.errors import ModelError
 
 SEVEN_B = CacheShape(28, 512, 512, 128)  # 56 KiB a token as f16
-WISH = CacheWish(0, "auto", "auto", num_slots=32, max_model_len=0, n_ubatch=512, can_quantise=True)
+WISH = CacheWish(
+    0,
+    "auto",
+    "auto",
+    num_slots=32,
+    max_model_len=0,
+    n_ubatch=512,
+    can_quantise=True,
+    max_num_seqs=16,
+    kv_unified="on",
+    can_stream=True,
+)
 CONFIG = RunnerConfig(
     n_ctx=0,
     n_batch=32,

@@ -9,11 +9,11 @@ from fakes import FakeRunner, FakeSampler, MemoryKind
 from handler.engine.batch import Batch
 from handler.engine.kv_cache import KVCache
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.scheduler import MARGIN, MIN_SHARED, Limits, Outputs, Scheduler
+from handler.engine.scheduler import MARGIN, Limits, Outputs, Scheduler
 from handler.engine.sequence import FinishReason, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError
 
-SHARED = "s" * MIN_SHARED  # a beginning worth waiting for
+SHARED = "s" * KVCache.min_shared  # a beginning worth waiting for
 
 
 @dataclass

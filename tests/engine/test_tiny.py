@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from tiny_engine import GREEDY, ask, ask_all, ask_one_by_one, assert_same_tokens, forget, open_engine, read
 from tiny_models import ARCHITECTURES, Architecture
 
+from handler.engine.cache_size import Layout
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason
@@ -21,17 +22,30 @@ SYSTEM = "the world is on the hello of wording and the erring is to the on-ing o
 PROMPTS = ["hello world", "the end of a long story, " * 5, SYSTEM + "one", SYSTEM + "two is another"]
 TWO_BEST = replace(GREEDY, num_logprobs=2)
 
-Memory = tuple[Architecture, bool]  # a sliding window's cache may be as large as the others', or the window's size
 OpenEngine = Callable[..., Engine]
 
-MEMORIES: list[Memory] = [*((name, True) for name in ARCHITECTURES), ("gemma3", False)]
-SHARING: list[Memory] = [("llama", True), ("qwen2", True), ("gemma3", True)]
-RECURRENT: list[Memory] = [("mamba", True), ("jamba", True)]
+
+class Memory(NamedTuple):
+    architecture: Architecture
+    swa_full: bool = True  # a sliding window's cache may be as large as the others', or the window's size
+    kv_unified: Layout = "on"
+
+    @property
+    def name(self) -> str:
+        parts = [self.architecture, "" if self.swa_full else "window", "" if self.kv_unified == "on" else "streams"]
+        return "-".join(filter(None, parts))
+
+
+STREAMS = [Memory("llama", kv_unified="off"), Memory("qwen2", kv_unified="off")]
+WINDOW = Memory("gemma3", swa_full=False)
+SHARING_CELLS = [*map(Memory, ARCHITECTURES), WINDOW]
+MEMORIES = [*SHARING_CELLS, *STREAMS]
+SHARING = [Memory("llama"), Memory("qwen2"), Memory("gemma3")]
+RECURRENT = [Memory("mamba"), Memory("jamba")]
 
 
 def for_each(memories: list[Memory]) -> pytest.MarkDecorator:
-    names = [architecture if swa_full else f"{architecture}-window" for architecture, swa_full in memories]
-    return pytest.mark.parametrize("memory", memories, ids=names)
+    return pytest.mark.parametrize("memory", memories, ids=[memory.name for memory in memories])
 
 
 @pytest.fixture
@@ -40,8 +54,8 @@ def open_tiny(tiny_model_paths: Mapping[Architecture, Path]) -> Iterator[OpenEng
     with ExitStack() as stack:
 
         def open_one(memory: Memory, **config: Any) -> Engine:
-            architecture, swa_full = memory
-            return stack.enter_context(open_engine(tiny_model_paths[architecture], swa_full=swa_full, **config))
+            config = {"swa_full": memory.swa_full, "kv_unified": memory.kv_unified, **config}
+            return stack.enter_context(open_engine(tiny_model_paths[memory.architecture], **config))
 
         yield open_one
 
@@ -96,6 +110,16 @@ async def test_prefix_is_reused(memory: Memory, num_slots: int, open_tiny: OpenE
     await assert_as_fresh(engine, [*prompt[:50], 7, 8, 9], num_cached_tokens=50)
 
 
+@for_each(STREAMS)
+@pytest.mark.parametrize("num_slots", [1, 4], ids=["in-place", "copied"])
+async def test_prefix_of_a_stream_is_reused(memory: Memory, num_slots: int, open_tiny: OpenEngine) -> None:
+    """All of a stream is copied, and what does not belong to the prefix is cut off."""
+    engine = open_tiny(memory, num_slots=num_slots)
+    prompt = random_tokens(random.Random(1), 100)
+    await ask(engine, prompt)
+    await assert_as_fresh(engine, [*prompt[:80], 7, 8, 9], num_cached_tokens=80)
+
+
 @for_each(RECURRENT)
 async def test_prefix_that_cannot_be_reused(memory: Memory, open_tiny: OpenEngine) -> None:
     """A memory that cannot go back computes the prompt again, rather than answer from a wrong state."""
@@ -105,7 +129,7 @@ async def test_prefix_that_cannot_be_reused(memory: Memory, open_tiny: OpenEngin
     await assert_as_fresh(engine, [*prompt[:50], 7, 8, 9], num_cached_tokens=0)
 
 
-@for_each(SHARING)
+@for_each([*SHARING, *STREAMS])
 async def test_running_sequences_share_their_prefix(memory: Memory, open_tiny: OpenEngine) -> None:
     """Equal prompts at the same time are computed once, and all go on as if alone."""
     engine = open_tiny(memory, num_slots=8)
@@ -141,12 +165,12 @@ async def test_many_prompts_one_after_another(memory: Memory, open_tiny: OpenEng
         num_cached_tokens += answer.usage.num_cached_tokens
         await forget(fresh)
         assert_same_tokens(answer, await ask(fresh, prompt, params))
-    assert num_cached_tokens > 50 or memory not in SHARING
+    assert num_cached_tokens > 50 or memory not in [*SHARING, *STREAMS]
 
 
 async def test_small_window_cache_says_what_the_full_one_says(open_tiny: OpenEngine) -> None:
     """Far beyond the window, over several turns of several chats, the small cache changes nothing."""
-    small, full = open_tiny(("gemma3", False)), open_tiny(("gemma3", True))
+    small, full = open_tiny(WINDOW), open_tiny(Memory("gemma3"))
     params = replace(GREEDY, max_tokens=30)
     chats = [small.runner.tokenize(prompt) for prompt in PROMPTS]
     for turn in range(3):
@@ -158,7 +182,7 @@ async def test_small_window_cache_says_what_the_full_one_says(open_tiny: OpenEng
     assert max(map(len, chats)) > 5 * 32
 
 
-@for_each(MEMORIES)
+@for_each(SHARING_CELLS)
 async def test_preemption_changes_no_text(memory: Memory, open_tiny: OpenEngine) -> None:
     """Four answers that do not fit the cache together are those given one by one."""
     engine = open_tiny(memory, n_ctx=256)
@@ -194,7 +218,7 @@ async def test_context_is_used_to_its_end(memory: Memory, open_tiny: OpenEngine)
 @for_each(MEMORIES)
 async def test_random_traffic(memory: Memory, open_tiny: OpenEngine) -> None:
     """Hundreds of requests in a cache too small for them: those who stay are answered as by a fresh one."""
-    num_clients, num_turns = (10, 22) if memory == ("llama", True) else (6, 8)
+    num_clients, num_turns = (10, 22) if memory == Memory("llama") else (6, 8)
     engine, fresh = open_tiny(memory, n_ctx=256, num_slots=6), open_tiny(memory, n_ctx=256)
     results: list[tuple[list[int], SamplingParams, Any]] = []
 
@@ -216,7 +240,7 @@ async def test_random_traffic(memory: Memory, open_tiny: OpenEngine) -> None:
         return num_cancelled
 
     num_cancelled = sum(await asyncio.gather(*map(client, range(num_clients))))
-    assert engine._scheduler.num_preemptions > 0
+    assert engine._scheduler.num_preemptions > 0 or memory in STREAMS
     assert len(results) == num_clients * num_turns - num_cancelled
     for prompt, params, answer in results:
         assert answer.finish_reason is FinishReason.LENGTH

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
+from handler.engine.cache_size import Layout
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
 from handler.engine.kv_cache import KVCache
@@ -75,10 +76,12 @@ def open_engine(
     num_slots: int = 4,
     swa_full: bool = True,
     num_cells: int | None = None,
+    kv_unified: Layout = "on",
 ) -> Iterator[Engine]:
-    """`num_cells` is what the engine believes the cache to hold, where that is not the truth."""
+    """`num_cells` is what the engine believes the cache to hold, where that is not the truth. `n_ctx` is each slot's,
+    where they do not share cells."""
     config = RunnerConfig(
-        n_ctx=n_ctx,
+        n_ctx=n_ctx if kv_unified == "on" else n_ctx * num_slots,
         n_batch=n_batch,
         n_ubatch=n_batch,
         n_gpu_layers=0,
@@ -89,6 +92,7 @@ def open_engine(
         sampler_threads=2,
         type_k="f32",
         type_v="f32",
+        kv_unified=kv_unified,
     )
     runner = CheckedRunner(path, config)
     runner.num_cells = num_cells or runner.num_cells

@@ -97,11 +97,11 @@ def open_engine(args: argparse.Namespace) -> Engine:
         return Engine(scripted, Limits(concurrency, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
     settings = Settings.from_env(dict(os.environ) | {"MAX_NUM_SEQS": str(concurrency)})
     runner = load_model(settings)
-    from handler.engine.model_runner import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
-    from handler.engine.sampler import SamplerChain  # noqa: PLC0415
+    from handler.engine import sampler  # noqa: PLC0415
+    from handler.engine.llama_context import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
 
     if args.whole:
-        SamplerChain.num_candidates = property(lambda _: None)  # type: ignore[assignment,method-assign]  # for all of them
+        sampler._num_kept = lambda params: None
     return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000)
 
 

@@ -3,7 +3,8 @@
 import logging
 
 from handler.cores import num_usable_cores
-from handler.engine.model_runner import ModelRunner, RunnerConfig, supports_gpu
+from handler.engine.llama_context import RunnerConfig, supports_gpu
+from handler.engine.model_runner import ModelRunner
 from handler.engine.scheduler import Limits
 from handler.models.locate import locate
 from handler.settings import Settings

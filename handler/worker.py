@@ -11,7 +11,8 @@ from handler.api.routes import Api
 from handler.api.served import ServedNames
 from handler.chat.template import ChatTemplate, model_template
 from handler.engine.engine import Engine
-from handler.engine.model_runner import ModelRunner, supports_gpu
+from handler.engine.llama_context import supports_gpu
+from handler.engine.model_runner import ModelRunner
 from handler.errors import ConfigError, ModelError
 from handler.loading import limits
 from handler.settings import Settings

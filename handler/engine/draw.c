@@ -34,12 +34,12 @@ struct samplers { /* llama.cpp's functions */
     void (*accept)(void *chain, int32_t token_id);
 };
 
-struct request { /* for one row */
-    const float *logits;
+struct request { /* of one sequence; only `row` and `drawn` change with each step */
     void *chain;
     int64_t num;         /* how many of the likeliest tokens the chain needs */
     const int64_t *also; /* further tokens it needs, likely or not, each once */
     int64_t num_also;
+    int64_t row;   /* of the logits */
     int64_t drawn; /* the answer; -1 where the chain chose none */
 };
 
@@ -97,8 +97,7 @@ static struct candidate token(const float *row, size_t id) {
 }
 
 /* The tokens a request needs, but for forbidden ones, whose logit is -INFINITY. Returns how many. */
-static size_t find(const struct request *request, size_t num_tokens, const struct scratch *scratch) {
-    const float *row = request->logits;
+static size_t find(const struct request *request, const float *row, size_t num_tokens, const struct scratch *scratch) {
     size_t num_blocks = 0, size = 0;
     for (size_t start = 0; start < num_tokens; start += BLOCK)
         scratch->maxima[num_blocks++] = block_max(row + start, block_size(start, num_tokens));
@@ -121,11 +120,11 @@ static size_t take_all(const float *row, size_t num_tokens, struct candidate *ca
     return num_tokens;
 }
 
-/* What is left for a row without any number is decided by llama.cpp. */
-static int32_t draw_one(const struct request *request, size_t num_tokens, const struct samplers *samplers,
-                        const struct scratch *scratch) {
-    size_t size = find(request, num_tokens, scratch);
-    if (!size) size = take_all(request->logits, num_tokens, scratch->candidates);
+/* What is to come of a row without any number is llama.cpp's to decide. */
+static int32_t draw_one(const struct request *request, const float *row, size_t num_tokens,
+                        const struct samplers *samplers, const struct scratch *scratch) {
+    size_t size = find(request, row, num_tokens, scratch);
+    if (!size) size = take_all(row, num_tokens, scratch->candidates);
     struct candidates candidates = {.data = scratch->candidates, .size = size, .selected = -1, .sorted = false};
     samplers->apply(request->chain, &candidates);
     if (candidates.selected < 0 || candidates.selected >= (int64_t)candidates.size) return -1;
@@ -135,7 +134,8 @@ static int32_t draw_one(const struct request *request, size_t num_tokens, const 
 }
 
 /* Fills in what is drawn. Returns 0, or 1 where there is no memory for it. */
-int draw(struct request *requests, size_t num_requests, size_t num_tokens, const struct samplers *samplers) {
+int draw(struct request *const *requests, size_t num_requests, const float *logits, size_t num_tokens,
+         const struct samplers *samplers) {
     const size_t num_blocks = (num_tokens + BLOCK - 1) / BLOCK;
     struct scratch scratch = {
         .maxima = malloc(num_blocks * sizeof(float)),
@@ -143,8 +143,10 @@ int draw(struct request *requests, size_t num_requests, size_t num_tokens, const
         .candidates = malloc(num_tokens * sizeof(struct candidate)),
     };
     const bool has_room = scratch.maxima && scratch.heap && scratch.candidates;
-    for (size_t i = 0; has_room && i < num_requests; i++)
-        requests[i].drawn = draw_one(&requests[i], num_tokens, samplers, &scratch);
+    for (size_t i = 0; has_room && i < num_requests; i++) {
+        const float *row = logits + (size_t)requests[i]->row * num_tokens;
+        requests[i]->drawn = draw_one(requests[i], row, num_tokens, samplers, &scratch);
+    }
     free(scratch.maxima);
     free(scratch.heap);
     free(scratch.candidates);

@@ -5,27 +5,31 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
-import numpy.typing as npt
 
 from handler.errors import DecodeError, ModelError
 
 LIBRARY = Path(__file__).with_name("libdraw.so")
-REQUEST = np.dtype(  # its struct request
-    [
-        ("logits", np.uintp),
-        ("chain", np.uintp),
-        ("num", np.int64),
-        ("also", np.uintp),
-        ("num_also", np.int64),
-        ("drawn", np.int64),
-    ]
-)
-
-Requests = npt.NDArray[np.void]
-
-
 SAMPLERS = (llama._lib.llama_sampler_apply, llama._lib.llama_sampler_accept)
+
+
+class DrawRequest(ctypes.Structure):
+    """Its `struct request`: one sequence's chain and what it needs, and what it drew last."""
+
+    chain: int | None  # llama.cpp's
+    num: int
+    also: int | None  # address of int64 numbers, which must live as long
+    num_also: int
+    row: int
+    drawn: int
+
+    _fields_ = (
+        ("chain", ctypes.c_void_p),
+        ("num", ctypes.c_int64),
+        ("also", ctypes.c_void_p),
+        ("num_also", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("drawn", ctypes.c_int64),
+    )
 
 
 class Drawing:
@@ -36,13 +40,13 @@ class Drawing:
         if not LIBRARY.exists():
             raise ModelError(f"{LIBRARY.name} was not compiled: builder/native.sh does that.")
         self._draw: Any = ctypes.CDLL(str(LIBRARY)).draw
-        self._draw.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p)
+        self._draw.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
         self._num_tokens = num_tokens
         self._samplers = (ctypes.c_void_p * 2)(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
 
-    def draw(self, requests: Requests) -> None:
-        """Fill in `drawn`, having given the GIL away. A chain is in one request only. Raises DecodeError."""
-        if self._draw(requests.ctypes.data, len(requests), self._num_tokens, self._samplers):
+    def draw(self, addresses: list[int], logits: int) -> None:
+        """Fill in `drawn` of the requests at these addresses, having given the GIL away, from rows of logits at that
+        one. Raises DecodeError where there is no memory for it."""
+        pointers = (ctypes.c_void_p * len(addresses))(*addresses)
+        if self._draw(pointers, len(addresses), logits, self._num_tokens, self._samplers):
             raise DecodeError("There is no memory to sample with.")
-        if (requests["drawn"] < 0).any():
-            raise DecodeError("A sampler chain chose no token.")

@@ -18,9 +18,9 @@ def num_gaps(seq_ids: Collection[int]) -> int:
 
 
 def nearest(running: Collection[int], seq_ids: Iterable[int]) -> list[int]:
-    """Those with which the running ones would have no more gaps. All, if none runs."""
-    gaps = num_gaps(running)
-    return [seq_id for seq_id in seq_ids if not running or num_gaps([*running, seq_id]) <= gaps]
+    """Those with which the running ones would have the fewest gaps. All, if none runs."""
+    gaps = {seq_id: num_gaps([*running, seq_id]) for seq_id in seq_ids}
+    return [seq_id for seq_id, num in gaps.items() if num == min(gaps.values())]
 
 
 def padding(seq_ids: Iterable[int]) -> list[int]:

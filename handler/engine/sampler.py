@@ -14,9 +14,11 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
+from handler.engine.native import DrawRequest
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import TokenLogprob, Vocabulary
 from handler.engine.touched import TouchedTokens
+from handler.errors import DecodeError
 
 SEEDS = 2**32 - 1  # the last 32-bit number means "choose one" to llama.cpp
 MIN_KEEP = 1
@@ -40,26 +42,38 @@ class SamplerChain:
         self.num_logprobs = params.num_logprobs
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         self._finalizer = weakref.finalize(self, llama.llama_sampler_free, self._chain)
-        self.address: int = ctypes.cast(self._chain, ctypes.c_void_p).value or 0  # of llama.cpp's own
         self._num_kept = _num_kept(params)
         biases = _biases(params, vocabulary)
         self._touched = TouchedTokens(params, prompt_token_ids, [token_id for token_id, _ in biases])
         for part in _parts(params, prompt_token_ids, vocab, vocabulary, max_tokens):
             llama.llama_sampler_chain_add(self._chain, part)
 
-    @property
-    def num_candidates(self) -> int | None:
-        """How many of the likeliest tokens it needs, beside those in `touched`; None if it needs all."""
-        return None if self._num_kept is None else self._num_kept + len(self._touched.token_ids)
+        self._request = DrawRequest(chain=ctypes.cast(self._chain, ctypes.c_void_p).value)
+        self._address = ctypes.addressof(self._request)
+        self._all_tokens = vocabulary.num_tokens
+        self._noted: npt.NDArray[np.intp] | None = None  # the tokens that the request names
 
     @property
-    def touched(self) -> npt.NDArray[np.intp]:
-        """Ids of tokens whose logits it changes."""
-        return self._touched.token_ids
+    def needs_few(self) -> bool:
+        """Whether it draws from the likeliest tokens alone."""
+        return self._num_kept is not None
 
-    def note(self, token_id: int) -> None:
-        """A token was drawn with this chain, which has accepted it."""
+    def request_for(self, row: int) -> int:
+        """The address of what draw.c must know to draw from this row of logits."""
+        request, touched = self._request, self._touched.token_ids
+        request.row = row
+        if touched is not self._noted:
+            self._noted = touched
+            request.num = self._all_tokens if self._num_kept is None else self._num_kept + len(touched)
+            request.also, request.num_also = touched.ctypes.data, len(touched)
+        return self._address
+
+    def drawn(self) -> int:
+        """What was drawn, which llama.cpp's samplers know already. Raises DecodeError if nothing was."""
+        if (token_id := self._request.drawn) < 0:
+            raise DecodeError("A sampler chain chose no token.")
         self._touched.add(token_id)
+        return token_id
 
     def close(self) -> None:
         self._finalizer()

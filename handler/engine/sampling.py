@@ -4,6 +4,7 @@ A thread takes a share of the rows, and holds the GIL only to begin and to end: 
 chains draw from them in draw.c.
 """
 
+import ctypes
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from handler.engine.native import REQUEST, Drawing, Requests
+from handler.engine.native import Drawing
 from handler.engine.sampler import Pointer, SamplerChain, token_logprob
 from handler.engine.sequence import SampledToken, Vocabulary
 
@@ -37,44 +38,29 @@ class StepSampler:
         """A token for each chain. The rows that have logits are theirs, in this order. Raises DecodeError."""
         if not chains:
             return []
-        shape = (len(chains), self._vocabulary.num_tokens)
-        logits: Logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape=shape)
-        token_ids = self._draw(chains, logits)
-        return [
-            self._sampled(chain, row, token_id) for chain, row, token_id in zip(chains, logits, token_ids, strict=True)
-        ]
+        logits = llama.llama_get_logits(self._context)
+        addresses = [chain.request_for(row) for row, chain in enumerate(chains)]
+        self._draw(addresses, ctypes.cast(logits, ctypes.c_void_p).value or 0, self._num_shares(chains))
+        token_ids = [chain.drawn() for chain in chains]
+        if not any(chain.num_logprobs is not None for chain in chains):
+            return list(map(SampledToken, token_ids))
+        rows: Logits = np.ctypeslib.as_array(logits, shape=(len(chains), self._vocabulary.num_tokens))
+        return list(map(self._sampled, chains, rows, token_ids))
 
-    def _draw(self, chains: list[SamplerChain], logits: Logits) -> list[int]:
-        touched = [chain.touched for chain in chains]
-        also = np.concatenate(touched)
-        ends = np.cumsum([len(token_ids) for token_ids in touched])
-        requests = np.zeros(len(chains), REQUEST)
-        requests["logits"] = logits.ctypes.data + np.arange(len(chains)) * logits.strides[0]
-        requests["chain"] = [chain.address for chain in chains]
-        requests["num"] = nums = [chain.num_candidates or self._vocabulary.num_tokens for chain in chains]
-        requests["num_also"] = np.diff(ends, prepend=0)
-        requests["also"] = also.ctypes.data + (ends - requests["num_also"]) * also.itemsize
-        self._draw_shares(requests, self._num_shares(nums))
-        token_ids: list[int] = requests["drawn"].tolist()
-        for chain, token_id in zip(chains, token_ids, strict=True):
-            chain.note(token_id)
-        return token_ids
-
-    def _draw_shares(self, requests: Requests, num_shares: int) -> None:
-        size = -(-len(requests) // num_shares)
+    def _draw(self, addresses: list[int], logits: int, num_shares: int) -> None:
+        size = -(-len(addresses) // num_shares)
         others = [
-            self._pool.submit(self._drawing.draw, requests[start : start + size])
-            for start in range(size, len(requests), size)
+            self._pool.submit(self._drawing.draw, addresses[start : start + size], logits)
+            for start in range(size, len(addresses), size)
         ]
-        self._drawing.draw(requests[:size])
+        self._drawing.draw(addresses[:size], logits)
         for other in others:
             other.result()
 
-    def _num_shares(self, nums: list[int]) -> int:
+    def _num_shares(self, chains: list[SamplerChain]) -> int:
         """A further thread costs its time once, and each share the time of its rows: the least sum is at the root."""
-        all_tokens = self._vocabulary.num_tokens
-        cost = sum(ALL_COST if num == all_tokens else FEW_COST for num in nums)
-        return min(self._num_threads, len(nums), max(1, round(math.sqrt(cost / THREAD_COST))))
+        cost = sum(FEW_COST if chain.needs_few else ALL_COST for chain in chains)
+        return min(self._num_threads, len(chains), max(1, round(math.sqrt(cost / THREAD_COST))))
 
     def _sampled(self, chain: SamplerChain, row: Logits, token_id: int) -> SampledToken:
         if chain.num_logprobs is None:

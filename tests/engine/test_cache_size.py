@@ -8,11 +8,12 @@ import llama_cpp.llama_cpp as llama
 import pytest
 from tiny_models import HEAD, KV_HEADS, write_tiny_model
 
-from handler.engine import model_runner
+from handler.engine import llama_context
 from handler.engine.cache_size import GIB, CacheShape, CacheWish, on_gpus, without_gpu
+from handler.engine.llama_context import RunnerConfig
 from handler.engine.memory_facts import cache_shape
-from handler.engine.model_runner import ModelRunner, RunnerConfig
-from handler.errors import ModelError
+from handler.engine.model_runner import ModelRunner
+from handler.errors import ConfigError, ModelError
 
 SEVEN_B = CacheShape(28, 512, 512, 128)  # 56 KiB a token as f16
 WISH = CacheWish(
@@ -75,6 +76,48 @@ def test_quantised_where_one_sequence_would_not_fit() -> None:
     assert on_gpus(WISH._replace(type_v="q4_0"), SEVEN_B, 8192, tight)[1:3] == ("f16", "q4_0")
 
 
+AUTO = WISH._replace(kv_unified="auto")
+
+
+def test_a_stream_for_each_slot() -> None:
+    """Where every slot has room for the longest sequence; the log says so."""
+    size = on_gpus(AUTO._replace(max_model_len=8000), SEVEN_B, 32768, [70 * GIB])
+    assert (size.n_ctx, size.num_slots, size.is_unified) == (32 * 8192, 32, False)
+    assert "each of 32 slots has 8192" in size.why
+
+
+def test_fewer_streams() -> None:
+    """Finished conversations get what is left, an eighth of the running ones at least."""
+    size = on_gpus(AUTO, SEVEN_B, 32768, [40 * GIB])
+    assert (size.n_ctx, size.num_slots, size.is_unified) == (22 * 32768, 22, False)
+    assert on_gpus(AUTO, SEVEN_B, 32768, [30 * GIB]).is_unified
+    assert on_gpus(AUTO, SEVEN_B, 32768, [30 * GIB]).num_slots == 32
+
+
+@pytest.mark.parametrize("change", [{"kv_unified": "on"}, {"can_stream": False}, {"max_num_seqs": 1}])
+def test_no_streams(change: dict[str, Any]) -> None:
+    """As set; where a model's memory cannot be copied; where they would not make anything faster."""
+    assert on_gpus(AUTO._replace(**change), SEVEN_B, 8192, [70 * GIB]).is_unified
+
+
+def test_streams_in_what_was_set() -> None:
+    """N_CTX is all slots' together."""
+    size = on_gpus(AUTO._replace(n_ctx=20 * 4096, max_model_len=4096), SEVEN_B, 32768, [70 * GIB])
+    assert (size.n_ctx, size.num_slots, size.is_unified) == (20 * 4096, 20, False)
+    assert on_gpus(AUTO._replace(n_ctx=17 * 4096, max_model_len=4096), SEVEN_B, 32768, [70 * GIB]).is_unified
+
+
+def test_streams_were_asked_for() -> None:
+    """Also without a GPU, if they can be and are long enough."""
+    wish = WISH._replace(kv_unified="off", n_ctx=32 * 512)
+    size = without_gpu(wish, 32768)
+    assert (size.n_ctx, size.num_slots, size.is_unified) == (32 * 512, 32, False)
+    with pytest.raises(ConfigError, match="gives each of 32 slots 512 tokens, and 600 are needed"):
+        without_gpu(wish._replace(max_model_len=600), 32768)
+    with pytest.raises(ConfigError, match="cannot be copied"):
+        without_gpu(wish._replace(can_stream=False), 32768)
+
+
 def test_what_was_set_is_taken() -> None:
     """With a word on what would have fitted."""
     size = on_gpus(WISH._replace(n_ctx=100_000), SEVEN_B, 32768, [4 * GIB])
@@ -109,7 +152,7 @@ def test_a_choice_that_llama_refuses_is_halved(tmp_path: Path, monkeypatch: pyte
     """Until it fits; a size that was set is not changed."""
     make = llama.llama_init_from_model
     monkeypatch.setattr(llama, "llama_init_from_model", lambda model, p: p.n_ctx <= 1024 and make(model, p))
-    monkeypatch.setattr(model_runner, "free_gpu_bytes", lambda: [2 * GIB])
+    monkeypatch.setattr(llama_context, "free_gpu_bytes", lambda: [2 * GIB])
     path = write_tiny_model(tmp_path / "m.gguf", "llama")
     runner = ModelRunner(path, CONFIG)
     assert runner.num_cells == 1024
@@ -130,7 +173,7 @@ def test_the_shape_of_a_model(tmp_path: Path) -> None:
 
 def test_the_choice_uses_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with GPUs the cache is as large as their memory allows."""
-    monkeypatch.setattr(model_runner, "free_gpu_bytes", lambda: [2 * GIB])
+    monkeypatch.setattr(llama_context, "free_gpu_bytes", lambda: [2 * GIB])
     runner = ModelRunner(write_tiny_model(tmp_path / "m.gguf", "llama"), CONFIG)
     assert runner.num_cells == 2 * 4096
     runner.close()
@@ -138,7 +181,7 @@ def test_the_choice_uses_what_is_free(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_model_larger_than_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says so, and what would help."""
-    monkeypatch.setattr(model_runner, "free_gpu_bytes", lambda: [1000])
+    monkeypatch.setattr(llama_context, "free_gpu_bytes", lambda: [1000])
     broken: Any = tmp_path / "m.gguf"
     broken.write_bytes(b"GGUF" + bytes(4000))
     with pytest.raises(ModelError, match="smaller quantisation"):

@@ -6,9 +6,8 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 
-from handler.engine.native import REQUEST, Drawing, Requests
+from handler.engine.native import Drawing, DrawRequest
 from handler.engine.sampling import Logits
-from handler.errors import DecodeError
 
 BLOCK = 64  # as in draw.c
 NONE = 99  # a chain that chooses no token
@@ -43,18 +42,19 @@ def random_logits(num_rows: int, num_tokens: int) -> Logits:
     return np.random.default_rng(1).normal(size=(num_rows, num_tokens)).astype(np.float32)
 
 
-def requests_for(logits: Logits, num: int) -> Requests:
-    requests = np.zeros(len(logits), REQUEST)
-    requests["logits"] = logits.ctypes.data + np.arange(len(logits)) * logits.strides[0]
-    requests["chain"], requests["num"] = np.arange(len(logits)), num
-    return requests
+def requests_for(logits: Logits, num: int) -> list[DrawRequest]:
+    return [DrawRequest(chain=row + 1, num=num, row=row) for row in range(len(logits))]
+
+
+def draw(logits: Logits, requests: list[DrawRequest]) -> Chains:
+    chains = Chains()
+    Drawing(logits.shape[1], chains.functions).draw(list(map(ctypes.addressof, requests)), logits.ctypes.data)
+    return chains
 
 
 def offered(logits: Logits, num: int) -> list[dict[int, float]]:
     """Token ids and logits, row by row."""
-    chains = Chains()
-    Drawing(logits.shape[1], chains.functions).draw(requests_for(logits, num))
-    return [chains.offered[row] for row in range(len(logits))]
+    return list(draw(logits, requests_for(logits, num)).offered.values())
 
 
 @pytest.mark.parametrize("num_tokens", [1, 5, BLOCK, BLOCK * 40, BLOCK * 40 + 1, BLOCK * 41 - 1])
@@ -92,12 +92,11 @@ def test_further_tokens() -> None:
     best, worst, forbidden = int(logits[1].argmax()), int(logits[1].argmin()), 5
     logits[1, forbidden] = -np.inf
     also = np.array([forbidden, best, worst], np.int64)
-    chains = Chains()
-    requests = requests_for(logits, 1)
-    requests["also"][1], requests["num_also"][1] = also.ctypes.data, len(also)
-    Drawing(logits.shape[1], chains.functions).draw(requests)
-    assert set(chains.offered[0]) == {int(logits[0].argmax())}
-    assert set(chains.offered[1]) == {best, worst}
+    first, second = requests_for(logits, 1)
+    second.also, second.num_also = also.ctypes.data, len(also)
+    chains = draw(logits, [first, second])
+    assert set(chains.offered[1]) == {int(logits[0].argmax())}
+    assert set(chains.offered[2]) == {best, worst}
 
 
 def test_a_row_that_is_not_of_numbers() -> None:
@@ -110,21 +109,26 @@ def test_a_row_that_is_not_of_numbers() -> None:
 
 def test_what_is_chosen_is_accepted() -> None:
     """And is the answer."""
-    logits, chains = random_logits(3, BLOCK * 40), Chains()
+    logits = random_logits(3, BLOCK * 40)
     requests = requests_for(logits, 3)
-    Drawing(logits.shape[1], chains.functions).draw(requests)
-    assert dict(enumerate(requests["drawn"].tolist())) == chains.accepted
-    assert [next(iter(chains.offered[row])) for row in range(3)] == requests["drawn"].tolist()
+    chains = draw(logits, requests)
+    assert {request.chain: request.drawn for request in requests} == chains.accepted
+    assert [request.drawn for request in requests] == [next(iter(tokens)) for tokens in chains.offered.values()]
+
+
+def test_rows_in_any_order() -> None:
+    """And not all of them."""
+    logits = random_logits(4, BLOCK * 40)
+    requests = [DrawRequest(chain=row + 1, num=1, row=row) for row in (3, 1)]
+    draw(logits, requests)
+    assert [request.drawn for request in requests] == [int(logits[row].argmax()) for row in (3, 1)]
 
 
 def test_a_chain_that_chooses_none() -> None:
     """It has no answer that could be taken for a token."""
-    logits, chains = random_logits(1, 5), Chains()
-    requests = requests_for(logits, 1)
-    requests["chain"] = NONE
-    with pytest.raises(DecodeError, match="no token"):
-        Drawing(logits.shape[1], chains.functions).draw(requests)
-    assert not chains.accepted
+    request = DrawRequest(chain=NONE, num=1)
+    assert not draw(random_logits(1, 5), [request]).accepted
+    assert request.drawn == -1
 
 
 def test_llamas_structs_are_ours() -> None:
@@ -133,4 +137,4 @@ def test_llamas_structs_are_ours() -> None:
     assert [(data.id.offset, data.logit.offset, data.p.offset), ctypes.sizeof(data)] == [(0, 4, 8), 12]
     offsets = (array.data.offset, array.size.offset, array.selected.offset, array.sorted.offset)
     assert (offsets, ctypes.sizeof(array)) == ((0, 8, 16, 24), 32)
-    assert REQUEST.itemsize == 48
+    assert ctypes.sizeof(DrawRequest) == 48

@@ -10,8 +10,9 @@ from tiny_models import ARCHITECTURES, BOS, CHATML, EOS, Architecture, write_tin
 
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.kv_cache import Slot
+from handler.engine.llama_context import RunnerConfig
 from handler.engine.llama_log import CONTINUATION, LlamaLog
-from handler.engine.model_runner import ModelRunner, RunnerConfig
+from handler.engine.model_runner import ModelRunner
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import Sequence
 from handler.errors import ModelError

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 from tiny_models import Architecture
 
-from handler.engine.model_runner import ModelRunner, RunnerConfig
+from handler.engine.llama_context import RunnerConfig
+from handler.engine.model_runner import ModelRunner
 from handler.engine.sampler import SamplerChain
 from handler.engine.sampling import Logits, StepSampler
 from handler.engine.sampling_params import SamplingParams

@@ -15,7 +15,8 @@ from handler.engine.cache_size import Layout
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
 from handler.engine.kv_cache import KVCache
-from handler.engine.model_runner import ModelRunner, RunnerConfig
+from handler.engine.llama_context import RunnerConfig
+from handler.engine.model_runner import ModelRunner
 from handler.engine.sampler import SamplerChain
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits

@@ -43,6 +43,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "sampler_threads": "Sampling threads",
         "flash_attn": "Flash attention",
         "swa_full": "Whole cache for sliding windows",
+        "kv_unified": "Sequences share cells",
         "cache_type_k": "Type of cached keys",
         "cache_type_v": "Type of cached values",
         "split_mode": "Split over GPUs",

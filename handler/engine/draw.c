@@ -5,9 +5,11 @@
  * tokens reach it, and only blocks whose maximum does can hold one. So a row is read once, and little more than k
  * tokens are left of it.
  *
- * Runs in the calling thread; sampling.py splits a step's rows over several. Knows nothing of Python and sequences.
+ * A crew of threads shares the rows of a step: whoever is free takes the next one. Knows nothing of Python and sequences.
  */
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -43,7 +45,14 @@ struct request { /* of one sequence; only `row` and `drawn` change with each ste
     int64_t drawn; /* the answer; -1 where the chain chose none */
 };
 
-struct scratch {
+struct step { /* what is drawn at once */
+    struct request *const *requests;
+    size_t num_requests;
+    const float *logits;
+    const struct samplers *samplers;
+};
+
+struct scratch { /* of one thread */
     float *maxima;                /* of each block */
     float *heap;                  /* of the largest maxima, the smallest of them first */
     struct candidate *candidates; /* room for the whole vocabulary */
@@ -133,22 +142,135 @@ static int32_t draw_one(const struct request *request, const float *row, size_t 
     return drawn;
 }
 
-/* Fills in what is drawn. Returns 0, or 1 where there is no memory for it. */
-int draw(struct request *const *requests, size_t num_requests, const float *logits, size_t num_tokens,
-         const struct samplers *samplers) {
+static struct scratch make_scratch(size_t num_tokens) {
     const size_t num_blocks = (num_tokens + BLOCK - 1) / BLOCK;
-    struct scratch scratch = {
+    return (struct scratch){
         .maxima = malloc(num_blocks * sizeof(float)),
         .heap = malloc(num_blocks * sizeof(float)),
         .candidates = malloc(num_tokens * sizeof(struct candidate)),
     };
-    const bool has_room = scratch.maxima && scratch.heap && scratch.candidates;
-    for (size_t i = 0; has_room && i < num_requests; i++) {
-        const float *row = logits + (size_t)requests[i]->row * num_tokens;
-        requests[i]->drawn = draw_one(requests[i], row, num_tokens, samplers, &scratch);
+}
+
+static bool has_room(const struct scratch *scratch) { return scratch->maxima && scratch->heap && scratch->candidates; }
+
+static void free_scratch(struct scratch *scratch) {
+    free(scratch->maxima);
+    free(scratch->heap);
+    free(scratch->candidates);
+}
+
+struct crew {
+    size_t num_tokens; /* of a row of logits */
+    size_t num_helpers;
+    pthread_t *helpers;
+    struct scratch scratch; /* of the thread that calls */
+    struct step step;
+    atomic_size_t next; /* request that nobody has taken */
+
+    pthread_mutex_t lock; /* over what follows */
+    pthread_cond_t begun, done;
+    size_t num_steps;   /* begun so far */
+    bool is_open;       /* helpers may join the step */
+    size_t num_working; /* helpers that have */
+    bool is_stopping;
+};
+
+static void take_requests(struct crew *crew, const struct scratch *scratch) {
+    const struct step *step = &crew->step;
+    size_t taken;
+    while ((taken = atomic_fetch_add(&crew->next, 1)) < step->num_requests) {
+        struct request *request = step->requests[taken];
+        const float *row = step->logits + (size_t)request->row * crew->num_tokens;
+        request->drawn = draw_one(request, row, crew->num_tokens, step->samplers, scratch);
     }
-    free(scratch.maxima);
-    free(scratch.heap);
-    free(scratch.candidates);
-    return !has_room;
+}
+
+/* Waits for a step that is not the one before. False when the crew stops. */
+static bool join(struct crew *crew, size_t *num_steps) {
+    while (!crew->is_stopping && (!crew->is_open || crew->num_steps == *num_steps))
+        pthread_cond_wait(&crew->begun, &crew->lock);
+    *num_steps = crew->num_steps;
+    crew->num_working += !crew->is_stopping;
+    return !crew->is_stopping;
+}
+
+static void leave(struct crew *crew) {
+    if (--crew->num_working == 0) pthread_cond_signal(&crew->done);
+}
+
+static void *help(void *argument) {
+    struct crew *crew = argument;
+    struct scratch scratch = make_scratch(crew->num_tokens);
+    size_t num_steps = 0;
+    pthread_mutex_lock(&crew->lock);
+    while (has_room(&scratch) && join(crew, &num_steps)) {
+        pthread_mutex_unlock(&crew->lock);
+        take_requests(crew, &scratch);
+        pthread_mutex_lock(&crew->lock);
+        leave(crew);
+    }
+    pthread_mutex_unlock(&crew->lock);
+    free_scratch(&scratch);
+    return NULL;
+}
+
+/* NULL where there is no memory for it. As many helpers as can be had: without any, the caller does all. */
+struct crew *crew_start(size_t num_tokens, size_t num_helpers) {
+    struct crew *crew = calloc(1, sizeof(struct crew));
+    if (!crew) return NULL;
+    crew->num_tokens = num_tokens;
+    crew->scratch = make_scratch(num_tokens);
+    crew->helpers = calloc(num_helpers + 1, sizeof(pthread_t));
+    if (!has_room(&crew->scratch) || !crew->helpers) {
+        free_scratch(&crew->scratch);
+        free(crew->helpers);
+        free(crew);
+        return NULL;
+    }
+    pthread_mutex_init(&crew->lock, NULL);
+    pthread_cond_init(&crew->begun, NULL);
+    pthread_cond_init(&crew->done, NULL);
+    while (crew->num_helpers < num_helpers && !pthread_create(&crew->helpers[crew->num_helpers], NULL, help, crew))
+        crew->num_helpers++;
+    return crew;
+}
+
+static void begin(struct crew *crew, size_t num_wanted) {
+    pthread_mutex_lock(&crew->lock);
+    atomic_store(&crew->next, 0);
+    crew->num_steps++;
+    crew->is_open = true;
+    for (size_t i = 0; i < num_wanted && i < crew->num_helpers; i++) pthread_cond_signal(&crew->begun);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/* Nobody may come late: the requests are the caller's again. */
+static void end(struct crew *crew) {
+    pthread_mutex_lock(&crew->lock);
+    crew->is_open = false;
+    while (crew->num_working) pthread_cond_wait(&crew->done, &crew->lock);
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/* Fills in what is drawn. One step at a time. */
+void crew_draw(struct crew *crew, struct request *const *requests, size_t num_requests, const float *logits,
+               const struct samplers *samplers) {
+    crew->step = (struct step){requests, num_requests, logits, samplers};
+    begin(crew, num_requests - 1);
+    take_requests(crew, &crew->scratch);
+    end(crew);
+}
+
+void crew_stop(struct crew *crew) {
+    pthread_mutex_lock(&crew->lock);
+    crew->is_stopping = true;
+    pthread_cond_broadcast(&crew->begun);
+    pthread_mutex_unlock(&crew->lock);
+    for (size_t i = 0; i < crew->num_helpers; i++) pthread_join(crew->helpers[i], NULL);
+    pthread_cond_destroy(&crew->begun);
+    pthread_cond_destroy(&crew->done);
+    pthread_mutex_destroy(&crew->lock);
+    free_scratch(&crew->scratch);
+    free(crew->helpers);
+    free(crew);
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
-from handler.errors import DecodeError, ModelError
+from handler.errors import ModelError
 
 LIBRARY = Path(__file__).with_name("libdraw.so")
 SAMPLERS = (llama._lib.llama_sampler_apply, llama._lib.llama_sampler_accept)
@@ -32,21 +32,30 @@ class DrawRequest(ctypes.Structure):
     )
 
 
-class Drawing:
-    """The library, and the samplers' functions for it to call. May be used by many threads at once."""
+class Crew:
+    """Its threads, and the samplers' functions for them to call. Used by one thread at a time."""
 
-    def __init__(self, num_tokens: int, functions: tuple[Any, Any] = SAMPLERS) -> None:
+    def __init__(self, num_tokens: int, num_threads: int, functions: tuple[Any, Any] = SAMPLERS) -> None:
         """`num_tokens`: of a row of logits. Raises ModelError where the library was not compiled."""
         if not LIBRARY.exists():
             raise ModelError(f"{LIBRARY.name} was not compiled: builder/native.sh does that.")
-        self._draw: Any = ctypes.CDLL(str(LIBRARY)).draw
-        self._draw.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
-        self._num_tokens = num_tokens
+        self._library: Any = ctypes.CDLL(str(LIBRARY))
+        self._library.crew_start.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
+        self._library.crew_start.restype = ctypes.c_void_p
+        self._library.crew_draw.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p),
+        )
+        self._library.crew_stop.argtypes = (ctypes.c_void_p,)
         self._samplers = (ctypes.c_void_p * 2)(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
+        self._crew = self._library.crew_start(num_tokens, num_threads - 1)  # the caller draws too
+        if self._crew is None:
+            raise ModelError("There is no memory to sample with.")
 
     def draw(self, addresses: list[int], logits: int) -> None:
-        """Fill in `drawn` of the requests at these addresses, having given the GIL away, from rows of logits at that
-        one. Raises DecodeError where there is no memory for it."""
-        pointers = (ctypes.c_void_p * len(addresses))(*addresses)
-        if self._draw(pointers, len(addresses), logits, self._num_tokens, self._samplers):
-            raise DecodeError("There is no memory to sample with.")
+        """Fill in `drawn` of the requests at these addresses, having given the GIL away, from the rows of logits at
+        that one. There is one request at least."""
+        requests = (ctypes.c_void_p * len(addresses))(*addresses)
+        self._library.crew_draw(self._crew, requests, len(addresses), logits, self._samplers)
+
+    def close(self) -> None:
+        self._library.crew_stop(self._crew)

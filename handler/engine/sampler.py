@@ -53,11 +53,6 @@ class SamplerChain:
         self._all_tokens = vocabulary.num_tokens
         self._noted: npt.NDArray[np.intp] | None = None  # the tokens that the request names
 
-    @property
-    def needs_few(self) -> bool:
-        """Whether it draws from the likeliest tokens alone."""
-        return self._num_kept is not None
-
     def request_for(self, row: int) -> int:
         """The address of what draw.c must know to draw from this row of logits."""
         request, touched = self._request, self._touched.token_ids

@@ -6,7 +6,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 
-from handler.engine.native import Drawing, DrawRequest
+from handler.engine.native import Crew, DrawRequest
 from handler.engine.sampling import Logits
 
 BLOCK = 64  # as in draw.c
@@ -35,6 +35,7 @@ class Chains:
         array.selected = -1 if chain == NONE else 0
 
     def _accept(self, chain: int, token_id: int) -> None:
+        assert chain not in self.accepted, "drawn twice"
         self.accepted[chain] = token_id
 
 
@@ -46,9 +47,11 @@ def requests_for(logits: Logits, num: int) -> list[DrawRequest]:
     return [DrawRequest(chain=row + 1, num=num, row=row) for row in range(len(logits))]
 
 
-def draw(logits: Logits, requests: list[DrawRequest]) -> Chains:
+def draw(logits: Logits, requests: list[DrawRequest], num_threads: int = 1) -> Chains:
     chains = Chains()
-    Drawing(logits.shape[1], chains.functions).draw(list(map(ctypes.addressof, requests)), logits.ctypes.data)
+    crew = Crew(logits.shape[1], num_threads, chains.functions)
+    crew.draw(list(map(ctypes.addressof, requests)), logits.ctypes.data)
+    crew.close()
     return chains
 
 
@@ -122,6 +125,19 @@ def test_rows_in_any_order() -> None:
     requests = [DrawRequest(chain=row + 1, num=1, row=row) for row in (3, 1)]
     draw(logits, requests)
     assert [request.drawn for request in requests] == [int(logits[row].argmax()) for row in (3, 1)]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 7])
+def test_many_steps(num_threads: int) -> None:
+    """However many threads share the rows, and however few rows there are: each is drawn once a step."""
+    logits, chains = random_logits(9, BLOCK * 40), Chains()
+    crew = Crew(logits.shape[1], num_threads, chains.functions)
+    for step in range(200):
+        requests = requests_for(logits, 1)[: 1 + step % 9]
+        chains.accepted.clear()
+        crew.draw(list(map(ctypes.addressof, requests)), logits.ctypes.data)
+        assert chains.accepted == {row + 1: int(logits[row].argmax()) for row in range(len(requests))}
+    crew.close()
 
 
 def test_a_chain_that_chooses_none() -> None:

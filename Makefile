@@ -29,9 +29,11 @@ fix: $(SETUP)  ## Format, and repair what the linter can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: model  ## Tokens/s beside llama-server and what llama.cpp itself can compute, on this machine; under ten minutes.
+RESULT := benchmarks/results/$(shell date +%Y-%m-%d-%H%M%S)
+
+bench: model  ## Tokens/s beside two other servers and what llama.cpp itself can compute; a plot; under ten minutes.
 	-@benchmarks/peers.sh
-	@$(BIN)/python benchmarks/throughput.py --tokens 64 $(ARGS)
+	@$(BIN)/python benchmarks/throughput.py --tokens 64 --json $(RESULT).json --plot $(RESULT).png $(ARGS)
 
 model: $(SETUP)  ## Fetch the demo model, once per machine.
 	@$(BIN)/python -m handler fetch
@@ -50,6 +52,7 @@ lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
 	$(COMPILE) $(ARGS) --group build -o requirements/build.txt
 	$(COMPILE) $(ARGS) pyproject.toml -o requirements/worker.txt
 	$(COMPILE) $(ARGS) --group gateway -c requirements/worker.txt -o requirements/gateway.txt
+	$(COMPILE) $(ARGS) --group peer -c requirements/worker.txt --no-emit-package llama-cpp-python -o requirements/peer.txt
 	$(COMPILE) $(ARGS) --group dev -c requirements/worker.txt -c requirements/gateway.txt -o requirements/dev.txt
 
 # make image VARIANT=cpu                   for machines without a GPU

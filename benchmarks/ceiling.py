@@ -16,8 +16,9 @@ class Ceiling(NamedTuple):
     generation: float
 
 
-def measure(load: Load, prompt_tokens: int, tokens: int, concurrencies: list[int]) -> dict[int, Ceiling]:
-    """By concurrency. Raises NotHereError."""
+def measure(load: Load, prompt_tokens: int, tokens: int, concurrencies: list[int], repeat: int) -> dict[int, Ceiling]:
+    """By concurrency; the best of a few runs. Raises NotHereError."""
+    runs = [*concurrencies * repeat, 1]  # the last one's line may get lost when it ends
     options = {
         "-m": load.model,
         "-c": load.n_ctx,
@@ -27,7 +28,7 @@ def measure(load: Load, prompt_tokens: int, tokens: int, concurrencies: list[int
         "-ngl": 999,
         "-npp": prompt_tokens,
         "-ntg": tokens,
-        "-npl": ",".join(map(str, [*concurrencies, 1])),  # its last line may get lost when it ends
+        "-npl": ",".join(map(str, runs)),
         "--output-format": "jsonl",
     }
     arguments = [program("llama-batched-bench", load.folder), "-kvu"]
@@ -35,4 +36,5 @@ def measure(load: Load, prompt_tokens: int, tokens: int, concurrencies: list[int
     output = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
     lines = (output.stdout + output.stderr).splitlines()
     rows = [json.loads(line[line.index("{") :]) for line in lines if '"speed_tg"' in line]
-    return {row["pl"]: Ceiling(row["pl"] * row["tg"] / row["t"], row["speed_tg"]) for row in reversed(rows)}
+    found = [(row["pl"], Ceiling(row["pl"] * row["tg"] / row["t"], row["speed_tg"])) for row in rows]
+    return {number: max(ceiling for key, ceiling in found if key == number) for number, _ in found}

@@ -27,6 +27,7 @@ class Answer:
     num_cached_tokens: int = 0
     num_tokens: int = 0
     text: str = ""
+    finish_reason: str = ""
     error: str = ""
     window: tuple[float, float] = (0.0, float("inf"))  # gaps that end within it count
 
@@ -48,6 +49,8 @@ async def ask(url: str, route: str, body: dict[str, Any]) -> Answer:
     answer = Answer(time.perf_counter())
     try:
         await _stream(answer, url, route, {**body, "stream": True, "stream_options": {"include_usage": True}})
+        if answer.finish_reason == "length" and not answer.num_tokens:  # llama-cpp-python's streams have no usage
+            answer.num_tokens = body["max_tokens"]
         if not answer.num_tokens:
             answer.error = answer.error or "the stream ended without usage"
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:
@@ -78,6 +81,7 @@ def _take(answer: Answer, chunk: dict[str, Any]) -> None:
     if "error" in chunk:
         answer.error = str(chunk["error"])[:300]
     for choice in chunk.get("choices", ()):
+        answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
         if text := choice.get("text") or (choice.get("delta") or {}).get("content"):
             answer.arrivals.append(time.perf_counter())
             answer.text += text

@@ -1,24 +1,38 @@
 #!/usr/bin/env bash
-# The tables for a GPU host, in about five minutes on one H100: MODEL=model.gguf benchmarks/gpu.sh
+# The tables for a GPU host: MODEL=model.gguf benchmarks/gpu.sh
 #
-# llama-server and llama-batched-bench are in PATH, and `import llama_cpp` has the same llama.cpp. PYTHON=... chooses the
-# interpreter, PARTS="ceiling steps ..." some of the parts, REPEAT=3 more runs of the first. Rows go to $OUT as JSON, if
-# it is set; the servers' words to its folder logs.
+# llama-server and llama-batched-bench are in PATH, and `import llama_cpp` has the same llama.cpp; beside these, it needs
+# what the worker needs. PYTHON=... chooses the interpreter, PARTS="chats start ..." some of the parts. Rows go to $OUT
+# as JSON, if it is set.
+#
+# For little time: PARTS=chats takes about a minute on an H100. It runs REPEAT times (2) at each of CONCURRENCY
+# (1,8,32,64), and shows the run in the middle (of two the faster) and how far apart they are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-out=${OUT:-$(mktemp -d)}
+out=${OUT:-$(mktemp -d)} && mkdir -p "$out"
 model=${MODEL:?MODEL must name a GGUF file}
 throughput=("$python" benchmarks/throughput.py --model "$model" --servers "this worker,llama-server")
 
 part() {
-    [[ " ${PARTS:-chats steps whole stale chunks mixed} " == *" $1 "* ]] && printf '\n== %s: %s (%s s so far)\n' "$1" "$2" "$SECONDS"
+    [[ " ${PARTS:-chats start turns long steps whole stale chunks mixed} " == *" $1 "* ]] &&
+        printf '\n== %s: %s (%s s so far)\n' "$1" "$2" "$SECONDS"
 }
 
 nvidia-smi --query-gpu=name,memory.total,memory.free --format=csv,noheader || true
 
 if part chats "prompts and answers of 128 tokens, all at once, beside llama-server and the ceiling"; then
-    "${throughput[@]}" --concurrency 1,8,32,64 --n-ctx 32768 --repeat "${REPEAT:-2}" --json "$out/chats.json"
+    "${throughput[@]}" --concurrency "${CONCURRENCY:-1,8,32,64}" --n-ctx 32768 --repeat "${REPEAT:-2}" \
+        --json "$out/chats.json"
+fi
+if part start "from the process's start to the first text, the model in the page cache; the median of three"; then
+    "$python" benchmarks/start.py --model "$model" --n-ctx 32768 --chats 64 --json "$out/start.json"
+fi
+if part turns "a second turn's first text over the first turn's, whose 2,000 tokens are all new"; then
+    "${throughput[@]}" --workloads turns --concurrency 1 --shared 2000 --n-ctx 32768 --repeat 3 --json "$out/turns.json"
+fi
+if part long "gaps of running chats while a prompt of 4,000 tokens comes, over those when it does not"; then
+    "${throughput[@]}" --workloads long --concurrency 8,32 --tokens 256 --n-ctx 32768 --repeat 3 --json "$out/long.json"
 fi
 if part steps "where a step goes, without HTTP"; then
     N_CTX=32768 "$python" benchmarks/step.py --concurrency 1,8,32,64 --tokens 128 --json "$out/steps.json"

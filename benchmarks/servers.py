@@ -1,6 +1,8 @@
 """This worker and its peers as processes: the same model, the same cache, the same number of chats at once."""
 
+import functools
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -9,15 +11,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SERVER_PACKAGES = ("sse_starlette", "starlette_context")  # what llama_cpp.server imports beyond what we have
+FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gguf-on-runpod/llama.cpp"  # of peers.sh
 PATIENCE = 180.0  # seconds until a server that does not answer is given up
+NEVER = -1000.0  # added to the logit of a token that shall not be drawn
 WORKER, LLAMA_SERVER, LLAMA_CPP_PYTHON = "this worker", "llama-server", "llama-cpp-python"
 
 
@@ -28,8 +31,17 @@ class Load(NamedTuple):
     n_ctx: int
     concurrency: int
     threads: int
-    folder: Path  # of llama.cpp's programs, if they are not in PATH
+    folder: Path  # that peers.sh fills
     logs: Path
+
+
+class Start(NamedTuple):
+    """What starts a server, and how to speak to it."""
+
+    arguments: list[str]
+    environment: dict[str, str]  # beside ours
+    health: str = "/health"
+    more: dict[str, Any] | None = None  # that each request to it says, beside what all say
 
 
 @dataclass
@@ -37,6 +49,10 @@ class Server:
     name: str
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
+    health: str
+    more: dict[str, Any] | None
+    started: float  # of time.perf_counter, when its process was spawned
 
     @property
     def peak_megabytes(self) -> float:
@@ -45,6 +61,19 @@ class Server:
         lines = dict(line.split(":", 1) for line in status.splitlines())
         return int(lines["VmHWM"].split()[0]) / 1000
 
+    def wait(self) -> None:
+        """Until it answers. Raises NotHereError."""
+        while time.perf_counter() - self.started < PATIENCE and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(self.url + self.health, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise self.did_not_start()
+
+    def did_not_start(self) -> "NotHereError":
+        return NotHereError(f"{self.name} did not start: {self.log.read_text(errors='replace')[-500:]}")
+
 
 class NotHereError(Exception):
     """Why a peer cannot be started on this machine."""
@@ -52,52 +81,116 @@ class NotHereError(Exception):
 
 def program(name: str, folder: Path) -> str:
     """Where one of llama.cpp's programs is. Raises NotHereError."""
-    found = shutil.which(name, path=f"{folder}{os.pathsep}{os.environ.get('PATH', '')}")
+    places = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+    found = shutil.which(name, path=places)
     if found is None:
-        raise NotHereError(f"{name} is neither in PATH nor in {folder}; benchmarks/peers.sh compiles it")
+        raise NotHereError(f"{name} is neither in PATH nor in {folder / 'bin'}; benchmarks/peers.sh compiles it")
     return found
 
 
-def command(name: str, load: Load, port: int) -> tuple[list[str], dict[str, str]]:
-    """What starts a server, and its environment beside ours. Raises NotHereError."""
-    if name == WORKER:
-        settings = {
-            "MODEL": str(load.model),
-            "N_CTX": str(load.n_ctx),
-            "MAX_NUM_SEQS": str(load.concurrency),
-            "N_THREADS": str(load.threads),
-            "MAX_QUEUE": "1000",
-            "LOG_LEVEL": "WARNING",
-        }
-        return [sys.executable, "-m", "handler", "serve", "--port", str(port)], settings
-    if name == LLAMA_SERVER:
-        options = {"-m": load.model, "-c": load.n_ctx, "-np": load.concurrency, "-t": load.threads, "-ngl": 999}
-        given = [str(part) for option in options.items() for part in option]
-        return [program(name, load.folder), *given, "-kvu", "--port", str(port)], {}
-    if missing := [
-        package for package in ("sse_starlette", "starlette_context") if not importlib.util.find_spec(package)
-    ]:
-        raise NotHereError(f"llama_cpp.server needs {' and '.join(missing)}, which are not installed")
-    options = {"--model": load.model, "--n_ctx": load.n_ctx, "--n_threads": load.threads, "--n_gpu_layers": -1}
-    given = [str(part) for option in options.items() for part in option]
-    return [sys.executable, "-m", "llama_cpp.server", *given, "--port", str(port)], {}
+def peers_python(folder: Path) -> Path:
+    """The interpreter that has the third server's packages, and matplotlib. Raises NotHereError."""
+    python = folder / "environment/bin/python"
+    if not python.exists():
+        raise NotHereError(f"{python} is not there; benchmarks/peers.sh makes it")
+    return python
+
+
+def worker(load: Load, port: int) -> Start:
+    settings = {
+        "MODEL": str(load.model),
+        "N_CTX": str(load.n_ctx),
+        "MAX_NUM_SEQS": str(load.concurrency),
+        "N_THREADS": str(load.threads),
+        "MAX_QUEUE": "1000",
+        "LOG_LEVEL": "WARNING",
+    }
+    return Start([sys.executable, "-m", "handler", "serve", "--port", str(port)], settings)
+
+
+def llama_server(load: Load, port: int) -> Start:
+    options = {"-m": load.model, "-c": load.n_ctx, "-np": load.concurrency, "-t": load.threads, "-ngl": 999}
+    return Start([program(LLAMA_SERVER, load.folder), *_words(options), "-kvu", "--port", str(port)], {})
+
+
+def llama_cpp_python(load: Load, port: int) -> Start:
+    """One request at a time: it has no batching. By default a new request would end the one that runs."""
+    python = str(peers_python(load.folder))
+    environment = {"PYTHONPATH": str(_our_llama_cpp(load.logs))}
+    options = {
+        "--model": load.model,
+        "--n_ctx": load.n_ctx,
+        "--n_batch": 512,
+        "--n_threads": load.threads,
+        "--n_threads_batch": load.threads,
+        "--n_gpu_layers": -1,
+        "--flash_attn": "true",  # as the others choose by themselves
+        "--logits_all": "false",  # n_ctx rows of logits: 5 GB for the demo model
+        "--interrupt_requests": "false",
+        "--host": "127.0.0.1",
+        "--port": port,
+    }
+    return Start(
+        [python, "-m", "llama_cpp.server", *_words(options)],
+        environment,
+        "/v1/models",
+        {"repeat_penalty": 1.0, "logit_bias": _never_end(python, environment["PYTHONPATH"], load.model)},
+    )
+
+
+def _our_llama_cpp(folder: Path) -> Path:
+    """A folder with nothing but this interpreter's llama_cpp: the peer computes with the worker's library."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or not spec.submodule_search_locations:
+        raise NotHereError("llama_cpp is not installed here")
+    packages = folder / "packages"
+    packages.mkdir(exist_ok=True)
+    link = packages / "llama_cpp"
+    if not link.exists():
+        link.symlink_to(spec.submodule_search_locations[0])
+    return packages
+
+
+@functools.cache
+def _never_end(python: str, packages: str, model: Path) -> dict[str, float]:
+    """A bias against each token that ends an answer, for a server that does not know `ignore_eos`."""
+    found = subprocess.run(
+        [python, str(Path(__file__).with_name("end_tokens.py")), str(model)],
+        env={**os.environ, "PYTHONPATH": packages},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        raise NotHereError(f"{LLAMA_CPP_PYTHON} cannot read the model: {found.stderr[-500:]}")
+    return {str(token_id): NEVER for token_id in json.loads(found.stdout)}
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    return [str(part) for option in options.items() for part in option]
+
+
+STARTS: dict[str, Callable[[Load, int], Start]] = {
+    WORKER: worker,
+    LLAMA_SERVER: llama_server,
+    LLAMA_CPP_PYTHON: llama_cpp_python,
+}
 
 
 @contextmanager
-def running(name: str, load: Load) -> Iterator[Server]:
-    """A server that answers. Raises NotHereError."""
+def spawned(name: str, load: Load) -> Iterator[Server]:
+    """A server that may not answer yet. Raises NotHereError."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    arguments, environment = command(name, load, port)
+    start = STARTS[name](load, port)
     log = load.logs / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as output:
+        started = time.perf_counter()
         process = subprocess.Popen(
-            arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
+            start.arguments, cwd=ROOT, env={**os.environ, **start.environment}, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        server = Server(name, f"http://127.0.0.1:{port}", process)
-        _wait(server, log)
-        yield server
+        yield Server(name, f"http://127.0.0.1:{port}", process, log, start.health, start.more, started)
     finally:
         process.terminate()
         try:
@@ -105,17 +198,3 @@ def running(name: str, load: Load) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _wait(server: Server, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    path = "/v1/models" if server.name == LLAMA_CPP_PYTHON else "/health"
-    while time.monotonic() < deadline:
-        if server.process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(server.url + path, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise NotHereError(f"{server.name} did not start: {log.read_text(errors='replace')[-500:]}")

@@ -32,11 +32,11 @@ class Shape(NamedTuple):
 class Driver:
     """Sends to one server."""
 
-    def __init__(self, url: str, shape: Shape, seed: int, model: str | None = None) -> None:
+    def __init__(self, url: str, shape: Shape, seed: int, more: dict[str, Any] | None = None) -> None:
         self.url = url
         self.shape = shape
         self.random = random.Random(seed)
-        self._model = {"model": model} if model else {}
+        self._more = more or {}  # of each request: what one kind of server needs beside
 
     def words(self, count: int) -> str:
         """Text of about so many tokens that begins like no other."""
@@ -44,7 +44,7 @@ class Driver:
         return " ".join([*unique, *self.random.choices(WORDS, k=max(0, count - 2 * len(unique)))])
 
     async def ask(self, prompt: str, tokens: int | None = None) -> Answer:
-        body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens or self.shape.tokens, **SAMPLING, **self._model}
+        body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens or self.shape.tokens, **SAMPLING, **self._more}
         return await ask(self.url, COMPLETIONS, body)
 
 

@@ -1,0 +1,81 @@
+"""Rows as text, in less than 130 columns, and what they say in a sentence each."""
+
+import math
+from collections.abc import Iterable
+
+from benchmarks.row import Row
+from benchmarks.servers import LLAMA_CPP_PYTHON, WORKER
+
+SECOND_TURN_TARGET = 0.1
+LONG_PROMPT_TARGET = 3.0
+HEAD = (
+    f"{'workload':10}{'chats':>6}  {'server':17}{'tokens/s':>9}{'spread':>7}{'/ceiling':>9}{'/llama-s.':>10}"
+    f"{'first p50':>10}{'p95':>8}{'gap p50':>9}{'p95':>8}{'computed':>9}{'failed':>7}{'MB':>7}\n"
+)
+
+
+def line(row: Row) -> str:
+    rates = f"{row.rate:>9.1f}{_percent(row.spread):>7}{_ratio(row.of_ceiling):>9}{_ratio(row.of_peer):>10}"
+    times = f"{row.first_p50:>10.0f}{row.first_p95:>8.0f}{row.gap_p50:>9.1f}{row.gap_p95:>8.1f}"
+    counts = f"{'' if row.computed is None else row.computed:>9}{row.failed:>7}{row.memory:>7.0f}"
+    return f"{row.workload:10}{row.concurrency:>6}  {row.server:17}{rates}{times}{counts}\n"
+
+
+def ceiling_line(workload: str, concurrency: int, rate: float) -> str:
+    return f"{workload:10}{concurrency:>6}  {'the ceiling':17}{rate:>9.1f}\n"
+
+
+def conclusions(rows: list[Row]) -> str:
+    """In sentences: this worker's ratios over all loads, and what a workload is about."""
+    ours = [row for row in rows if row.server == WORKER]
+    sentences = [
+        _range("of llama-server's tokens/s", (row.of_peer for row in ours)),
+        _range("of the ceiling's tokens/s", (row.of_ceiling for row in ours)),
+        *map(_second_turn, rows),
+        *map(_long_prompt, rows),
+    ]
+    if any(row.server == LLAMA_CPP_PYTHON for row in rows):
+        sentences.append(
+            f"{LLAMA_CPP_PYTHON}: its server answers one chat after the other; the first texts wait for that"
+        )
+    return "".join(f"{sentence}\n" for sentence in sentences if sentence)
+
+
+def _range(what: str, ratios: Iterable[float | None]) -> str:
+    known = [ratio for ratio in ratios if ratio is not None]
+    return f"{WORKER}: {min(known):.2f} to {max(known):.2f} {what}" if known else ""
+
+
+def _second_turn(row: Row) -> str:
+    if row.second_turn is None:
+        return ""
+    return (
+        f"{_name(row)}: a second turn's first text comes after {row.second_turn:.2f} of the first turn's time "
+        f"(target: {SECOND_TURN_TARGET:g})"
+    )
+
+
+def _long_prompt(row: Row) -> str:
+    if row.quiet_p95 is None:
+        return ""
+    if math.isnan(row.gap_p95 / row.quiet_p95):
+        return (
+            f"{_name(row)}: the running chats were over too soon to compare their gaps; more --tokens make them longer"
+        )
+    return (
+        f"{_name(row)}: gap p95 {row.gap_p95:.1f} ms while the long prompt comes, {row.quiet_p95:.1f} otherwise, "
+        f"{row.gap_p95 / row.quiet_p95:.1f} times (target: {LONG_PROMPT_TARGET:g})"
+    )
+
+
+def _name(row: Row) -> str:
+    return f"{row.workload}, {row.concurrency} at once, {row.server}"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _percent(spread: float) -> str:
+    """Of one run there is none."""
+    return f"±{100 * spread:.1f}%" if spread else ""

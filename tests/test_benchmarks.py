@@ -1,0 +1,82 @@
+"""What the benchmarks make of their clients' answers."""
+
+import pytest
+
+from benchmarks.client import Answer
+from benchmarks.ratios import percentile, quiet_gaps, second_turn
+from benchmarks.row import Row, middle, summarise
+from benchmarks.table import HEAD, conclusions, line
+
+
+def answer(*arrivals: float, started: float = 0.0) -> Answer:
+    """One whose texts arrived then, a token each."""
+    return Answer(started, list(arrivals), arrivals[-1], num_tokens=len(arrivals))
+
+
+def row(answers: list[Answer], workload: str = "chats", concurrency: int = 1) -> Row:
+    return summarise(workload, concurrency, "this worker", 100.0, answers)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 3), (0.95, 4), (1.0, 4)])
+def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
+    """No mean of two, which nobody has seen."""
+    assert percentile([4, 1, 3, 2], share) == value
+
+
+def test_the_middle_run_knows_how_far_the_others_are() -> None:
+    runs = [row([answer(seconds)]) for seconds in (0.1, 0.125, 0.08)]
+
+    found = middle(runs)
+
+    assert (found.slowest, found.rate, found.fastest) == pytest.approx((8, 10, 12.5))
+    assert found.spread == pytest.approx(0.22, abs=0.001)
+
+
+def test_a_second_turn_is_compared_with_the_first() -> None:
+    """In each of two conversations, whose answers come one conversation after the other."""
+    conversations = [
+        answer(2),
+        answer(5.5, started=5),
+        answer(7, started=6),
+        answer(4),
+        answer(5, started=4),
+        answer(9),
+    ]
+
+    assert second_turn(conversations, 2) == 1.0 / 4
+
+
+def test_quiet_gaps_are_outside_the_window_when_all_have_begun() -> None:
+    """A gap that reaches into the window is not quiet, even if it ends behind it."""
+    early, late = answer(1, 2, 3, 4, 6, 9, 10, 10.5), answer(2, 3)
+    early.window = late.window = (5, 8)
+
+    assert quiet_gaps([early, late]) == [1, 1, 1, 0.5, 1]
+
+
+def test_prompt_tokens_that_a_server_does_not_count_are_left_out() -> None:
+    counted = answer(1)
+    counted.num_prompt_tokens, counted.num_cached_tokens = 20, 5
+
+    assert row([answer(1)]).computed is None
+    assert row([counted]).computed == 15
+
+
+def test_a_line_fits_under_the_head() -> None:
+    """And into a terminal."""
+    large = row([answer(100, 130)], "structured", 64)._replace(of_ceiling=0.9, of_peer=10.0, computed=999_999)
+
+    assert len(line(large)) == len(HEAD) < 130
+
+
+def test_conclusions_say_what_a_workload_is_about() -> None:
+    turns = row([answer(2), answer(5.5, started=5), answer(7, started=6)], "turns")
+
+    assert "0.25 of the first turn's time (target: 0.1)" in conclusions([turns])
+
+
+def test_chats_that_were_over_when_the_long_prompt_came_say_nothing_about_gaps() -> None:
+    over = answer(1, 2, 3)
+    over.window = (5, 8)
+
+    assert "over too soon" in conclusions([row([over], "long")])

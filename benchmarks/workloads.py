@@ -85,8 +85,9 @@ async def turns(driver: Driver, concurrency: int, count: int = 3) -> list[Answer
 
 
 async def long_prompt(driver: Driver, concurrency: int) -> list[Answer]:
-    """One arrives among running chats. Answers are the running ones', and their gaps those while it is computed."""
-    running = [asyncio.create_task(driver.ask(driver.words(driver.shape.prompt))) for _ in range(concurrency)]
+    """The last one, among running chats. Answers are theirs, and their gaps those while it is computed."""
+    prompts = [driver.words(driver.shape.prompt) for _ in range(max(1, concurrency - 1))]
+    running = [asyncio.create_task(driver.ask(prompt)) for prompt in prompts]
     await asyncio.sleep(0)
     probe = await driver.ask(driver.words(16), 4)  # by its end the others generate
     intruder = await driver.ask(driver.words(driver.shape.long), 4)

@@ -62,6 +62,7 @@ class ModelRunner:
         self.num_cells: int = llama.llama_n_ctx(self._context)
         longest: int = llama.llama_n_ctx_seq(self._context)
         self.max_model_len = config.max_model_len or min(longest, self.n_ctx_train)
+        self._n_ubatch = config.n_ubatch
         self._batch = BatchBuffer(config.n_batch + size.num_slots)
         self._sampling = StepSampler(self._context, self.vocabulary, config.sampler_threads)
         self._warm_up()
@@ -90,7 +91,8 @@ class ModelRunner:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
         self._batch.fill(batch)
         self.times.lap("fill")
-        if not self._is_on_gpu:
+        returns_early = self._is_on_gpu and batch.num_tokens <= self._n_ubatch  # or llama.cpp waits between the parts
+        if not returns_early:
             meanwhile()
         try:
             self._decode()
@@ -98,7 +100,7 @@ class ModelRunner:
             for slot in batch.pads:
                 self.memory.truncate(slot.seq_id, slot.num_tokens)
         self.times.lap("decode")
-        if self._is_on_gpu:  # which has only begun
+        if returns_early:
             meanwhile()
         samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
         llama.llama_synchronize(self._context)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+LOWEST = np.finfo(np.float32).min
 BLOCK = 64  # tokens: smaller ones make more maxima to choose from, larger ones more tokens to hold against the bound
 
 Logits = npt.NDArray[np.float32]
@@ -35,15 +36,17 @@ def max_candidates(num_tokens: int) -> int:
 def likeliest(logits: Logits, num: int, also: Indices) -> Candidates:
     """At least the `num` likeliest tokens of each row, and those that `also` names as row * vocabulary + token id.
 
-    The rows are contiguous; `num` is at most `max_candidates`. A row that is not of numbers may come without tokens.
+    A token whose logit is minus infinity is none of them, so there may be fewer. The rows are
+    contiguous; `num` is at most `max_candidates`. A row that is not of numbers may come without tokens.
     """
     num_rows, num_tokens = logits.shape
     width = num_tokens // BLOCK
     blocks = logits[:, : BLOCK * width].reshape(num_rows, BLOCK, width)
     maxima = blocks.max(axis=1)
-    bounds = np.partition(maxima, width - num, axis=1)[:, width - num, None]
+    bounds = np.maximum(np.partition(maxima, width - num, axis=1)[:, width - num, None], LOWEST)
     rows, numbers = np.divmod(np.flatnonzero(maxima >= bounds), width)
     found, places = np.divmod(np.flatnonzero(blocks[rows, :, numbers] >= bounds[rows]), BLOCK)
+    also = also[logits.reshape(-1)[also] != -np.inf]
     keys = rows[found] * num_tokens + places * width + numbers[found]
     keys = _sorted_once(np.concatenate([keys, _in_rest(logits, BLOCK * width, bounds), also]))
     starts = np.searchsorted(keys, np.arange(num_rows + 1) * num_tokens)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from handler.engine.batch import Batch
 from handler.engine.cache_size import GIB, MIN_CELLS, CacheSize, CacheWish, on_gpus, without_gpu
+from handler.engine.grammar import Grammar, GrammarCompiler, NativeTokenizer
 from handler.engine.llama_log import LlamaLog
 from handler.engine.memory_facts import cache_shape, free_gpu_bytes
 from handler.engine.sampler import Pointer, SamplerChain
@@ -25,6 +26,7 @@ from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.engine.step_times import StepTimes
+from handler.engine.token_mask import TokenMask
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
 from handler.timing import Stopwatch
 
@@ -120,6 +122,7 @@ class ModelRunner:
         self.max_model_len = config.max_model_len or min(self.num_cells, self.n_ctx_train)
         self._batch = BatchBuffer(config.n_batch)
         self._sampling = StepSampler(self._context, self.vocabulary, config.sampler_threads)
+        self._grammars = GrammarCompiler(self.vocabulary, config.sampler_threads)
         self._warm_up()
         self.load_time.lap("warm-up")
 
@@ -142,6 +145,9 @@ class ModelRunner:
             max_tokens=self.max_model_len,
         )
 
+    def compile_grammar(self, json_schema: str) -> Grammar:
+        return self._grammars.compile(json_schema)
+
     def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
         rows = self._batch.fill(batch)
@@ -153,9 +159,10 @@ class ModelRunner:
         if self._is_on_gpu:  # which has only begun
             meanwhile()
         samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
+        masks = self._masks(batch)
         llama.llama_synchronize(self._context)
         self.times.lap("wait")
-        sampled = self._sampling.sample(samplers, rows)
+        sampled = self._sampling.sample(samplers, rows, masks)
         self.times.lap("sample")
         return sampled
 
@@ -163,6 +170,14 @@ class ModelRunner:
         self._sampling.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
+
+    def _masks(self, batch: Batch) -> list[TokenMask | None]:
+        """Which tokens may come next, as far as that is bounded: known before the logits, and while a GPU computes."""
+        matchers: list[Any] = [item.sequence.grammar for item in batch.sampling]
+        masks = self._grammars.masks(matchers)
+        if any(mask is not None for mask in masks):
+            self.times.lap("mask")
+        return masks
 
     def _decode(self) -> None:
         code = llama.llama_decode(self._context, self._batch.struct)
@@ -222,6 +237,12 @@ class ModelVocabulary:
     @functools.cached_property
     def end_of_generation(self) -> frozenset[int]:
         return frozenset(filter(self.is_end_of_generation, range(self.num_tokens)))
+
+    @property
+    def native_tokenizer(self) -> NativeTokenizer:
+        """Good for as long as the model is loaded."""
+        addresses = [ctypes.cast(pointer, ctypes.c_void_p).value for pointer in (self.vocab, llama._lib.llama_tokenize)]
+        return NativeTokenizer(*(address or 0 for address in addresses))
 
     def tokenize(self, text: str) -> list[int]:
         """With the model's own beginning, once: chat templates often write it themselves."""

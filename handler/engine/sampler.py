@@ -112,7 +112,7 @@ def _parts(
 
 
 def _biases(params: SamplingParams, vocabulary: Vocabulary) -> list[tuple[int, float]]:
-    banned = [(token_id, -np.inf) for token_id in vocabulary.end_of_generation] if params.ignore_eos else []
+    banned = [(token_id, -np.inf) for token_id in vocabulary.end_of_generation] if params.bans_end else []
     return [*params.logit_bias, *banned]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from handler.engine.candidates import Candidates, Indices, Logits, likeliest, max_candidates
 from handler.engine.sampler import Pointer, SamplerChain, token_logprob
 from handler.engine.sequence import SampledToken, Vocabulary
+from handler.engine.token_mask import TokenMask
 
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 TOKEN_LIST = np.dtype(  # llama_token_data_array
@@ -35,16 +36,22 @@ class StepSampler:
     def close(self) -> None:
         self._pool.shutdown()
 
-    def sample(self, chains: list[SamplerChain], rows: list[int]) -> list[SampledToken]:
-        """A token for each chain from the logits of its batch row; all rows that have logits, in their order."""
+    def sample(
+        self, chains: list[SamplerChain], rows: list[int], masks: list[TokenMask | None] | None = None
+    ) -> list[SampledToken]:
+        """A token for each chain from the logits of its batch row; all rows that have logits, in their order.
+
+        Logits of tokens that a mask forbids become minus infinity: they are ours until the next `llama_decode`.
+        """
         if not chains:
             return []
         shape = (len(rows), self._vocabulary.num_tokens)
         logits: Logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape=shape)
+        given = _mask(logits, masks, chains) if masks else list(logits)
         size = -(-len(chains) // self._num_shares(chains))
         shares = [slice(start, start + size) for start in range(0, len(rows), size)]
-        others = [self._pool.submit(self._sample_share, chains[s], rows[s], logits[s]) for s in shares[1:]]
-        tokens = self._sample_share(chains[:size], rows[:size], logits[:size])
+        others = [self._pool.submit(self._sample_share, chains[s], rows[s], logits[s], given[s]) for s in shares[1:]]
+        tokens = self._sample_share(chains[:size], rows[:size], logits[:size], given[:size])
         return tokens + [token for other in others for token in other.result()]
 
     def _num_shares(self, chains: list[SamplerChain]) -> int:
@@ -55,15 +62,18 @@ class StepSampler:
     def _wants_few(self, chain: SamplerChain) -> bool:
         return chain.num_candidates is not None and chain.num_candidates <= self._max_candidates
 
-    def _sample_share(self, chains: list[SamplerChain], rows: list[int], logits: Logits) -> list[SampledToken]:
+    def _sample_share(
+        self, chains: list[SamplerChain], rows: list[int], logits: Logits, given: list[Logits]
+    ) -> list[SampledToken]:
+        """`given`: the rows as the model gave them, for logprobs."""
         drawn = self._draw(chains, logits)
         token_ids = [
-            chain.sample(self._context, row) if token_id is None else token_id
-            for chain, row, token_id in zip(chains, rows, drawn, strict=True)
+            self._draw_from_all(chain, row, row_logits) if token_id is None else token_id
+            for chain, row, row_logits, token_id in zip(chains, rows, logits, drawn, strict=True)
         ]
         return [
             self._sampled(chain, row_logits, token_id)
-            for chain, row_logits, token_id in zip(chains, logits, token_ids, strict=True)
+            for chain, row_logits, token_id in zip(chains, given, token_ids, strict=True)
         ]
 
     def _draw(self, chains: list[SamplerChain], logits: Logits) -> Sequence[int | None]:
@@ -75,10 +85,30 @@ class StepSampler:
         also = [index * logits.shape[1] + chains[index].touched for index in few]
         return _draw_from(likeliest(logits, num, np.concatenate(also)), chains, few)
 
+    def _draw_from_all(self, chain: SamplerChain, row: int, logits: Logits) -> int:
+        """Forbidden tokens are left out: to some of llama.cpp's samplers a probability of 0 is not a number."""
+        if logits.min() > -np.inf:
+            return chain.sample(self._context, row)
+        token_ids = np.flatnonzero(logits > -np.inf)
+        candidates = Candidates(token_ids, logits[token_ids], np.array([0, len(token_ids)]))
+        drawn = _draw_from(candidates, [chain], [0])[0]
+        return chain.sample(self._context, row) if drawn is None else drawn
+
     def _sampled(self, chain: SamplerChain, logits: Logits, token_id: int) -> SampledToken:
         if chain.num_logprobs is None:
             return SampledToken(token_id)
         return SampledToken(token_id, token_logprob(logits, token_id, chain.num_logprobs, self._vocabulary))
+
+
+def _mask(logits: Logits, masks: list[TokenMask | None], chains: list[SamplerChain]) -> list[Logits]:
+    """Forbid what the masks forbid; return the rows as they were, where logprobs are asked for."""
+    given = list(logits)
+    for index, (mask, chain) in enumerate(zip(masks, chains, strict=True)):
+        if mask is not None:
+            if chain.num_logprobs is not None:
+                given[index] = logits[index].copy()
+            mask.apply(logits[index])
+    return given
 
 
 def _draw_from(candidates: Candidates, chains: list[SamplerChain], few: list[int]) -> list[int | None]:

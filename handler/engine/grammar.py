@@ -1,0 +1,160 @@
+"""What an answer may consist of: JSON schemas, and which tokens can go on with a text that follows one.
+
+The one place that calls llguidance. It is imported, and its view of the vocabulary built, when the first schema comes:
+that takes a second and 60 MB for 150,000 tokens, half of it with the GIL held, which a start without schemas need not
+pay. Knows nothing of logits, and of a sequence only its tokens.
+"""
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from handler.engine.sequence import Vocabulary
+from handler.engine.token_mask import TokenMask, Words, num_words
+from handler.errors import SchemaError
+
+if TYPE_CHECKING:
+    from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+
+MAX_SCHEMA_BYTES = 1 << 17  # OpenAI's limit on what is in a schema; 3,000 properties, which take two seconds, fit
+MAX_REASON_CHARS = 200  # of llguidance's own words
+WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens. Unbounded, models that lose their way write nothing else
+
+
+class NativeTokenizer(NamedTuple):
+    """Addresses, for a library that calls llama.cpp without Python: forced text becomes the tokens a model expects."""
+
+    vocab: int
+    tokenize: int  # llama_tokenize, or what is called like it
+
+
+class GrammarVocabulary(Vocabulary, Protocol):
+    @property
+    def native_tokenizer(self) -> NativeTokenizer: ...
+
+
+class Grammar:
+    """One request's schema, compiled. Its sequences have a matcher each. May be used by any thread."""
+
+    def __init__(self, matcher: "LLMatcher", num_tokens: int) -> None:
+        self._matcher = matcher
+        self._num_tokens = num_tokens
+
+    def matcher(self) -> "GrammarMatcher":
+        """At the beginning of an answer. Takes microseconds."""
+        return GrammarMatcher(self._matcher.deep_copy(), self._num_tokens)
+
+
+class GrammarMatcher:
+    """Where one sequence is in its grammar. Used by one thread at a time.
+
+    llguidance bounds the work of each step. Where a schema needs more, or a token comes that is not allowed, the
+    matcher has failed: it takes nothing any more, and allows the end alone.
+    """
+
+    def __init__(self, matcher: "LLMatcher", num_tokens: int) -> None:
+        self.native = matcher
+        self._num_tokens = num_tokens
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but the end can follow."""
+        return self.native.is_stopped() and not self.native.is_error()
+
+    def accept(self, token_id: int) -> bool:
+        """Go on by a token, the end included. False if the matcher has failed."""
+        return self.native.consume_token(token_id)
+
+    def mask(self) -> TokenMask:
+        """The tokens that may come next; those that end an answer only where it may end."""
+        words = np.empty(num_words(self._num_tokens), np.uint32)
+        self.native.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        return TokenMask.from_words(words, self._num_tokens)
+
+
+class GrammarCompiler:
+    """Schemas to grammars for one model's vocabulary, and the masks of a whole step."""
+
+    def __init__(self, vocabulary: GrammarVocabulary, num_threads: int) -> None:
+        """Takes no time; `num_threads` are those that make masks."""
+        self._vocabulary = vocabulary
+        self._num_threads = num_threads
+        self._lock = threading.Lock()  # over what is made at first use
+        self._tokenizer: LLTokenizer | None = None
+        self._executor: LLExecutor | None = None
+
+    def compile(self, json_schema: str) -> Grammar:
+        """Takes milliseconds, for large schemas seconds, and gives the GIL back. Raises SchemaError."""
+        from llguidance import LLMatcher  # noqa: PLC0415  # see above
+
+        if len(json_schema) > MAX_SCHEMA_BYTES:
+            raise SchemaError(f"The JSON schema has {len(json_schema)} bytes; at most {MAX_SCHEMA_BYTES} are allowed.")
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(json_schema, overrides={"whitespace_pattern": WHITESPACE})
+        except ValueError as error:
+            raise _refusal(str(error)) from None
+        matcher = LLMatcher(self._shared_tokenizer(), grammar, log_level=0, limits=_limits())
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # some contradictions show only here; and what it prepares is there for all
+        if matcher.is_error():
+            raise _refusal(matcher.get_error())
+        return Grammar(matcher, self._vocabulary.num_tokens)
+
+    def masks(self, matchers: list[GrammarMatcher | None]) -> list[TokenMask | None]:
+        """For each sequence of a step that has a matcher. Side by side, without the GIL; engine thread only."""
+        indices = [index for index, matcher in enumerate(matchers) if matcher is not None]
+        masks: list[TokenMask | None] = [None] * len(matchers)
+        if not indices:
+            return masks
+        words = self._words([matcher.native for matcher in matchers if matcher is not None])
+        for index, row in zip(indices, words, strict=True):
+            masks[index] = TokenMask.from_words(row, self._vocabulary.num_tokens)
+        return masks
+
+    def _words(self, matchers: list["LLMatcher"]) -> Words:
+        words: Words = np.empty((len(matchers), num_words(self._vocabulary.num_tokens)), np.uint32)
+        work = [(matcher, row) for row, matcher in enumerate(matchers)]
+        self._shared_executor().unsafe_compute_mask_ptr(work, words.ctypes.data, words[0].nbytes, len(words))
+        return words
+
+    def _shared_executor(self) -> "LLExecutor":
+        if self._executor is None:
+            from llguidance import LLExecutor  # noqa: PLC0415  # see above
+
+            self._executor = LLExecutor(self._num_threads)
+        return self._executor
+
+    def _shared_tokenizer(self) -> "LLTokenizer":
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = _make_tokenizer(self._vocabulary)
+            return self._tokenizer
+
+
+def _make_tokenizer(vocabulary: GrammarVocabulary) -> "LLTokenizer":
+    """What a token means to a grammar is what a reader will see of it: control tokens, without text, fit nowhere."""
+    from llguidance import LLTokenizer  # noqa: PLC0415  # see above
+
+    ends = vocabulary.end_of_generation
+    pieces = [b"" if token_id in ends else vocabulary.piece(token_id) for token_id in range(vocabulary.num_tokens)]
+    make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # missing in its stub; llguidance.llamacpp uses it
+    tokenizer: LLTokenizer = make(
+        tokens=pieces,
+        vocab_ptr=vocabulary.native_tokenizer.vocab,
+        tokenize_fptr=vocabulary.native_tokenizer.tokenize,
+        eos_token=sorted(ends),
+    )
+    return tokenizer
+
+
+def _limits() -> "LLParserLimits":
+    from llguidance import LLParserLimits  # noqa: PLC0415  # see above
+
+    return LLParserLimits(verbose_errors=False)  # else errors show the answer so far
+
+
+def _refusal(reason: str) -> SchemaError:
+    line = " ".join(reason.split())
+    short = line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 3] + "..."
+    return SchemaError(f"This worker cannot follow the JSON schema: {short}")

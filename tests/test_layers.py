@@ -39,7 +39,10 @@ MAY_IMPORT["__main__"] = set(MAY_IMPORT)
 
 # Packages that only these files and folders may import.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "llama_cpp": tuple(f"handler/engine/{name}.py" for name in ("model_runner", "memory_facts", "sampler", "sampling")),
+    "llama_cpp": tuple(
+        f"handler/engine/{name}.py" for name in ("model_runner", "vocabulary", "memory_facts", "sampler", "sampling")
+    ),
+    "llguidance": ("handler/engine/grammar.py", "handler/engine/schema_check.py"),  # imported when a schema comes
     "runpod": ("handler/__main__.py", "handler/health.py"),
     "openai": ("handler/api/",),
     "jinja2": ("handler/chat/",),

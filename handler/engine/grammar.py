@@ -1,6 +1,6 @@
 """What an answer may consist of: JSON schemas, and which tokens can go on with a text that follows one.
 
-The one place that calls llguidance. It is imported, and its view of the vocabulary built, when the first schema comes:
+llguidance does the work. It is imported, and its view of the vocabulary built, when the first schema comes:
 that takes a second and 60 MB for 150,000 tokens, half of it with the GIL held, which a start without schemas need not
 pay. Knows nothing of logits, and of a sequence only its tokens.
 """
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from handler.engine.schema_check import SchemaCheck, compile_schema
 from handler.engine.sequence import Vocabulary
 from handler.engine.token_mask import TokenMask, Words, num_words
 from handler.errors import SchemaError
 
 if TYPE_CHECKING:
-    from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
-MAX_SCHEMA_BYTES = 1 << 17  # OpenAI's limit on what is in a schema; 3,000 properties, which take two seconds, fit
+MAX_SCHEMA_CHARS = 1 << 17  # about OpenAI's limit
 MAX_REASON_CHARS = 200  # of llguidance's own words
-WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens. Unbounded, models that lose their way write nothing else
 
 
 class NativeTokenizer(NamedTuple):
@@ -83,22 +83,17 @@ class GrammarCompiler:
         self._lock = threading.Lock()  # over what is made at first use
         self._tokenizer: LLTokenizer | None = None
         self._executor: LLExecutor | None = None
+        self._check = SchemaCheck()
 
     def compile(self, json_schema: str) -> Grammar:
         """Takes milliseconds, for large schemas seconds, and gives the GIL back. Raises SchemaError."""
-        from llguidance import LLMatcher  # noqa: PLC0415  # see above
-
-        if len(json_schema) > MAX_SCHEMA_BYTES:
-            raise SchemaError(f"The JSON schema has {len(json_schema)} bytes; at most {MAX_SCHEMA_BYTES} are allowed.")
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(json_schema, overrides={"whitespace_pattern": WHITESPACE})
-        except ValueError as error:
-            raise _refusal(str(error)) from None
-        matcher = LLMatcher(self._shared_tokenizer(), grammar, log_level=0, limits=_limits())
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # some contradictions show only here; and what it prepares is there for all
-        if matcher.is_error():
-            raise _refusal(matcher.get_error())
+        if len(json_schema) > MAX_SCHEMA_CHARS:
+            raise _refusal(f"it has {len(json_schema)} characters, and at most {MAX_SCHEMA_CHARS} are allowed")
+        if reason := self._check.reason_against(json_schema):
+            raise _refusal(reason)
+        matcher, reason = compile_schema(json_schema, self._shared_tokenizer())
+        if matcher is None:
+            raise _refusal(reason)
         return Grammar(matcher, self._vocabulary.num_tokens)
 
     def masks(self, matchers: list[GrammarMatcher | None]) -> list[TokenMask | None]:
@@ -111,6 +106,9 @@ class GrammarCompiler:
         for index, row in zip(indices, words, strict=True):
             masks[index] = TokenMask.from_words(row, self._vocabulary.num_tokens)
         return masks
+
+    def close(self) -> None:
+        self._check.close()
 
     def _words(self, matchers: list["LLMatcher"]) -> Words:
         words: Words = np.empty((len(matchers), num_words(self._vocabulary.num_tokens)), np.uint32)
@@ -146,12 +144,6 @@ def _make_tokenizer(vocabulary: GrammarVocabulary) -> "LLTokenizer":
         eos_token=sorted(ends),
     )
     return tokenizer
-
-
-def _limits() -> "LLParserLimits":
-    from llguidance import LLParserLimits  # noqa: PLC0415  # see above
-
-    return LLParserLimits(verbose_errors=False)  # else errors show the answer so far
 
 
 def _refusal(reason: str) -> SchemaError:

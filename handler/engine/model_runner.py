@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from handler.engine.batch import Batch
 from handler.engine.cache_size import GIB, MIN_CELLS, CacheSize, CacheWish, on_gpus, without_gpu
-from handler.engine.grammar import Grammar, GrammarCompiler, NativeTokenizer
+from handler.engine.grammar import Grammar, GrammarCompiler
 from handler.engine.llama_log import LlamaLog
 from handler.engine.memory_facts import cache_shape, free_gpu_bytes
 from handler.engine.sampler import Pointer, SamplerChain
@@ -27,6 +27,7 @@ from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.engine.step_times import StepTimes
 from handler.engine.token_mask import TokenMask
+from handler.engine.vocabulary import ModelVocabulary
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
 from handler.timing import Stopwatch
 
@@ -168,6 +169,7 @@ class ModelRunner:
 
     def close(self) -> None:
         self._sampling.close()
+        self._grammars.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
 
@@ -219,58 +221,6 @@ class ModelMemory:
 
     def clear(self, seq_id: int) -> None:
         llama.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
-
-
-class ModelVocabulary:
-    """Text to tokens and back. May be used by any thread."""
-
-    def __init__(self, vocab: Pointer) -> None:
-        self.vocab = vocab
-        self.num_tokens: int = llama.llama_vocab_n_tokens(vocab)
-        self.bos_token = self._special(llama.llama_vocab_bos(vocab))
-        self.eos_token = self._special(llama.llama_vocab_eos(vocab))
-        self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
-        self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
-        self.piece = functools.cache(self._piece)  # there are as many at most as tokens
-        self.is_end_of_generation = functools.cache(self._is_end_of_generation)
-
-    @functools.cached_property
-    def end_of_generation(self) -> frozenset[int]:
-        return frozenset(filter(self.is_end_of_generation, range(self.num_tokens)))
-
-    @property
-    def native_tokenizer(self) -> NativeTokenizer:
-        """Good for as long as the model is loaded."""
-        addresses = [ctypes.cast(pointer, ctypes.c_void_p).value for pointer in (self.vocab, llama._lib.llama_tokenize)]
-        return NativeTokenizer(*(address or 0 for address in addresses))
-
-    def tokenize(self, text: str) -> list[int]:
-        """With the model's own beginning, once: chat templates often write it themselves."""
-        if self._adds_bos and self.bos_token:
-            text = text.removeprefix(self.bos_token)
-        data = text.encode("utf-8", "replace")
-        capacity = len(data) + 8  # a token has a byte at least, but for those the model adds
-        tokens = np.empty(capacity, np.int32)
-        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, True, True)
-        if num_tokens < 0:
-            raise InvalidRequestError("The prompt cannot be tokenized.", param="prompt")
-        return list(map(int, tokens[:num_tokens]))
-
-    def _piece(self, token_id: int, special: bool = False) -> bytes:
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length = llama.llama_token_to_piece(self.vocab, token_id, buffer, size, 0, special)
-            if length >= 0:
-                return buffer.raw[:length]
-            size = -length
-
-    def _is_end_of_generation(self, token_id: int) -> bool:
-        return bool(llama.llama_vocab_is_eog(self.vocab, token_id))
-
-    def _special(self, token_id: int) -> str:
-        return self._piece(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""
 
 
 class BatchBuffer:

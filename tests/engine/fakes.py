@@ -54,14 +54,16 @@ class ByteVocabulary:
         return NativeTokenizer(vocab=1, tokenize=ctypes.cast(tokenize_bytes, ctypes.c_void_p).value or 0)
 
 
-@TOKENIZE
-def tokenize_bytes(_: int, text: int, length: int, token_ids: Any, capacity: int, *__: bool) -> int:
+def _tokenize_bytes(_: int, text: int, length: int, token_ids: Any, capacity: int, *__: bool) -> int:
     """What llama.cpp's llama_tokenize is called like: the bytes themselves, or minus their number."""
     if length > capacity:
         return -length
     for index, byte in enumerate(ctypes.string_at(text, length)):
         token_ids[index] = byte
     return length
+
+
+tokenize_bytes = TOKENIZE(_tokenize_bytes)
 
 
 class Call(NamedTuple):
@@ -203,6 +205,7 @@ class FakeRunner:
     def close(self) -> None:
         assert not self.is_closed, "closed twice"
         self.is_closed = True
+        self._grammars.close()
 
     def _begin(self, batch: Batch) -> None:
         prompts = [as_text(item.sequence.token_ids[: item.sequence.num_prompt_tokens]) for item in batch.items]

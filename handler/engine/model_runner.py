@@ -1,4 +1,4 @@
-"""The model on its device: the one place, with sampler.py, that calls llama.cpp.
+"""The model on its device: with vocabulary.py and sampler.py the place that calls llama.cpp.
 
 llama.cpp's low-level API through llama-cpp-python. Knows batches and slots; nothing about waiting, text and stopping.
 Its calls release the GIL.

@@ -54,3 +54,17 @@ def test_a_row_that_is_not_of_numbers() -> None:
     logits[1] = np.nan
     lengths = [len(token_ids) for token_ids, _ in rows_of(likeliest(logits, 1, NONE))]
     assert lengths == [1, 0, 1]
+
+
+@pytest.mark.parametrize("width", [BLOCK * 40, BLOCK * 40 + 9])
+def test_forbidden_tokens_are_no_candidates(width: int) -> None:
+    """Where fewer are allowed than asked for, these are all; of none there are none, and others keep theirs."""
+    logits = random_logits(3, width)
+    allowed = [3, BLOCK, width - 1]
+    logits[1:] = -np.inf
+    logits[1, allowed] = [1.0, -5.0, 2.0]
+    also = np.array([width + 4, width + 3], np.intp)  # one that is forbidden, one that is not
+    lengths = [len(token_ids) for token_ids, _ in rows_of(likeliest(logits, 7, also))]
+    assert rows_of(likeliest(logits, 7, also))[1][0] == allowed
+    assert lengths[0] >= 7
+    assert lengths[2] == 0

@@ -122,7 +122,8 @@ async def test_beside_answers_without_a_schema(open_tiny: OpenEngine) -> None:
 async def test_preemption_and_reuse_change_nothing(open_tiny: OpenEngine) -> None:
     """An answer that had to give way goes on where its grammar was."""
     engine = open_tiny(n_ctx=256)
-    params = replace(PLAIN, temperature=0, max_tokens=120)
+    numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 1000}
+    params = replace(PLAIN, temperature=0, max_tokens=120, json_schema=json.dumps(numbers))
     prompts = [f"{number} hello world and the rest of it" for number in range(4)]
     alone = []
     for prompt in prompts:
@@ -132,8 +133,7 @@ async def test_preemption_and_reuse_change_nothing(open_tiny: OpenEngine) -> Non
     together = await ask_all(engine, prompts, params)
     assert engine._scheduler.num_preemptions > 0
     assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
-    for answer in together:
-        assert_valid(answer)
+    assert all(answer.text.startswith("[") and set(answer.text) <= set("[]0123456789-, \n\t") for answer in together)
 
 
 async def test_equal_seeds_give_equal_answers(open_tiny: OpenEngine) -> None:

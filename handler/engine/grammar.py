@@ -37,13 +37,12 @@ class GrammarVocabulary(Vocabulary, Protocol):
 class Grammar:
     """One request's schema, compiled. Its sequences have a matcher each. May be used by any thread."""
 
-    def __init__(self, matcher: "LLMatcher", num_tokens: int) -> None:
+    def __init__(self, matcher: "LLMatcher") -> None:
         self._matcher = matcher
-        self._num_tokens = num_tokens
 
     def matcher(self) -> "GrammarMatcher":
         """At the beginning of an answer. Takes microseconds."""
-        return GrammarMatcher(self._matcher.deep_copy(), self._num_tokens)
+        return GrammarMatcher(self._matcher.deep_copy())
 
 
 class GrammarMatcher:
@@ -53,9 +52,8 @@ class GrammarMatcher:
     matcher has failed: it takes nothing any more, and allows the end alone.
     """
 
-    def __init__(self, matcher: "LLMatcher", num_tokens: int) -> None:
+    def __init__(self, matcher: "LLMatcher") -> None:
         self.native = matcher
-        self._num_tokens = num_tokens
 
     @property
     def is_complete(self) -> bool:
@@ -63,14 +61,9 @@ class GrammarMatcher:
         return self.native.is_stopped() and not self.native.is_error()
 
     def accept(self, token_id: int) -> bool:
-        """Go on by a token, the end included. False if the matcher has failed."""
-        return self.native.consume_token(token_id)
-
-    def mask(self) -> TokenMask:
-        """The tokens that may come next; those that end an answer only where it may end."""
-        words = np.empty(num_words(self._num_tokens), np.uint32)
-        self.native.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-        return TokenMask.from_words(words, self._num_tokens)
+        """Go on by a token, the end included. False if the matcher has failed, be it when the mask was made."""
+        taken = self.native.consume_token(token_id)
+        return taken and not self.native.is_error()  # one that has failed takes the end all the same
 
 
 class GrammarCompiler:
@@ -94,10 +87,11 @@ class GrammarCompiler:
         matcher, reason = compile_schema(json_schema, self._shared_tokenizer())
         if matcher is None:
             raise _refusal(reason)
-        return Grammar(matcher, self._vocabulary.num_tokens)
+        return Grammar(matcher)
 
     def masks(self, matchers: list[GrammarMatcher | None]) -> list[TokenMask | None]:
-        """For each sequence of a step that has a matcher. Side by side, without the GIL; engine thread only."""
+        """Which tokens may come next, for each sequence of a step that has a matcher; those that end an answer only
+        where it may end. Made side by side, without the GIL. Engine thread only."""
         indices = [index for index, matcher in enumerate(matchers) if matcher is not None]
         masks: list[TokenMask | None] = [None] * len(matchers)
         if not indices:

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -42,52 +44,59 @@ def allowed(mask: TokenMask | None) -> set[int]:
     return set(np.flatnonzero(logits == 0).tolist())
 
 
+def next_of(compiler: GrammarCompiler, matcher: GrammarMatcher) -> set[int]:
+    (mask,) = compiler.masks([matcher])
+    return allowed(mask)
+
+
 def feed(matcher: GrammarMatcher, text: str) -> bool:
     return all(matcher.accept(byte) for byte in text.encode())
 
 
-def test_what_may_come_next(matcher: GrammarMatcher) -> None:
+def test_what_may_come_next(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
     """Of an object its brace alone; later a digit or what ends a number; never a control token."""
-    assert allowed(matcher.mask()) == {ord("{")}
+    assert next_of(compiler, matcher) == {ord("{")}
     assert feed(matcher, '{"x": 1')
-    assert allowed(matcher.mask()) == set(b"0123456789, \n")
+    assert next_of(compiler, matcher) == set(b"0123456789, \n")
     assert feed(matcher, ',"name":"')
-    assert CONTROL not in allowed(matcher.mask())
+    assert CONTROL not in next_of(compiler, matcher)
 
 
 def test_ends_only_where_it_is_complete(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
     """An object ends with its brace. A number may end or go on: only then are end tokens among what is allowed."""
     assert feed(matcher, '{"x":1,"name":""')
-    assert END not in allowed(matcher.mask())
+    assert END not in next_of(compiler, matcher)
     assert not matcher.is_complete
     assert feed(matcher, "}")
     assert matcher.is_complete
     number = compiler.compile('{"type": "integer"}').matcher()
-    assert END not in allowed(number.mask())
+    assert END not in next_of(compiler, number)
     assert feed(number, "12")
-    assert END in allowed(number.mask())
+    assert END in next_of(compiler, number)
     assert not number.is_complete
     assert number.accept(END)
     assert number.is_complete
 
 
 @pytest.mark.parametrize("text", ["héllo", "日本", "🙂"])
-def test_bytes_of_a_character(matcher: GrammarMatcher, text: str) -> None:
+def test_bytes_of_a_character(compiler: GrammarCompiler, matcher: GrammarMatcher, text: str) -> None:
     """A character comes byte by byte; within one, nothing else may come."""
     assert feed(matcher, '{"x":1,"name":"')
     for byte in text.encode():
-        tokens = allowed(matcher.mask())
+        tokens = next_of(compiler, matcher)
         assert byte in tokens
         assert (ord("a") in tokens) is (byte & 0xC0 != 0x80)
         assert matcher.accept(byte)
-    assert ord('"') in allowed(matcher.mask())
+    assert ord('"') in next_of(compiler, matcher)
 
 
-def test_a_token_that_is_not_allowed(matcher: GrammarMatcher) -> None:
+def test_a_token_that_is_not_allowed(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
     """The matcher has failed, for good, and says so; a premature end is such a token too."""
     assert not matcher.accept(END)
     assert not matcher.is_complete
     assert not matcher.accept(ord("{"))
+    assert next_of(compiler, matcher) == {END}
+    assert not matcher.accept(END)
 
 
 def test_choices_share_a_grammar_and_go_their_own_ways(compiler: GrammarCompiler) -> None:
@@ -95,7 +104,7 @@ def test_choices_share_a_grammar_and_go_their_own_ways(compiler: GrammarCompiler
     grammar = compiler.compile(json.dumps(POINT))
     first, second = grammar.matcher(), grammar.matcher()
     assert feed(first, '{"x"')
-    assert allowed(second.mask()) == allowed(grammar.matcher().mask()) == {ord("{")}
+    assert next_of(compiler, second) == next_of(compiler, grammar.matcher()) == {ord("{")}
 
 
 def test_masks_of_a_step(compiler: GrammarCompiler) -> None:
@@ -105,17 +114,17 @@ def test_masks_of_a_step(compiler: GrammarCompiler) -> None:
     assert feed(begun, '{"x":')
     assert not failed.accept(END)
     masks = compiler.masks([begun, None, failed, fresh])
-    assert allowed(masks[0]) == allowed(begun.mask())
+    assert allowed(masks[0]) == next_of(compiler, begun)
     assert masks[1] is None
     assert allowed(masks[2]) == {END}
     assert allowed(masks[3]) == {ord("{")}
     assert compiler.masks([None, None]) == [None, None]
 
 
-def test_whitespace_is_bounded(matcher: GrammarMatcher) -> None:
+def test_whitespace_is_bounded(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
     """A lost model cannot go on for ever with blanks."""
     assert feed(matcher, "{\n" + 32 * " ")
-    assert allowed(matcher.mask()) == {ord('"')}
+    assert next_of(compiler, matcher) == {ord('"')}
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -164,6 +173,12 @@ def test_check_that_is_closed_ends_its_process() -> None:
     check.close()
     check.close()
     assert process.returncode is not None
+
+
+def test_a_start_without_schemas_pays_nothing() -> None:
+    """llguidance is imported when a schema comes."""
+    script = "import handler.engine.model_runner, sys; sys.exit('llguidance' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_what_is_let_go_is_freed(compiler: GrammarCompiler) -> None:

@@ -159,7 +159,7 @@ async def test_cut_off_by_length(open_tiny: OpenEngine) -> None:
 async def test_logprobs_of_an_answer(open_tiny: OpenEngine) -> None:
     """One for each token, as the model gave it: what it would rather have said is among the likeliest."""
     engine = open_tiny()
-    answer = await ask(engine, "hello", replace(HOT, num_logprobs=3))
+    answer = await ask(engine, "hello", replace(HOT, num_logprobs=3, seed=2))
     assert b"".join(entry.piece for entry in answer.logprobs).decode() == answer.text
     assert answer.logprobs[0].top[0].piece != b"{"
     assert all(len(entry.top) == 3 and entry.logprob > -100 for entry in answer.logprobs)

@@ -5,6 +5,7 @@ workload is about. Knows nothing of servers but their address.
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable
 from itertools import chain
@@ -130,9 +131,20 @@ async def structured(driver: Driver, concurrency: int) -> list[Answer]:
             "response_format": list_format(max(1, driver.shape.tokens // TOKENS_OF_AN_ITEM)),
             "temperature": SAMPLING["temperature"],
         }
-        return await driver.ask_chat(body)
+        answer = await driver.ask_chat(body)
+        answer.error = answer.error or fault(answer.text)
+        return answer
 
     return list(await asyncio.gather(*(chat() for _ in range(concurrency))))
+
+
+def fault(text: str) -> str:
+    """Why an answer is no JSON; empty if it is."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return f"no JSON: {error}"
+    return ""
 
 
 def list_format(num_items: int) -> dict[str, Any]:

@@ -25,10 +25,12 @@ from handler.api.served import ServedNames
 from handler.chat.template import ChatTemplate
 from handler.engine.batch import Batch
 from handler.engine.engine import Engine
+from handler.engine.grammar import Grammar
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken, Sampler
 from handler.engine.step_times import StepTimes
+from handler.errors import InvalidRequestError
 from handler.http import HttpEdge
 from handler.settings import Settings
 from handler.worker import Worker
@@ -92,6 +94,9 @@ class ScriptedRunner:
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
         return NoSampler()
+
+    def compile_grammar(self, json_schema: str) -> Grammar:
+        raise InvalidRequestError("A script follows no schema.")
 
     def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
         ends = time.perf_counter() + self._step_seconds

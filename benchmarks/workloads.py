@@ -5,12 +5,13 @@ workload is about. Knows nothing of servers but their address.
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
-from benchmarks.client import COMPLETIONS, Answer, ask
+from benchmarks.client import CHAT, COMPLETIONS, Answer, ask
 
 WORDS = (
     *("time", "way", "day", "man", "thing", "woman", "life", "child", "world", "school"),
@@ -18,6 +19,7 @@ WORDS = (
 )
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
 MODEL = "demo"
+TOKENS_OF_AN_ITEM = 14  # of the structured answers' lists
 
 
 class Shape(NamedTuple):
@@ -46,6 +48,9 @@ class Driver:
     async def ask(self, prompt: str, tokens: int | None = None) -> Answer:
         body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens or self.shape.tokens, **SAMPLING, **self._more}
         return await ask(self.url, COMPLETIONS, body)
+
+    async def ask_chat(self, body: dict[str, Any]) -> Answer:
+        return await ask(self.url, CHAT, body)
 
 
 async def chats(driver: Driver, concurrency: int) -> list[Answer]:
@@ -113,6 +118,51 @@ async def trace(driver: Driver, concurrency: int) -> list[Answer]:
     return list(await asyncio.gather(*map(arrive, delays)))
 
 
+async def structured(driver: Driver, concurrency: int) -> list[Answer]:
+    """Chats whose answers follow a JSON schema, all at once. They end where it is complete, after about so many tokens
+    as the shape has; `max_tokens` is a limit for those who lose their way."""
+
+    async def chat() -> Answer:
+        about = driver.words(driver.shape.prompt)
+        body = {
+            "messages": [
+                {"role": "user", "content": f"{about}\nWrite down words of this text, with numbers, as JSON."}
+            ],
+            "max_tokens": 4 * driver.shape.tokens,
+            "response_format": list_format(max(1, driver.shape.tokens // TOKENS_OF_AN_ITEM)),
+            "temperature": SAMPLING["temperature"],
+        }
+        answer = await driver.ask_chat(body)
+        answer.error = answer.error or fault(answer.text)
+        return answer
+
+    return list(await asyncio.gather(*(chat() for _ in range(concurrency))))
+
+
+def fault(text: str) -> str:
+    """Why an answer is no JSON; empty if it is."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return f"no JSON: {error}"
+    return ""
+
+
+def list_format(num_items: int) -> dict[str, Any]:
+    """A list of exactly so many words and numbers, in OpenAI's form and in that of llama-server."""
+    item = {
+        "type": "object",
+        "properties": {
+            "word": {"type": "string", "maxLength": 12},
+            "number": {"type": "integer", "minimum": 100, "maximum": 999},
+        },
+        "required": ["word", "number"],
+        "additionalProperties": False,
+    }
+    schema = {"type": "array", "items": item, "minItems": num_items, "maxItems": num_items}
+    return {"type": "json_schema", "json_schema": {"name": "words", "strict": True, "schema": schema}}
+
+
 Workload = Callable[[Driver, int], Awaitable[list[Answer]]]
 WORKLOADS: dict[str, Workload] = {
     "chats": chats,
@@ -121,4 +171,5 @@ WORKLOADS: dict[str, Workload] = {
     "turns": turns,
     "long": long_prompt,
     "trace": trace,
+    "structured": structured,
 }

@@ -10,6 +10,7 @@
     + InvalidRequestError      400  a field is missing, wrong or out of range
       - ContextLengthError     400  the prompt does not fit the context
       - TemplateError          400  the chat template is missing, refuses, or cannot render the conversation
+      - SchemaError            400  the JSON schema of the answer is wrong, or more than can be followed
     + AuthenticationError      401
     + RouteNotFoundError       404
     + ModelNotFoundError       404
@@ -75,6 +76,10 @@ class ContextLengthError(InvalidRequestError):
 
 class TemplateError(InvalidRequestError):
     default_code = "chat_template_error"
+
+
+class SchemaError(InvalidRequestError):
+    default_code = "invalid_json_schema"
 
 
 class AuthenticationError(RequestError):

@@ -37,11 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["__main__"] = set(MAY_IMPORT)
 
-LLAMA_FILES = ("llama_context", "memory_facts", "model_runner", "native", "sampler", "sampling")
+LLAMA_FILES = ("llama_context", "memory_facts", "model_runner", "native", "sampler", "sampling", "vocabulary")
 
 # Packages that only these files and folders may import.
 OWNERS: dict[str, tuple[str, ...]] = {
     "llama_cpp": tuple(f"handler/engine/{name}.py" for name in LLAMA_FILES),
+    "llguidance": ("handler/engine/grammar.py", "handler/engine/schema_check.py"),  # imported when a schema comes
     "runpod": ("handler/__main__.py", "handler/health.py"),
     "openai": ("handler/api/",),
     "jinja2": ("handler/chat/",),

@@ -19,7 +19,7 @@ from handler.api.stream import EventStream, Outputs
 from handler.chat.template import ChatTemplate
 from handler.engine.engine import Engine
 from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
-from handler.errors import ContextLengthError
+from handler.errors import ContextLengthError, SchemaError
 
 
 class ChatCompletions:
@@ -38,6 +38,9 @@ class ChatCompletions:
             generation = await self._engine.generate([prompt], sampling_params(request), request.n)
         except ContextLengthError as error:
             error.param = "messages"
+            raise
+        except SchemaError as error:
+            error.param = request.response_format.param
             raise
         if request.stream:
             return await EventStream.open(generation, ChatChunks(identity, request))

@@ -9,7 +9,7 @@ anything that is not a ValueError. Knows nothing of models: whether a prompt fit
 """
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -129,6 +129,11 @@ class GenerationRequest(_Lenient):
         """As `SamplingParams` has it; chats and completions ask in different fields."""
         raise NotImplementedError
 
+    @property
+    def json_schema(self) -> str | None:
+        """As `SamplingParams` has it; completions are free."""
+        return None
+
     @model_validator(mode="before")
     @classmethod
     def _prefer_max_completion_tokens(cls, body: Any) -> Any:
@@ -174,6 +179,41 @@ def _unsupported(param: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{param}' is not supported: {why}", param=param, code="unsupported_parameter")
 
 
+class JsonSchemaFormat(_Lenient):
+    """`strict` makes no difference: an answer always follows its schema."""
+
+    name: str | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(_Lenient):
+    """OpenAI's, and llama-server's `schema` beside the type json_object."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+    object_schema: dict[str, Any] | None = Field(None, alias="schema")
+
+    @property
+    def wanted(self) -> dict[str, Any] | None:
+        """The schema that the answer must follow; None for plain text."""
+        if self.type == "json_schema":
+            assert self.json_schema is not None, "checked below"
+            return self.json_schema.json_schema
+        return None if self.type == "text" else self.object_schema or {"type": "object"}
+
+    @property
+    def param(self) -> str:
+        """Where the client has written that schema."""
+        return "response_format.json_schema.schema" if self.type == "json_schema" else "response_format.schema"
+
+    @model_validator(mode="after")
+    def _check(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            param = "response_format.json_schema"
+            raise InvalidRequestError(f"'{param}' is missing", param=param)
+        return self
+
+
 class ChatCompletionRequest(GenerationRequest):
     """POST /v1/chat/completions. Messages stay as they came, for templates read more keys than OpenAI names."""
 
@@ -185,12 +225,18 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
     functions: list[dict[str, Any]] = []
     function_call: Any = None
-    response_format: dict[str, Any] = {"type": "text"}
+    response_format: ResponseFormat = ResponseFormat(type="text")
     chat_template_kwargs: dict[str, Any] = {}
 
     @property
     def num_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def json_schema(self) -> str | None:
+        """The order of a schema's properties is that of the answer: they stay as they came."""
+        schema = self.response_format.wanted
+        return None if schema is None else json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
     @model_validator(mode="after")
     def _check(self) -> "ChatCompletionRequest":
@@ -200,8 +246,6 @@ class ChatCompletionRequest(GenerationRequest):
             raise _unsupported("tools", 'this worker cannot call tools yet. Send "tool_choice": "none", or no tools.')
         if self.functions and self.function_call != "none":
             raise _unsupported("functions", "this worker cannot call functions yet")
-        if self.response_format.get("type") != "text":
-            raise _unsupported("response_format", "this worker writes plain text only, so far")
         for name in TEMPLATE_VARIABLES:
             if name in self.chat_template_kwargs:
                 param = "chat_template_kwargs"
@@ -300,6 +344,7 @@ _WORDING = {
     "list_type": "must be a list",
     "dict_type": "must be an object",
     "model_type": "must be an object",
+    "literal_error": "must be {expected}",
     "finite_number": "must be a finite number",
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from handler.engine.batch import Batch
 from handler.engine.generation import Generation
+from handler.engine.grammar import Grammar
 from handler.engine.kv_cache import KVCache, Memory
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Outputs, Scheduler
@@ -66,6 +67,10 @@ class Runner(Protocol):
     def tokenize(self, text: str) -> list[int]: ...
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler: ...
+
+    def compile_grammar(self, json_schema: str) -> Grammar:
+        """Raises SchemaError."""
+        ...
 
     def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
         """Compute the batch; a token for each item of `batch.sampling`. Raises DecodeError.
@@ -119,7 +124,8 @@ class Engine:
     async def generate(self, prompts: list[Prompt], params: SamplingParams, n: int = 1) -> Generation:
         """Start `n` sequences for each prompt, in this order.
 
-        Raises InvalidRequestError, ContextLengthError, QueueFullError or UnavailableError; nothing has started then.
+        Raises InvalidRequestError (of which are ContextLengthError and SchemaError), QueueFullError or
+        UnavailableError; nothing has started then.
         """
         num_sequences = len(prompts) * n
         self._open(num_sequences)
@@ -177,19 +183,22 @@ class Engine:
             raise UnavailableError("The engine is not available: it is stopping or has failed.")
 
     def _make_sequences(self, prompts: list[Prompt], params: SamplingParams, n: int) -> list[Sequence]:
+        prompts_token_ids = [self._token_ids(prompt) for prompt in prompts]
+        grammar = None if params.json_schema is None else self.runner.compile_grammar(params.json_schema)
         return [
-            self._make_sequence(token_ids, params.with_seed_offset(choice))
-            for token_ids in [self._token_ids(prompt) for prompt in prompts]
+            self._make_sequence(token_ids, params.with_seed_offset(choice), grammar)
+            for token_ids in prompts_token_ids
             for choice in range(n)
         ]
 
-    def _make_sequence(self, token_ids: list[int], params: SamplingParams) -> Sequence:
+    def _make_sequence(self, token_ids: list[int], params: SamplingParams, grammar: Grammar | None) -> Sequence:
         return Sequence(
             token_ids,
             params,
             vocabulary=self.runner.vocabulary,
             max_num_tokens=self.runner.max_model_len,
             sampler=self.runner.make_sampler(params, token_ids),
+            grammar=grammar.matcher() if grammar else None,
         )
 
     def _token_ids(self, prompt: Prompt) -> list[int]:

@@ -5,7 +5,6 @@ Its calls release the GIL.
 """
 
 import ctypes
-import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
+from handler.engine.grammar import Grammar, GrammarCompiler
 from handler.engine.llama_context import (
     Pointer,
     RunnerConfig,
@@ -30,6 +30,8 @@ from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.engine.step_times import StepTimes
+from handler.engine.token_mask import TokenMask
+from handler.engine.vocabulary import ModelVocabulary
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError
 from handler.timing import Stopwatch
 
@@ -65,6 +67,7 @@ class ModelRunner:
         self._n_ubatch = config.n_ubatch
         self._batch = BatchBuffer(config.n_batch + size.num_slots)
         self._sampling = StepSampler(self._context, self.vocabulary, config.sampler_threads)
+        self._grammars = GrammarCompiler(self.vocabulary, config.sampler_threads)
         self._warm_up()
         self.load_time.lap("warm-up")
 
@@ -87,6 +90,9 @@ class ModelRunner:
             max_tokens=self.max_model_len,
         )
 
+    def compile_grammar(self, json_schema: str) -> Grammar:
+        return self._grammars.compile(json_schema)
+
     def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
         """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
         self._batch.fill(batch)
@@ -103,16 +109,26 @@ class ModelRunner:
         if returns_early:
             meanwhile()
         samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
+        masks = self._masks(batch)
         llama.llama_synchronize(self._context)
         self.times.lap("wait")
-        sampled = self._sampling.sample(samplers)
+        sampled = self._sampling.sample(samplers, masks)
         self.times.lap("sample")
         return sampled
 
     def close(self) -> None:
         self._sampling.close()
+        self._grammars.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
+
+    def _masks(self, batch: Batch) -> list[TokenMask | None]:
+        """Which tokens may come next, as far as that is bounded: known before the logits, and while a GPU computes."""
+        matchers: list[Any] = [item.sequence.grammar for item in batch.sampling]
+        masks = self._grammars.masks(matchers)
+        if any(mask is not None for mask in masks):
+            self.times.lap("mask")
+        return masks
 
     def _decode(self) -> None:
         code = llama.llama_decode(self._context, self._batch.struct)
@@ -159,52 +175,6 @@ class ModelMemory:
 
     def clear(self, seq_id: int) -> None:
         llama.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
-
-
-class ModelVocabulary:
-    """Text to tokens and back. May be used by any thread."""
-
-    def __init__(self, vocab: Pointer) -> None:
-        self.vocab = vocab
-        self.num_tokens: int = llama.llama_vocab_n_tokens(vocab)
-        self.bos_token = self._special(llama.llama_vocab_bos(vocab))
-        self.eos_token = self._special(llama.llama_vocab_eos(vocab))
-        self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
-        self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
-        self.piece = functools.cache(self._piece)  # there are as many at most as tokens
-        self.is_end_of_generation = functools.cache(self._is_end_of_generation)
-
-    @functools.cached_property
-    def end_of_generation(self) -> frozenset[int]:
-        return frozenset(filter(self.is_end_of_generation, range(self.num_tokens)))
-
-    def tokenize(self, text: str) -> list[int]:
-        """With the model's own beginning, once: chat templates often write it themselves."""
-        if self._adds_bos and self.bos_token:
-            text = text.removeprefix(self.bos_token)
-        data = text.encode("utf-8", "replace")
-        capacity = len(data) + 8  # a token has a byte at least, but for those the model adds
-        tokens = np.empty(capacity, np.int32)
-        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, True, True)
-        if num_tokens < 0:
-            raise InvalidRequestError("The prompt cannot be tokenized.", param="prompt")
-        return list(map(int, tokens[:num_tokens]))
-
-    def _piece(self, token_id: int, special: bool = False) -> bytes:
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length = llama.llama_token_to_piece(self.vocab, token_id, buffer, size, 0, special)
-            if length >= 0:
-                return buffer.raw[:length]
-            size = -length
-
-    def _is_end_of_generation(self, token_id: int) -> bool:
-        return bool(llama.llama_vocab_is_eog(self.vocab, token_id))
-
-    def _special(self, token_id: int) -> str:
-        return self._piece(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""
 
 
 class BatchBuffer:

@@ -105,7 +105,7 @@ def _parts(
 def _biases(params: SamplingParams, vocabulary: Vocabulary) -> list[tuple[int, float]]:
     """One for each token: of several, llama.cpp would apply the first only."""
     biases = dict(params.logit_bias)
-    if params.ignore_eos:
+    if params.bans_end:
         biases.update(dict.fromkeys(vocabulary.end_of_generation, -np.inf))
     return list(biases.items())
 

@@ -1,16 +1,12 @@
 """Draws the tokens of one step, in a call that needs no GIL: see draw.c."""
 
-import ctypes
-
 import llama_cpp.llama_cpp as llama
 import numpy as np
-import numpy.typing as npt
 
 from handler.engine.native import Crew
 from handler.engine.sampler import Pointer, SamplerChain, token_logprob
 from handler.engine.sequence import SampledToken, Vocabulary
-
-Logits = npt.NDArray[np.float32]
+from handler.engine.token_mask import Logits, TokenMask
 
 
 class StepSampler:
@@ -24,20 +20,35 @@ class StepSampler:
     def close(self) -> None:
         self._crew.close()
 
-    def sample(self, chains: list[SamplerChain]) -> list[SampledToken]:
-        """A token for each chain. The rows that have logits are theirs, in this order. Raises DecodeError."""
+    def sample(self, chains: list[SamplerChain], masks: list[TokenMask | None] | None = None) -> list[SampledToken]:
+        """A token for each chain. The rows that have logits are theirs, in this order. Raises DecodeError.
+
+        Logits of tokens that a mask forbids become minus infinity: they are ours until the next `llama_decode`.
+        """
         if not chains:
             return []
-        logits = llama.llama_get_logits(self._context)
+        pointer = llama.llama_get_logits(self._context)
+        logits: Logits = np.ctypeslib.as_array(pointer, shape=(len(chains), self._vocabulary.num_tokens))
+        given = _mask(logits, masks, chains) if masks else logits
         addresses = [chain.request_for(row) for row, chain in enumerate(chains)]
-        self._crew.draw(addresses, ctypes.cast(logits, ctypes.c_void_p).value or 0)
+        self._crew.draw(addresses, logits.ctypes.data)
         token_ids = [chain.drawn() for chain in chains]
         if not any(chain.num_logprobs is not None for chain in chains):
             return list(map(SampledToken, token_ids))
-        rows: Logits = np.ctypeslib.as_array(logits, shape=(len(chains), self._vocabulary.num_tokens))
-        return list(map(self._sampled, chains, rows, token_ids))
+        return list(map(self._sampled, chains, given, token_ids))
 
     def _sampled(self, chain: SamplerChain, row: Logits, token_id: int) -> SampledToken:
         if chain.num_logprobs is None:
             return SampledToken(token_id)
         return SampledToken(token_id, token_logprob(row, token_id, chain.num_logprobs, self._vocabulary))
+
+
+def _mask(logits: Logits, masks: list[TokenMask | None], chains: list[SamplerChain]) -> list[Logits]:
+    """Forbid what the masks forbid; return the rows as they were, where logprobs are asked for."""
+    given = list(logits)
+    for index, (mask, chain) in enumerate(zip(masks, chains, strict=True)):
+        if mask is not None:
+            if chain.num_logprobs is not None:
+                given[index] = logits[index].copy()
+            mask.apply(logits[index])
+    return given

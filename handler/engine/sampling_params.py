@@ -35,11 +35,17 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the k likeliest too
+    json_schema: str | None = None  # what the answer must follow, as JSON text; None: nothing
 
     @property
     def is_reproducible(self) -> bool:
         """Whether the caller wants the same draws again: a seed that matters was given."""
         return self.seed is not None and self.temperature > 0
+
+    @property
+    def bans_end(self) -> bool:
+        """Whether tokens that end an answer are never drawn. An answer under a schema ends where it is complete."""
+        return self.ignore_eos and self.json_schema is None
 
     def with_seed_offset(self, offset: int) -> Self:
         """The parameters of the n-th choice: equal seeds must not give n equal answers."""

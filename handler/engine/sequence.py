@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 from handler.engine.detokenizer import Detokenizer
 from handler.engine.kv_cache import Slot
 from handler.engine.sampling_params import SamplingParams
-from handler.errors import RequestError
+from handler.errors import EngineError, RequestError
+
+BROKEN_GRAMMAR = "The answer cannot be held to its JSON schema any further: the schema is too complex."
 
 
 class SequenceStatus(Enum):
@@ -21,7 +23,7 @@ class SequenceStatus(Enum):
 
 
 class FinishReason(Enum):
-    STOP = auto()  # end-of-generation token or stop string
+    STOP = auto()  # end-of-generation token, stop string, or the grammar is complete
     LENGTH = auto()  # max_tokens, or the context is full
     ABORT = auto()  # nobody waits for it any more
     ERROR = auto()
@@ -89,6 +91,19 @@ class Sampler(Protocol):
     def close(self) -> None: ...
 
 
+class Matcher(Protocol):
+    """Where one sequence is in the grammar that it must follow."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but the end can follow."""
+        ...
+
+    def accept(self, token_id: int) -> bool:
+        """Go on by a token; false if the grammar cannot be followed any more."""
+        ...
+
+
 class Sequence:
     """Owned by the engine thread from the moment it is added.
 
@@ -103,12 +118,14 @@ class Sequence:
         vocabulary: Vocabulary,
         max_num_tokens: int,
         sampler: Sampler | None = None,
+        grammar: Matcher | None = None,
     ) -> None:
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_cached_tokens = 0  # as found at the first admission; what a preemption reuses does not count
         self.params = params
         self.sampler = sampler
+        self.grammar = grammar
         self.slot: Slot | None = None
         self.status = SequenceStatus.WAITING
         self.num_preemptions = 0
@@ -146,12 +163,14 @@ class Sequence:
     def append(self, sampled: SampledToken) -> SequenceOutput:
         """Take the next token; decide whether it was the last."""
         self.token_ids.append(sampled.token_id)
+        if self.grammar is not None and not self.grammar.accept(sampled.token_id):
+            return self.finish(FinishReason.ERROR, error=EngineError(BROKEN_GRAMMAR))
         if self._vocabulary.is_end_of_generation(sampled.token_id):
             return self.finish(FinishReason.STOP)
         if sampled.logprob is not None:
             self._held_logprobs.append((self._text.num_decoded, sampled.logprob))
         text = self._text.feed(self._vocabulary.piece(sampled.token_id))
-        if self._text.stopped:
+        if self._text.stopped or (self.grammar is not None and self.grammar.is_complete):
             return self.finish(FinishReason.STOP, text)
         if self.num_tokens >= self._max_num_tokens:
             return self.finish(FinishReason.LENGTH, text)
@@ -165,7 +184,8 @@ class Sequence:
         return SequenceOutput(text, logprobs, reason, self.usage, error)
 
     def close(self) -> None:
-        """Free what llama.cpp holds for this sequence's sampling."""
+        """Free what this sequence's sampling holds."""
+        self.grammar = None
         if self.sampler is not None:
             self.sampler.close()
             self.sampler = None

@@ -1,12 +1,13 @@
 """Chats through the API, whole and streamed, on a fake model."""
 
+import asyncio
 from typing import Any
 
 import pytest
-from fake_worker import chat_chunks, events, fake_worker, read
+from fake_worker import chat_chunks, events, eventually, fake_worker, read
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from handler.errors import RequestError
+from handler.errors import EngineError, RequestError
 
 
 def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:
@@ -166,6 +167,66 @@ async def test_model_is_called_what_it_was_asked_for(name: str) -> None:
         assert {chunk.model for chunk in chat_chunks(await read(await worker.stream_chat("Hi", model=name)))} == {name}
 
 
+ANSWER = '{"a":1}'
+ANSWERS_JSON = {"Hi>": ANSWER, "Wrong>": '{"b":1}', "Long>": '{"a": 1234}'}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+UNDER_SCHEMA = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}
+
+
+async def test_answer_under_a_schema() -> None:
+    """It ends where it is complete, whole and streamed, each choice for itself; the end costs no token."""
+    with fake_worker(ANSWERS_JSON) as worker:
+        answer = await worker.chat("Hi", **UNDER_SCHEMA, n=2)
+        chunks = chat_chunks(await read(await worker.stream_chat("Hi", **UNDER_SCHEMA, n=2, logprobs=True)))
+
+    assert [choice["message"]["content"] for choice in answer["choices"]] == [ANSWER, ANSWER]
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["stop", "stop"]
+    assert answer["usage"]["completion_tokens"] == 2 * len(ANSWER)
+    assert [text_of(chunks, index) for index in (0, 1)] == [ANSWER, ANSWER]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "reason"),
+    [({"max_tokens": 8}, '{"a": 12', "length"), ({"stop": "23"}, '{"a": 1', "stop")],
+    ids=["max_tokens", "stop string"],
+)
+async def test_answer_under_a_schema_is_cut_off(fields: dict[str, Any], text: str, reason: str) -> None:
+    """By what cuts off any other."""
+    with fake_worker(ANSWERS_JSON) as worker:
+        (choice,) = (await worker.chat("Long", **UNDER_SCHEMA, **fields))["choices"]
+
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, reason)
+
+
+async def test_answer_that_breaks_its_schema_is_an_error() -> None:
+    """It ends with that sequence; others, and those who come later, are answered."""
+    with fake_worker(ANSWERS_JSON) as worker:
+        wrong, right = await asyncio.gather(
+            worker.chat("Wrong", **UNDER_SCHEMA), worker.chat("Hi", **UNDER_SCHEMA), return_exceptions=True
+        )
+
+        assert isinstance(wrong, EngineError)
+        assert "schema" in str(wrong)
+        assert isinstance(right, dict)
+        assert (await worker.chat("Hi"))["choices"][0]["message"]["content"] == ANSWER
+
+
+async def test_cancelled_answer_frees_its_grammar() -> None:
+    """Nothing holds on to it when its reader has left."""
+    with fake_worker(ANSWERS_JSON, held=True) as worker:
+        worker.permit()
+        stream = await worker.stream_chat("Hi", **UNDER_SCHEMA)
+        (sequence,) = worker.engine._generations
+        assert sequence.grammar is not None
+        stream.cancel()
+        worker.let_go()
+        await eventually(lambda: sequence.grammar is None)
+
+
+def unsupported(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str | None, str, str]]] = {
     "no template": (
         {"template": None},
@@ -199,6 +260,29 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str | None, str,
             "messages",
             "context_length_exceeded",
             "This model's maximum context length is 40 tokens, but the prompt alone has 41. Please shorten it.",
+        ),
+    ),
+    "schema that is wrong": (
+        {},
+        unsupported({"type": "strin"}),
+        (
+            "response_format.json_schema.schema",
+            "invalid_json_schema",
+            "This worker cannot follow the JSON schema: Invalid type: strin",
+        ),
+    ),
+    "schema that is wrong, of an object": (
+        {},
+        {"response_format": {"type": "json_object", "schema": {"not": {}}}},
+        ("response_format.schema", "invalid_json_schema", "This worker cannot follow the JSON schema: Unimplemented"),
+    ),
+    "huge schema": (
+        {},
+        unsupported({"enum": ["x" * 200_000]}),
+        (
+            "response_format.json_schema.schema",
+            "invalid_json_schema",
+            "This worker cannot follow the JSON schema: it has 200013 characters, and at most 131072 are allowed",
         ),
     ),
     "unknown model": (

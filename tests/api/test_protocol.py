@@ -5,12 +5,18 @@ from typing import Any
 import pytest
 
 from handler.api.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest, parse
+from handler.api.sampling import sampling_params
 from handler.engine.sampling_params import SamplingParams
 from handler.errors import InvalidRequestError
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1000}}
+
+
+def schema_format(**fields: Any) -> dict[str, Any]:
+    """OpenAI's way to ask for an answer that follows a schema."""
+    return {"type": "json_schema", "json_schema": fields}
 
 
 def chat(**fields: Any) -> ChatCompletionRequest:
@@ -123,6 +129,27 @@ def test_sampling_parameters_have_the_engines_types() -> None:
     assert isinstance(request.temperature, float)
 
 
+SCHEMA = {"properties": {"b": {"const": None}, "a": {"default": "é"}}}
+SCHEMA_TEXT = '{"properties":{"b":{"const":null},"a":{"default":"é"}}}'
+FORMATS: dict[str, tuple[Any, str | None]] = {
+    "nothing": (None, None),
+    "text": ({"type": "text"}, None),
+    "object": ({"type": "json_object"}, '{"type":"object"}'),
+    "llama-server's": ({"type": "json_object", "schema": SCHEMA}, SCHEMA_TEXT),
+    "OpenAI's": (schema_format(name="point", strict=True, description="A point.", schema=SCHEMA), SCHEMA_TEXT),
+    "without a name": (schema_format(strict=None, schema=SCHEMA), SCHEMA_TEXT),
+}
+
+
+@pytest.mark.parametrize(("response_format", "json_schema"), FORMATS.values(), ids=FORMATS)
+def test_response_formats(response_format: Any, json_schema: str | None) -> None:
+    """The schema is passed on with all that is in it, nulls too, in its order."""
+    request = chat(response_format=response_format)
+
+    assert request.json_schema == json_schema
+    assert sampling_params(request).json_schema == json_schema
+
+
 def test_other_names_of_parameters_are_known() -> None:
     """Clients of llama.cpp, of Hugging Face and of OpenAI name the same things differently."""
     request = chat(typ_p=0.5, repetition_penalty=1.1, max_completion_tokens=7, max_tokens=9, top_k=-1)
@@ -227,7 +254,17 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"tools": [TOOL]}, "tools", UNSUPPORTED, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": TOOL}, "tools", UNSUPPORTED, "tool_choice"),
     ({"functions": [{}]}, "functions", UNSUPPORTED, "not supported"),
-    ({"response_format": {"type": "json_object"}}, "response_format", UNSUPPORTED, "plain text"),
+    ({"response_format": {}}, "response_format.type", INVALID, "is missing"),
+    (
+        {"response_format": {"type": "xml"}},
+        "response_format.type",
+        INVALID,
+        "'json_object' or 'json_schema' (got \"xml\")",
+    ),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", INVALID, "is missing"),
+    ({"response_format": schema_format(name="a")}, "response_format.json_schema.schema", INVALID, "is missing"),
+    ({"response_format": schema_format(schema="{}")}, "response_format.json_schema.schema", INVALID, "an object"),
+    ({"response_format": schema_format(schema={}, name=5)}, "response_format.json_schema.name", INVALID, "a text"),
     ({"response_format": "text"}, "response_format", INVALID, "an object"),
     ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", INVALID, "'messages'"),
 ]

@@ -1,16 +1,26 @@
 """The demo model over HTTP, asked by the real OpenAI client."""
 
 import asyncio
-from typing import Any
+import json
+from typing import Any, Literal
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
 from program import PATIENCE, Server
+from pydantic import BaseModel, Field
 
 pytestmark = pytest.mark.model
 
 Messages = list[ChatCompletionMessageParam]
+
+
+class City(BaseModel):
+    """What an answer must be."""
+
+    capital: str = Field(max_length=20)
+    size: int = Field(ge=1, le=9)
+    rivers: list[Literal["Seine", "Thames", "Rhône"]] = Field(min_length=2, max_length=2)
 
 
 def user(text: str) -> Messages:
@@ -62,6 +72,29 @@ async def test_streams(client: openai.AsyncOpenAI) -> None:
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage is not None
+
+
+async def test_answers_under_a_schema(client: openai.AsyncOpenAI) -> None:
+    """OpenAI's client reads them into the model that it sent the schema of, however hot they were drawn."""
+    cool = await client.chat.completions.parse(
+        model="llama", messages=CAPITAL, response_format=City, max_tokens=200, temperature=0
+    )
+    hot = await client.chat.completions.parse(
+        model="llama", messages=CAPITAL, response_format=City, max_tokens=200, temperature=1.5, n=4
+    )
+
+    assert cool.choices[0].message.parsed is not None
+    assert cool.choices[0].message.parsed.capital == "Paris"
+    cities = [choice.message.parsed for choice in hot.choices]
+    assert all(city is not None and 1 <= city.size <= 9 and len(city.rivers) == 2 for city in cities)
+
+
+async def test_answer_is_an_object(client: openai.AsyncOpenAI) -> None:
+    """JSON mode, streamed."""
+    chunks = await stream(client, CAPITAL, response_format={"type": "json_object"}, max_tokens=200)
+
+    assert isinstance(json.loads(streamed_text(chunks)), dict)
+    assert chunks[-1].choices[0].finish_reason == "stop"
 
 
 async def test_more_chats_than_slots(client: openai.AsyncOpenAI, server: Server) -> None:

@@ -4,6 +4,7 @@ So a text that comes out right proves that the cache held what the scheduler bel
 as llama.cpp's unified cache does, so that the engine's own count can be held against it.
 """
 
+import ctypes
 import threading
 import zlib
 from collections import deque
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import count
 from queue import SimpleQueue
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from handler.engine.batch import Batch
+from handler.engine.grammar import Grammar, GrammarCompiler, NativeTokenizer
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
 from handler.engine.step_times import StepTimes
@@ -22,6 +24,12 @@ from handler.errors import CacheFullError
 END = 256  # the token that ends an answer
 CONTROL = 257  # a token without text
 TIMEOUT = 20.0  # seconds until a test that hangs fails
+
+TOKENIZE = ctypes.CFUNCTYPE(
+    ctypes.c_int32,
+    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32),
+    *(ctypes.POINTER(ctypes.c_int32), ctypes.c_int32, ctypes.c_bool, ctypes.c_bool),
+)
 
 MemoryKind = Literal["full", "recurrent", "stubborn", "streams"]
 
@@ -40,6 +48,22 @@ class ByteVocabulary:
 
     def piece(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < END else b""
+
+    @property
+    def native_tokenizer(self) -> NativeTokenizer:
+        return NativeTokenizer(vocab=1, tokenize=ctypes.cast(tokenize_bytes, ctypes.c_void_p).value or 0)
+
+
+def _tokenize_bytes(_: int, text: int, length: int, token_ids: Any, capacity: int, *__: bool) -> int:
+    """What llama.cpp's llama_tokenize is called like: the bytes themselves, or minus their number."""
+    if length > capacity:
+        return -length
+    for index, byte in enumerate(ctypes.string_at(text, length)):
+        token_ids[index] = byte
+    return length
+
+
+tokenize_bytes = TOKENIZE(_tokenize_bytes)
 
 
 class Call(NamedTuple):
@@ -141,6 +165,7 @@ class FakeRunner:
         self.failures: deque[Exception | None] = deque()  # what the next steps raise
         self.is_closed = False
         self._scripts = scripts or {}
+        self._grammars = GrammarCompiler(self.vocabulary, num_threads=1)
         self._begun: SimpleQueue[str] = SimpleQueue()
         self._permits: threading.Semaphore | None = None
 
@@ -165,6 +190,10 @@ class FakeRunner:
         self.samplers.append(sampler)
         return sampler
 
+    def compile_grammar(self, json_schema: str) -> Grammar:
+        """Real, though scripts pay no heed to it: a wrong one shows."""
+        return self._grammars.compile(json_schema)
+
     def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
         meanwhile()
         self._begin(batch)
@@ -179,6 +208,7 @@ class FakeRunner:
     def close(self) -> None:
         assert not self.is_closed, "closed twice"
         self.is_closed = True
+        self._grammars.close()
 
     def _begin(self, batch: Batch) -> None:
         prompts = [as_text(item.sequence.token_ids[: item.sequence.num_prompt_tokens]) for item in batch.items]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from handler.engine.native import Crew, DrawRequest
-from handler.engine.sampling import Logits
+from handler.engine.token_mask import Logits
 
 BLOCK = 64  # as in draw.c
 NONE = 99  # a chain that chooses no token

@@ -14,9 +14,10 @@ from tiny_models import Architecture
 
 from handler.engine.llama_context import RunnerConfig
 from handler.engine.model_runner import ModelRunner
-from handler.engine.sampler import SamplerChain
-from handler.engine.sampling import Logits, StepSampler
+from handler.engine.sampler import SamplerChain, token_logprob
+from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
+from handler.engine.token_mask import Logits, TokenMask, num_words
 
 Counts = npt.NDArray[np.float64]
 
@@ -115,6 +116,54 @@ def test_different_chains_in_one_step(runner: ModelRunner, logits: Logits) -> No
     for _ in range(20):
         drawn = [sampled.token_id for sampled in sampler.sample(chains)]
         assert drawn == [from_all(chain, row) for chain, row in zip(plain, logits, strict=True)]
+    sampler.close()
+
+
+def make_mask(rng: np.random.Generator, num_allowed: int) -> TokenMask:
+    allowed = np.zeros(32 * num_words(NUM_TOKENS), np.bool_)
+    allowed[rng.choice(NUM_TOKENS, num_allowed, replace=False)] = True
+    return TokenMask.from_words(np.packbits(allowed, bitorder="little").view(np.uint32), NUM_TOKENS)
+
+
+def masked(row: Logits, mask: TokenMask | None) -> Logits:
+    """A copy."""
+    row = row.copy()
+    if mask is not None:
+        mask.apply(row)
+    return row
+
+
+@pytest.mark.parametrize("params", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_masked_rows_draw_what_the_plain_chain_draws(
+    params: SamplingParams, num_threads: int, runner: ModelRunner, logits: Logits
+) -> None:
+    """With few or many tokens allowed, beside rows without a mask; nothing that is forbidden is ever drawn."""
+    params = replace(params, seed=5)
+    rng = np.random.default_rng(7)
+    model_gave = logits.copy()
+    sampler = StepSampler(None, Words(), num_threads)
+    chains = [make_chain(runner, params) for _ in logits]
+    plain = [make_chain(runner, params) for _ in logits]
+    for _ in range(20):
+        logits[:] = model_gave
+        masks = [make_mask(rng, num) for num in (1, 2, 11, 60, NUM_TOKENS // 2, NUM_TOKENS - 5)] + [None, None]
+        drawn = [sampled.token_id for sampled in sampler.sample(chains, masks)]
+        rows = [masked(row, mask) for row, mask in zip(model_gave, masks, strict=True)]
+        assert all(row[token_id] > -np.inf for row, token_id in zip(rows, drawn, strict=True))
+        if params.typical_p == 1:  # llama.cpp's own takes the logarithm of 0 where tokens are left in
+            assert drawn == [from_all(chain, row) for chain, row in zip(plain, rows, strict=True)]
+    sampler.close()
+
+
+def test_logprobs_are_the_models_own(runner: ModelRunner, logits: Logits) -> None:
+    """A mask changes what is drawn, not what the model thought of it."""
+    model_gave = logits.copy()
+    sampler = StepSampler(None, Words(), 1)
+    chains = [make_chain(runner, replace(KINDS["greedy"], num_logprobs=2)) for _ in logits]
+    masks: list[TokenMask | None] = [make_mask(np.random.default_rng(8), 3) for _ in logits]
+    for row, sampled in zip(model_gave, sampler.sample(chains, masks), strict=True):
+        assert sampled.logprob == token_logprob(row, sampled.token_id, 2, Words())
     sampler.close()
 
 

@@ -1,0 +1,106 @@
+"""Whether a JSON schema can be followed, found out in a process of its own.
+
+llguidance has no limit of time: a `multipleOf` of nine digits, or thirty patterns that must hold at once, keep it busy
+for ever, and no thread can be stopped. So each schema is compiled once where it may die of it. That process has an
+alphabet of bytes instead of a vocabulary, imports nothing else, and costs a few milliseconds a schema.
+
+The file is the program of that process too.
+"""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MAX_SECONDS = 5  # of one schema: 3,000 properties take one or two
+MAX_MEMORY = 2 << 30  # bytes of that process
+WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens. Unbounded, models that lose their way write nothing else
+TOO_COMPLEX = f"it is too complex: it cannot be compiled in {MAX_SECONDS} seconds"
+
+
+def compile_schema(json_schema: str, tokenizer: "LLTokenizer") -> "tuple[LLMatcher | None, str]":
+    """A matcher, or why there is none, in llguidance's words. May take for ever."""
+    from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415  # only where schemas come at all
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(json_schema, overrides={"whitespace_pattern": WHITESPACE})
+    except ValueError as error:
+        return None, str(error)
+    limits = LLParserLimits(verbose_errors=False)  # else an error shows the answer so far
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # some contradictions show only here; and what it prepares is there for all copies
+    return (None, matcher.get_error()) if matcher.is_error() else (matcher, "")
+
+
+class SchemaCheck:
+    """Any thread may ask, one after the other. The process starts with the first schema and ends with `close`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def reason_against(self, json_schema: str) -> str:
+        """Why the schema cannot be followed; empty if it can. Takes MAX_SECONDS at most."""
+        with self._lock:
+            process = self._process = self._process or _start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(json.dumps(json_schema) + "\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            except BrokenPipeError:
+                answer = ""
+            if answer:
+                return str(json.loads(answer))
+            self._stop()  # it has ended: the time or the memory was up
+            return TOO_COMPLEX
+
+    def close(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with self._process:  # closes its pipes and waits
+                self._process = None
+
+
+def _start() -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", str(Path(__file__))]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(  # noqa: S603  # the command is ours alone
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,  # Ctrl-C does not reach it: it ends when its input does
+    )
+
+
+def main() -> None:
+    """A schema a line as a JSON text, an answer a line. Whoever takes too long is ended by the alarm."""
+    from llguidance import LLTokenizer  # noqa: PLC0415  # only in this process
+
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    tokenizer = LLTokenizer("byte")
+    for line in sys.stdin:
+        signal.alarm(MAX_SECONDS)
+        _, reason = compile_schema(json.loads(line), tokenizer)
+        signal.alarm(0)
+        sys.stdout.write(json.dumps(reason) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

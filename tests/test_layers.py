@@ -33,13 +33,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "local": {"api", "job", "job_run", "settings", "errors"},
     "metrics": {"engine"},
     "http": {"api", "metrics", "worker", "settings", "errors"},
-    "serve": {"http", "worker", "engine", "settings", "errors", "timing"},
+    "serve": {"http", "loading", "worker", "engine", "settings", "errors", "timing"},
 }
 MAY_IMPORT["__main__"] = set(MAY_IMPORT)
 
 # Packages that only these files and folders may import.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "llama_cpp": tuple(f"handler/engine/{name}.py" for name in ("model_runner", "memory_facts", "sampler", "sampling")),
+    "llama_cpp": tuple(
+        f"handler/engine/{name}.py" for name in ("model_runner", "batch_buffer", "memory_facts", "sampler", "sampling")
+    ),
     "runpod": ("handler/__main__.py", "handler/health.py"),
     "openai": ("handler/api/",),
     "jinja2": ("handler/chat/",),

@@ -14,9 +14,9 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
-import numpy.typing as npt
 
-from handler.engine.batch import Batch
+from handler.engine.batch import Batch, ScheduledSequence
+from handler.engine.batch_buffer import BatchBuffer
 from handler.engine.cache_size import GIB, MIN_CELLS, CacheSize, CacheWish, on_gpus, without_gpu
 from handler.engine.llama_log import LlamaLog
 from handler.engine.memory_facts import cache_shape, free_gpu_bytes
@@ -25,6 +25,7 @@ from handler.engine.sampling import StepSampler
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.engine.step_times import StepTimes
+from handler.engine.verification import verify
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError, ModelError
 from handler.timing import Stopwatch
 
@@ -74,6 +75,7 @@ class RunnerConfig:
     split_mode: str = "layer"
     main_gpu: int = 0
     tensor_split: tuple[float, ...] = ()  # proportions of the GPUs; empty: by their free memory
+    max_draft_tokens: int = 0  # of all sequences of a batch
 
 
 @functools.cache
@@ -142,8 +144,11 @@ class ModelRunner:
             max_tokens=self.max_model_len,
         )
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
-        """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[list[SampledToken]]:
+        """Compute a batch; for each item of `batch.sampling` as many tokens of its draft as were drawn, and one more.
+
+        The rest of the draft is left in llama.cpp's memory. Raises CacheFullError or DecodeError.
+        """
         rows = self._batch.fill(batch)
         self.times.lap("fill")
         if not self._is_on_gpu:
@@ -152,10 +157,9 @@ class ModelRunner:
         self.times.lap("decode")
         if self._is_on_gpu:  # which has only begun
             meanwhile()
-        samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
         llama.llama_synchronize(self._context)
         self.times.lap("wait")
-        sampled = self._sampling.sample(samplers, rows)
+        sampled = self._sample(batch.sampling, rows)
         self.times.lap("sample")
         return sampled
 
@@ -163,6 +167,16 @@ class ModelRunner:
         self._sampling.close()
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
+
+    def _sample(self, items: list[ScheduledSequence], rows: list[int]) -> list[list[SampledToken]]:
+        """`rows`: of the batch, those that have logits. Each item has one, and one more for each token of its draft."""
+        samplers: list[Any] = [item.sequence.sampler for item in items]
+
+        def draw(numbers: list[int], outputs: list[int]) -> list[SampledToken]:
+            chains = [samplers[number] for number in numbers]
+            return self._sampling.sample(chains, [rows[output] for output in outputs], outputs)
+
+        return verify([item.draft_token_ids for item in items], draw)
 
     def _decode(self) -> None:
         code = llama.llama_decode(self._context, self._batch.struct)
@@ -186,6 +200,7 @@ class ModelMemory:
         self._memory = llama.llama_get_memory(context)
         self._has_states = bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
         self._window: int = llama.llama_model_n_swa(model)  # 0: none
+        self.can_go_back = not self._has_states  # by the few tokens that a draft had too many
         # A state is that of all its tokens. Cells of a small window's cache that two slots share are never freed.
         self.shares_prefixes = not self._has_states and (swa_full or not self._window)
 
@@ -211,6 +226,7 @@ class ModelVocabulary:
 
     def __init__(self, vocab: Pointer) -> None:
         self.vocab = vocab
+        self.kind: int = llama.llama_vocab_type(vocab)  # SentencePiece, BPE, ...
         self.num_tokens: int = llama.llama_vocab_n_tokens(vocab)
         self.bos_token = self._special(llama.llama_vocab_bos(vocab))
         self.eos_token = self._special(llama.llama_vocab_eos(vocab))
@@ -218,6 +234,10 @@ class ModelVocabulary:
         self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
         self.piece = functools.cache(self._piece)  # there are as many at most as tokens
         self.is_end_of_generation = functools.cache(self._is_end_of_generation)
+
+    def texts(self) -> list[bytes]:
+        """Of all tokens, as the file has them: for comparing two vocabularies."""
+        return [llama.llama_vocab_get_text(self.vocab, token_id) for token_id in range(self.num_tokens)]
 
     @functools.cached_property
     def end_of_generation(self) -> frozenset[int]:
@@ -250,53 +270,6 @@ class ModelVocabulary:
 
     def _special(self, token_id: int) -> str:
         return self._piece(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""
-
-
-class BatchBuffer:
-    """One `llama_batch` over NumPy arrays, filled anew for each step with whole-array assignments."""
-
-    def __init__(self, capacity: int) -> None:
-        self._token = np.zeros(capacity, np.int32)
-        self._pos = np.zeros(capacity, np.int32)
-        self._seq_id = np.zeros(capacity, np.int32)
-        self._logits = np.zeros(capacity, np.int8)
-        self._n_seq_id = np.ones(capacity, np.int32)
-        # llama_batch wants a pointer to each token's list of slots: they point into one array, for ever.
-        self._seq_id_pointers = self._seq_id.ctypes.data + np.arange(capacity, dtype=np.uintp) * self._seq_id.itemsize
-        self.struct = llama.llama_batch(
-            token=_pointer(self._token, ctypes.c_int32),
-            pos=_pointer(self._pos, ctypes.c_int32),
-            n_seq_id=_pointer(self._n_seq_id, ctypes.c_int32),
-            seq_id=ctypes.cast(self._seq_id_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=_pointer(self._logits, ctypes.c_int8),
-        )
-
-    def fill(self, batch: Batch) -> list[int]:
-        """Returns the rows whose logits are wanted, in batch order."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        rows: list[int] = []
-        for item in batch.items:
-            tokens += item.token_ids
-            positions += range(item.start, item.start + item.num_tokens)
-            slots += [item.slot.seq_id] * item.num_tokens
-            if item.catches_up:
-                rows.append(len(tokens) - 1)
-        end = self.struct.n_tokens = len(tokens)
-        self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
-        self._logits[:end] = 0
-        self._logits[rows] = 1
-        return rows
-
-    def fill_token(self, token_id: int) -> None:
-        """A single token at the beginning of slot 0."""
-        self._token[0], self._pos[0], self._seq_id[0], self._logits[0] = token_id, 0, 0, 1
-        self.struct.n_tokens = 1
-
-
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Pointer:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 def _load_model(path: Path, config: RunnerConfig) -> Pointer:
@@ -372,7 +345,7 @@ def _context_params(config: RunnerConfig, size: CacheSize) -> Any:
     params.n_batch = config.n_batch
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
     params.n_seq_max = config.num_slots
-    params.n_outputs_max = config.num_slots  # one row of logits a sequence, not one a token
+    params.n_outputs_max = config.num_slots + config.max_draft_tokens  # rows of logits: not one for each token
     params.n_threads = params.n_threads_batch = config.n_threads
     params.flash_attn_type = FLASH_ATTN[config.flash_attn]
     params.swa_full = config.swa_full

@@ -35,17 +35,28 @@ class StepSampler:
     def close(self) -> None:
         self._pool.shutdown()
 
-    def sample(self, chains: list[SamplerChain], rows: list[int]) -> list[SampledToken]:
-        """A token for each chain from the logits of its batch row; all rows that have logits, in their order."""
+    def sample(
+        self, chains: list[SamplerChain], rows: list[int], outputs: list[int] | None = None
+    ) -> list[SampledToken]:
+        """A token for each chain from the logits of its batch row.
+
+        `outputs`: which of the rows with logits these are, counted from 0, ascending. Without it they are all of them.
+        """
         if not chains:
             return []
-        shape = (len(rows), self._vocabulary.num_tokens)
-        logits: Logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape=shape)
+        logits = self._logits(list(range(len(rows))) if outputs is None else outputs)
         size = -(-len(chains) // self._num_shares(chains))
         shares = [slice(start, start + size) for start in range(0, len(rows), size)]
         others = [self._pool.submit(self._sample_share, chains[s], rows[s], logits[s]) for s in shares[1:]]
         tokens = self._sample_share(chains[:size], rows[:size], logits[:size])
         return tokens + [token for other in others for token in other.result()]
+
+    def _logits(self, outputs: list[int]) -> Logits:
+        """Rows of llama.cpp's own memory; a copy where they do not follow each other."""
+        shape = (outputs[-1] + 1, self._vocabulary.num_tokens)
+        logits: Logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape=shape)
+        follow_each_other = outputs[-1] - outputs[0] + 1 == len(outputs)
+        return logits[outputs[0] :] if follow_each_other else logits[outputs]
 
     def _num_shares(self, chains: list[SamplerChain]) -> int:
         """A row with few candidates takes 40 us, a further thread 70 us of holding the GIL; other rows take 400."""

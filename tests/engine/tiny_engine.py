@@ -39,7 +39,7 @@ class CheckedRunner(ModelRunner):
         self.samplers.append(sampler)
         return sampler
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[list[SampledToken]]:
         assert self.cache is not None
         self.cache.check_integrity()
         memory = llama.llama_get_memory(self._context)

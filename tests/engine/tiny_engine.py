@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
+from handler.engine.drafts import Drafter
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
 from handler.engine.kv_cache import KVCache
@@ -19,9 +20,11 @@ from handler.engine.sampler import SamplerChain
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SampledToken, SequenceUsage, TokenLogprob
+from handler.engine.speculation import DraftLimits, Speculation
 
 TIMEOUT = 30.0  # seconds until a test that hangs fails
 GREEDY = SamplingParams(temperature=0, max_tokens=24, num_logprobs=0)
+MAX_DRAFT_TOKENS = 8
 TIE = 1e-3  # a lead that rounding might turn around
 
 
@@ -75,9 +78,26 @@ def open_engine(
     num_slots: int = 4,
     swa_full: bool = True,
     num_cells: int | None = None,
+    drafter: Drafter | None = None,
+    max_drafting: int = 4,
 ) -> Iterator[Engine]:
     """`num_cells` is what the engine believes the cache to hold, where that is not the truth."""
-    config = RunnerConfig(
+    config = tiny_config(n_ctx=n_ctx, n_batch=n_batch, num_slots=num_slots, swa_full=swa_full)
+    runner = CheckedRunner(path, config)
+    runner.num_cells = num_cells or runner.num_cells
+    speculation = Speculation(drafter, DraftLimits(max_drafting, MAX_DRAFT_TOKENS, n_batch)) if drafter else None
+    limits = Limits(num_slots, n_batch, max_prompt_tokens=n_batch // 2)
+    engine = Engine(runner, limits, max_queue=1000, speculation=speculation)
+    runner.cache = engine._scheduler.cache
+    try:
+        yield engine
+    finally:
+        engine.close()
+    assert_nothing_left(engine, runner)
+
+
+def tiny_config(*, n_ctx: int, n_batch: int, num_slots: int, swa_full: bool = True) -> RunnerConfig:
+    return RunnerConfig(
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_ubatch=n_batch,
@@ -89,16 +109,8 @@ def open_engine(
         sampler_threads=2,
         type_k="f32",
         type_v="f32",
+        max_draft_tokens=num_slots * MAX_DRAFT_TOKENS,
     )
-    runner = CheckedRunner(path, config)
-    runner.num_cells = num_cells or runner.num_cells
-    engine = Engine(runner, Limits(num_slots, n_batch, max_prompt_tokens=n_batch // 2), max_queue=1000)
-    runner.cache = engine._scheduler.cache
-    try:
-        yield engine
-    finally:
-        engine.close()
-    assert_nothing_left(engine, runner)
 
 
 def assert_nothing_left(engine: Engine, runner: CheckedRunner) -> None:

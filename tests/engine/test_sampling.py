@@ -176,3 +176,16 @@ def test_ended_answers_are_not_candidates(runner: ModelRunner, logits: Logits) -
     drawn = [sampled.token_id for sampled in sampler.sample(chains, list(range(len(chains))))]
     assert drawn == [int(row[:-1].argmax()) for row in logits]
     sampler.close()
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("outputs", [[3, 4], [1, 4, 6], [7]], ids=["neighbours", "apart", "one"])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_some_of_the_rows(outputs: list[int], num_threads: int, runner: ModelRunner, logits: Logits) -> None:
+    """Chains get the rows that are named, for whatever kind of chain, and the others are not touched."""
+    for params in (KINDS["plain"], KINDS["everything"]):
+        sampler = StepSampler(None, Words(), num_threads)
+        chains, plain = ([make_chain(runner, replace(params, seed=4)) for _ in outputs] for _ in range(2))
+        drawn = [sampled.token_id for sampled in sampler.sample(chains, outputs, outputs)]
+        assert drawn == [from_all(chain, logits[output]) for chain, output in zip(plain, outputs, strict=True)]
+        sampler.close()

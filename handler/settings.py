@@ -117,7 +117,7 @@ class Settings(BaseModel):
         "lookup: from what the sequence repeats. draft: by DRAFT_MODEL.",
     )
     draft_model: str = Field("", description="A smaller model of the same family, in any form that MODEL may have.")
-    num_draft_tokens: int = Field(8, ge=1, le=32, description="Tokens guessed at once for a sequence, at most.")
+    num_draft_tokens: int = Field(12, ge=1, le=32, description="Tokens guessed at once for a sequence, at most.")
 
     serve: bool = Field(
         False, description="Serve HTTP as `python -m handler serve` does: for load-balancing endpoints and pods."

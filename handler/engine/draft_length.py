@@ -5,7 +5,8 @@ it becomes what was accepted and one more. When nothing was, it halves, and at n
 steps first, then for longer, until a draft is accepted again. Pure code.
 """
 
-MIN_PAUSE, MAX_PAUSE = 4, 32  # steps
+START = 2  # tokens
+MIN_PAUSE, MAX_PAUSE = 2, 32  # steps
 
 
 class DraftLength:
@@ -13,7 +14,7 @@ class DraftLength:
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
-        self._num_tokens = max(1, max_tokens // 2)
+        self._num_tokens = min(START, max_tokens)
         self._pause = MIN_PAUSE
         self._num_paused = 0  # steps still to come without a draft
 

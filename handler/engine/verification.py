@@ -28,7 +28,7 @@ def verify(drafts: list[list[int]], draw: Draw) -> list[list[SampledToken]]:
         tokens = draw(agreeing, [starts[index] + place for index in agreeing])
         for index, token in zip(agreeing, tokens, strict=True):
             drawn[index].append(token)
-        agreeing = [index for index in agreeing if _agrees(drafts[index], drawn[index])]
+        agreeing = [index for index in agreeing if drafts[index] and _agrees(drafts[index], drawn[index])]
         place += 1
     return drawn
 

@@ -15,18 +15,19 @@ def lengths(length: DraftLength, num_steps: int, num_right: int) -> list[int]:
 
 def test_all_right() -> None:
     """Doubles up to the limit."""
-    assert lengths(DraftLength(12), 4, num_right=100) == [6, 12, 12, 12]
+    assert lengths(DraftLength(12), 4, num_right=100) == [2, 4, 8, 12]
 
 
 def test_right_in_part() -> None:
     """What was accepted, and one more to find out whether more would be."""
-    assert lengths(DraftLength(16), 4, num_right=3) == [8, 4, 4, 4]
+    assert lengths(DraftLength(16), 5, num_right=3) == [2, 4, 4, 4, 4]
+    assert lengths(DraftLength(16), 5, num_right=5) == [2, 4, 8, 6, 6]
 
 
 def test_wrong() -> None:
     """Halves, then pauses, longer each time, but never for good."""
     drafted = lengths(DraftLength(8), 4000, num_right=0)
-    assert drafted[: 4 + MIN_PAUSE] == [4, 2, 1] + [0] * MIN_PAUSE + [1]
+    assert drafted[: 3 + MIN_PAUSE] == [2, 1] + [0] * MIN_PAUSE + [1]
     assert set(drafted[-MAX_PAUSE - 1 :]) == {0, 1}
     assert sum(drafted) < 4000 / MAX_PAUSE + 16
 

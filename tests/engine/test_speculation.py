@@ -102,8 +102,8 @@ def test_right_drafts_make_fewer_steps() -> None:
     sequence = bench.add("one", max_tokens=40)
     batches = bench.finish()
     assert bench.texts[sequence] == bench.runner.answer("one", 40)
-    assert [drafted(batch) for batch in batches] == [[0], [4], [8], [8], [8], [6]]
-    assert (bench.speculation.num_drafted_tokens, bench.speculation.num_accepted_tokens) == (34, 34)
+    assert [drafted(batch) for batch in batches] == [[0], [2], [4], [8], [8], [8], [3]]
+    assert (bench.speculation.num_drafted_tokens, bench.speculation.num_accepted_tokens) == (33, 33)
 
 
 def test_prompts_get_no_drafts() -> None:
@@ -112,7 +112,7 @@ def test_prompts_get_no_drafts() -> None:
     first = bench.add("one", max_tokens=100)
     bench.step()
     second = bench.add("two" * 12)
-    assert [(item.sequence, len(item.draft_token_ids)) for item in bench.step().items] == [(first, 4), (second, 0)]
+    assert [(item.sequence, len(item.draft_token_ids)) for item in bench.step().items] == [(first, 2), (second, 0)]
 
 
 @pytest.mark.parametrize("drafter", [WrongDrafter, MixedDrafter, RandomDrafter, FakeDrafter])
@@ -138,7 +138,8 @@ def test_many_sequences_get_no_drafts() -> None:
     bench.add("two", max_tokens=100)
     bench.add("three", max_tokens=10)
     batches = bench.finish()
-    assert all((sum(drafted(batch)) > 0) is (len(batch.items) <= 2) for batch in batches[1:])
+    assert not any(sum(drafted(batch)) for batch in batches if len(batch.items) > 2)
+    assert bench.speculation.num_drafted_tokens > 100
 
 
 def test_drafts_take_only_free_cells() -> None:

@@ -44,7 +44,7 @@ class Replay(NamedTuple):
     milliseconds: float = 0.0  # of one sequence's share
 
     def plus(self, other: "Replay") -> "Replay":
-        return Replay(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Replay._make(mine + theirs for mine, theirs in zip(self, other, strict=True))
 
 
 def milliseconds(num_tokens: int) -> float:

@@ -193,7 +193,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=numbers, default=[1, 2, 4, 8])
     parser.add_argument("--modes", type=lambda text: text.split(","), default=["off", "lookup", "draft"])
     parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(TASKS))
-    parser.add_argument("--drafted", type=numbers, default=[8], help="tokens drafted at once, at most")
+    parser.add_argument("--drafted", type=numbers, default=[12], help="tokens drafted at once, at most")
     parser.add_argument("--tokens", type=int, default=96, help="tokens of an answer")
     parser.add_argument("--repeat", type=int, default=2, help="the best of so many runs is shown")
     parser.add_argument("--max-drafting", type=int, help="sequences in a step with drafts; default: the worker's limit")

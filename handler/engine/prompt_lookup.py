@@ -12,8 +12,8 @@ from itertools import count
 
 from handler.engine.sequence import Sequence
 
-# Tokens of an n-gram, the longest first. Long ones find the right one of several places that look alike; short ones find
-# a place again soon after a change. See docs/measurements.md.
+# Tokens of an n-gram. Long ones find the right one of several places that look alike, short ones find a place again soon
+# after a change. See docs/measurements.md.
 SIZES = (12, 5, 2)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/replay_drafts.py --commits cdd644e~60..cdd644e --drafted 4,8,12,16,24 --sequences 1,4,8
 
 The texts are files of this repository, changed by a commit: the old one is the prompt, the new one the answer, as of a
-model that edits without a mistake. Steps cost what MILLISECONDS says, the demo model on one core without sampling;
-sequences are taken to draft alike. Only the tokenizer of MODEL is loaded.
+model that edits without a mistake. Steps cost what --step-ms says, by default the demo model on one core without
+sampling; sequences are taken to draft alike. Only the tokenizer of MODEL is loaded.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from handler.models.locate import locate
 from handler.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-TOKENS = (1, 4, 8, 16, 64, 512)
-MILLISECONDS = (54, 91, 115, 177, 497, 4029)  # of a step with so many tokens, as in docs/measurements.md
+STEP_MS = "1:54,4:91,8:115,16:177,64:497,512:4029"  # by the tokens in it, as in docs/measurements.md
 MAX_TOKENS = 4000  # of an old or a new file
 
 
@@ -47,11 +46,17 @@ class Replay(NamedTuple):
         return Replay._make(mine + theirs for mine, theirs in zip(self, other, strict=True))
 
 
-def milliseconds(num_tokens: int) -> float:
-    return float(np.interp(num_tokens, TOKENS, MILLISECONDS))
+class StepCost(NamedTuple):
+    """Between the numbers of tokens that were measured, on straight lines."""
+
+    num_tokens: tuple[float, ...]
+    milliseconds: tuple[float, ...]
+
+    def of(self, num_tokens: int) -> float:
+        return float(np.interp(num_tokens, self.num_tokens, self.milliseconds))
 
 
-def replay(edit: Edit, sizes: tuple[int, ...], max_tokens: int, num_sequences: int) -> Replay:
+def replay(edit: Edit, sizes: tuple[int, ...], max_tokens: int, num_sequences: int, step: StepCost) -> Replay:
     """The answer, step by step, with the worker's own index and rule for a draft's length."""
     index, length, told, result = NgramIndex(sizes), DraftLength(max_tokens), edit.num_prompt_tokens + 1, Replay()
     while told < len(edit.token_ids):
@@ -60,7 +65,7 @@ def replay(edit: Edit, sizes: tuple[int, ...], max_tokens: int, num_sequences: i
         right = next((n for n, token_id in enumerate(draft) if edit.token_ids[told + n] != token_id), len(draft))
         if draft:
             length.learn(len(draft), right)
-        cost = milliseconds(num_sequences * (1 + len(draft))) / num_sequences
+        cost = step.of(num_sequences * (1 + len(draft))) / num_sequences
         result = result.plus(Replay(1, right + 1, len(draft), right, cost))
         told += right + 1
     return result
@@ -87,10 +92,10 @@ def load_vocabulary() -> ModelVocabulary:
     return ModelVocabulary(llama.llama_model_get_vocab(model))
 
 
-def show(results: dict[tuple[int, int], Replay]) -> str:
+def show(results: dict[tuple[int, int], Replay], step: StepCost) -> str:
     lines = ["sequences  drafted  tokens/step  accepted  of off"]
     for (num_sequences, drafted), result in results.items():
-        alone = milliseconds(num_sequences) / num_sequences
+        alone = step.of(num_sequences) / num_sequences
         lines.append(
             f"{num_sequences:>9}  {drafted:>7}  {result.num_tokens / result.num_steps:>11.1f}"
             f"  {result.num_accepted / max(1, result.num_drafted):>8.2f}"
@@ -103,12 +108,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
 
+    def steps(text: str) -> StepCost:
+        return StepCost(*zip(*(map(float, part.split(":")) for part in text.split(",")), strict=True))
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commits", default="HEAD~60..HEAD")
     parser.add_argument("--suffix", default=".py", help="of the files")
     parser.add_argument("--sizes", type=numbers, default=SIZES, help="of the n-grams")
     parser.add_argument("--drafted", type=numbers, default=(4, 8, 12, 16, 24), help="tokens drafted at once, at most")
     parser.add_argument("--sequences", type=numbers, default=(1, 4, 8))
+    parser.add_argument("--step-ms", type=steps, default=STEP_MS, help="of a step, by the tokens in it")
     return parser.parse_args(argv)
 
 
@@ -120,9 +129,9 @@ def main() -> None:
         for drafted in args.drafted:
             result = Replay()
             for edit in texts:
-                result = result.plus(replay(edit, args.sizes, drafted, num_sequences))
+                result = result.plus(replay(edit, args.sizes, drafted, num_sequences, args.step_ms))
             results[num_sequences, drafted] = result
-    sys.stdout.write(f"{len(texts)} edits\n{show(results)}")
+    sys.stdout.write(f"{len(texts)} edits\n{show(results, args.step_ms)}")
 
 
 if __name__ == "__main__":

@@ -69,9 +69,10 @@ def _speculation(
     drafter: Drafter = PromptLookup()
     if drafting:
         check_same_vocabulary(runner.vocabulary, drafting.vocabulary)
+        shares = limits(settings, on_gpu=on_gpu)
         drafter = DraftModel(
             drafting,
-            max_batch_tokens=limits(settings, on_gpu=on_gpu).max_prompt_tokens,
+            max_batch_tokens=min(shares.max_prompt_tokens, shares.max_batch_tokens),
             num_target_tokens=runner.vocabulary.num_tokens,
         )
     return Speculation(drafter, draft_limits(settings, on_gpu=on_gpu))

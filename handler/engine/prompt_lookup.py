@@ -12,8 +12,8 @@ from itertools import count
 
 from handler.engine.sequence import Sequence
 
-# Tokens of an n-gram. Long ones find the right one of several places that look alike, short ones find a place again soon
-# after a change. See docs/measurements.md.
+# Tokens of an n-gram. Long ones find the right one of several places that look alike, short ones find a place again
+# soon after a change. See docs/measurements.md.
 SIZES = (12, 5, 2)
 
 
@@ -42,7 +42,7 @@ class NgramIndex:
     """Where each n-gram of one growing list of tokens stood last, as far as another token followed it.
 
     A token is looked at once for each size, when it has come; a question takes one look-up for each size. It grows with
-    the list: at most one entry for each token and size, 0.6 kB a token for three sizes.
+    the list: at most one entry for each token and size, 0.5 kB a token for three sizes.
     """
 
     def __init__(self, sizes: tuple[int, ...]) -> None:

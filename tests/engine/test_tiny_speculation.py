@@ -163,6 +163,19 @@ async def test_random_traffic_with_drafts(memory: Memory, open_tiny: OpenEngine)
     """Many requests, some of them cancelled, in a cache too small for them: the others are answered as by a fresh one.
     The cache's own count agrees with llama.cpp's in every step."""
     engine, fresh = open_tiny(memory, n_ctx=256, drafter=RandomOrLookup()), open_tiny(memory, n_ctx=256)
+    await check_random_traffic(engine, fresh)
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["itself", "another"])
+async def test_random_traffic_with_a_draft_model(seed: int, open_tiny: OpenEngine, tmp_path: Path) -> None:
+    """The same where the draft model's cache is too small, too."""
+    drafter = open_draft_model(write_tiny_model(tmp_path / "draft.gguf", "llama", seed=seed), n_ctx=256)
+    engine, fresh = open_tiny(n_ctx=256, drafter=drafter), open_tiny(n_ctx=256)
+    await check_random_traffic(engine, fresh)
+    assert_follows(drafter)
+
+
+async def check_random_traffic(engine: Engine, fresh: Engine) -> None:
     results: list[tuple[list[int], SamplingParams, Answer]] = []
 
     async def client(seed: int) -> None:

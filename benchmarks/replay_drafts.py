@@ -1,4 +1,4 @@
-"""What prompt lookup brings to known texts, with steps of known cost: exact, and the same on a busy machine.
+"""What prompt lookup brings to known texts, with steps of known cost: computed, not timed, so the same on any machine.
 
     python benchmarks/replay_drafts.py --commits cdd644e~60..cdd644e --drafted 4,8,12,16,24 --sequences 1,4,8
 

@@ -98,14 +98,14 @@ class ScriptedRunner:
     def compile_grammar(self, json_schema: str) -> Grammar:
         raise InvalidRequestError("A script follows no schema.")
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[list[SampledToken]]:
         ends = time.perf_counter() + self._step_seconds
         meanwhile()
         time.sleep(max(0.0, ends - time.perf_counter()))
         self.times.lap("wait")
         self.num_steps += 1
         token = SampledToken(LETTERS[self.num_steps % len(LETTERS)])
-        return [token] * len(batch.sampling)
+        return [[token]] * len(batch.sampling)
 
     def close(self) -> None: ...
 

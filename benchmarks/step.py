@@ -96,13 +96,13 @@ def open_engine(args: argparse.Namespace) -> Engine:
         scripted = ScriptedRunner(args.scripted_ms / 1000)
         return Engine(scripted, Limits(concurrency, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
     settings = Settings.from_env(dict(os.environ) | {"MAX_NUM_SEQS": str(concurrency)})
-    runner = load_model(settings)
+    runner, speculation = load_model(settings)
     from handler.engine import sampler  # noqa: PLC0415
     from handler.engine.llama_context import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
 
     if args.whole:
         sampler._num_kept = lambda params: None
-    return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000)
+    return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000, speculation=speculation)
 
 
 def show(rows: list[Row]) -> str:

@@ -49,6 +49,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "split_mode": "Split over GPUs",
         "main_gpu": "Main GPU",
         "tensor_split": "Shares of the GPUs",
+        "speculate": "Speculative decoding",
+        "draft_model": "Draft model",
+        "num_draft_tokens": "Drafted tokens",
     },
     "RunPod jobs": {
         "max_concurrency": "Jobs at once",

@@ -25,8 +25,8 @@ from handler.settings import Settings, names_of, quiet_runpod
 from handler.timing import Stopwatch, process_started
 
 if TYPE_CHECKING:
-    from handler.engine.model_runner import ModelRunner
     from handler.job import Handler
+    from handler.loading import LoadedModel
     from handler.worker import Worker
 
 TEST_INPUT = Path("test_input.json")
@@ -87,9 +87,11 @@ def _parse_args(argv: list[str]) -> tuple[str, argparse.Namespace]:
 
 
 def _fetch(settings: Settings) -> int:
-    from handler.models.locate import locate
+    from handler.models.locate import locate, locate_draft_model
 
     sys.stdout.write(f"{locate(settings)}\n")
+    if draft_model := locate_draft_model(settings):
+        sys.stdout.write(f"{draft_model}\n")
     return 0
 
 
@@ -138,13 +140,13 @@ def _run_test(settings: Settings, start: Stopwatch, test_input: str | None) -> i
         worker.engine.close()
 
 
-def _start_worker(settings: Settings, loading: "Future[ModelRunner]", start: Stopwatch) -> "Worker":
+def _start_worker(settings: Settings, loading: "Future[LoadedModel]", start: Stopwatch) -> "Worker":
     from handler.worker import start_worker
 
     start.lap("imports")
-    runner = loading.result()
+    model = loading.result()
     start.lap("model")
-    worker = start_worker(settings, runner)
+    worker = start_worker(settings, model)
     start.lap("worker")
     log.info("ready after %s", start)
     return worker
@@ -166,9 +168,9 @@ def _skip_cpu_info() -> None:
         cpuinfo.get_cpu_info = dict  # it knows nothing, which the SDK expects on some machines
 
 
-def _start_loading(settings: Settings) -> "Future[ModelRunner]":
+def _start_loading(settings: Settings) -> "Future[LoadedModel]":
     """A daemon thread, so that nobody who stops the worker waits for a download."""
-    loading: Future[ModelRunner] = Future()
+    loading: Future[LoadedModel] = Future()
 
     def load() -> None:
         try:

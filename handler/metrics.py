@@ -25,6 +25,8 @@ COUNTERS = {
     "num_finished": ("engine_finished_sequences_total", "Sequences that are over, in whatever way."),
     "num_aborted": ("engine_aborted_sequences_total", "Of these, those that nobody waited for any more."),
     "num_preemptions": ("engine_preemptions_total", "How often a sequence gave its slot back to others."),
+    "num_drafted_tokens": ("engine_drafted_tokens_total", "Tokens that were guessed and computed along."),
+    "num_accepted_tokens": ("engine_accepted_tokens_total", "Of these, those that were drawn."),
 }
 STEP = "engine_step_seconds"
 

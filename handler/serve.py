@@ -13,9 +13,9 @@ from typing import Any
 import uvicorn
 
 from handler.engine.engine import Engine
-from handler.engine.model_runner import ModelRunner
 from handler.errors import ConfigError, EngineError
 from handler.http import HttpEdge
+from handler.loading import LoadedModel
 from handler.settings import Settings
 from handler.timing import Stopwatch
 from handler.worker import Worker, start_worker
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # between two looks at the engine
 
 
-async def serve(settings: Settings, loading: Future[ModelRunner], start: Stopwatch) -> None:
+async def serve(settings: Settings, loading: Future[LoadedModel], start: Stopwatch) -> None:
     """Listen at once, answer when the model is loaded; on SIGTERM or SIGINT finish what runs, then return.
 
     Raises WorkerError if the address cannot be had, the model cannot be loaded, or the engine has died.
@@ -64,7 +64,7 @@ def _make_server(edge: HttpEdge, settings: Settings) -> uvicorn.Server:
     )
 
 
-def _start_answering(settings: Settings, loaded: asyncio.Future[ModelRunner], start: Stopwatch) -> Worker:
+def _start_answering(settings: Settings, loaded: asyncio.Future[LoadedModel], start: Stopwatch) -> Worker:
     start.lap("model")
     worker = start_worker(settings, loaded.result())
     start.lap("worker")

@@ -116,6 +116,14 @@ class Settings(BaseModel):
         (), description="Each GPU's share, as numbers separated by commas. Empty: by their free memory."
     )
 
+    speculate: Literal["off", "lookup", "draft"] = Field(
+        "off",
+        description="Guess tokens and compute several of a sequence at once, while few generate; no text changes. "
+        "lookup: from what the sequence repeats. draft: by DRAFT_MODEL.",
+    )
+    draft_model: str = Field("", description="A smaller model of the same family, in any form that MODEL may have.")
+    num_draft_tokens: int = Field(12, ge=1, le=32, description="Tokens guessed at once for a sequence, at most.")
+
     serve: bool = Field(
         False, description="Serve HTTP as `python -m handler serve` does: for load-balancing endpoints and pods."
     )
@@ -156,6 +164,8 @@ class Settings(BaseModel):
                 f"MAX_MODEL_LEN has value {settings.max_model_len}: the cache holds {keys['n_ctx']}={settings.n_ctx} "
                 "tokens, and one sequence cannot have more."
             )
+        if settings.speculate == "draft" and not settings.draft_model:
+            raise ConfigError("SPECULATE has value 'draft': DRAFT_MODEL must say which model drafts.")
         return settings
 
 

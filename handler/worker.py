@@ -14,7 +14,7 @@ from handler.engine.engine import Engine
 from handler.engine.llama_context import supports_gpu
 from handler.engine.model_runner import ModelRunner
 from handler.errors import ConfigError, ModelError
-from handler.loading import limits
+from handler.loading import LoadedModel, limits
 from handler.settings import Settings
 
 DEMO_NAMES = ("llama", "demo", "qwen2.5-coder-0.5b-instruct")
@@ -25,10 +25,15 @@ class Worker(NamedTuple):
     engine: Engine
 
 
-def start_worker(settings: Settings, runner: ModelRunner) -> Worker:
+def start_worker(settings: Settings, model: LoadedModel) -> Worker:
     """Raises ConfigError for a chat template that was set and is broken."""
-    template = chat_template(settings, runner)
-    engine = Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=settings.max_queue)
+    template = chat_template(settings, model.runner)
+    engine = Engine(
+        model.runner,
+        limits(settings, on_gpu=supports_gpu()),
+        max_queue=settings.max_queue,
+        speculation=model.speculation,
+    )
     names = ServedNames(served_names(settings))
     gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
     return Worker(Api(ChatCompletions(engine, template, names), Completions(engine, names), names), engine)

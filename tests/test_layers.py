@@ -33,11 +33,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "local": {"api", "job", "job_run", "settings", "errors"},
     "metrics": {"engine"},
     "http": {"api", "metrics", "worker", "settings", "errors"},
-    "serve": {"http", "worker", "engine", "settings", "errors", "timing"},
+    "serve": {"http", "loading", "worker", "engine", "settings", "errors", "timing"},
 }
 MAY_IMPORT["__main__"] = set(MAY_IMPORT)
 
-LLAMA_FILES = ("llama_context", "memory_facts", "model_runner", "native", "sampler", "sampling", "vocabulary")
+LLAMA_FILES = (
+    "batch_buffer",
+    "llama_context",
+    "memory_facts",
+    "model_runner",
+    "native",
+    "sampler",
+    "sampling",
+    "vocabulary",
+)
 
 # Packages that only these files and folders may import.
 OWNERS: dict[str, tuple[str, ...]] = {

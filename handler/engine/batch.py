@@ -1,19 +1,20 @@
 """What one `llama_decode` computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from handler.engine.kv_cache import Slot
 from handler.engine.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class ScheduledSequence:
-    """`num_tokens` tokens of a sequence from position `start` on."""
+    """`num_tokens` tokens of a sequence from position `start` on, and a draft of what may follow them."""
 
     sequence: Sequence
     start: int
     num_tokens: int
+    draft_token_ids: list[int] = field(default_factory=list)  # only after the sequence's last token
 
     @property
     def slot(self) -> Slot:
@@ -21,8 +22,23 @@ class ScheduledSequence:
         return self.sequence.slot
 
     @property
+    def num_rows(self) -> int:
+        """Tokens to compute."""
+        return self.num_tokens + len(self.draft_token_ids)
+
+    @property
     def token_ids(self) -> list[int]:
-        return self.sequence.token_ids[self.start : self.start + self.num_tokens]
+        """The tokens to compute, draft and all."""
+        return self.sequence.token_ids[self.start : self.start + self.num_tokens] + self.draft_token_ids
+
+    @property
+    def true_token_ids(self) -> list[int]:
+        """Of the tokens computed, once the sequence has got those that were drawn: all but the drafts that were not.
+
+        The last token of a sequence is never among them: it was drawn, or comes later.
+        """
+        end = min(self.start + self.num_rows, self.sequence.num_tokens - 1)
+        return self.sequence.token_ids[self.start : end]
 
     @property
     def catches_up(self) -> bool:
@@ -39,16 +55,20 @@ class Batch:
     num_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.num_tokens = sum(item.num_tokens for item in self.items)
+        self.num_tokens = sum(item.num_rows for item in self.items)
 
     @property
     def sampling(self) -> list[ScheduledSequence]:
-        """The items that get a token, in the order their tokens come back."""
+        """The items that get tokens, in the order their tokens come back."""
         return [item for item in self.items if item.catches_up]
+
+    @property
+    def has_drafts(self) -> bool:
+        return any(item.draft_token_ids for item in self.items)
 
     def add(self, item: ScheduledSequence) -> None:
         self.items.append(item)
-        self.num_tokens += item.num_tokens
+        self.num_tokens += item.num_rows
 
     def remove(self, sequence: Sequence) -> None:
         self.items = [item for item in self.items if item.sequence is not sequence]
@@ -58,3 +78,9 @@ class Batch:
         """In the order of the slots, and with a token in those between them."""
         self.items.sort(key=lambda item: item.slot.seq_id)
         self.pads = pads([item.slot for item in self.items])
+
+    def set_drafts(self, drafts: Mapping[ScheduledSequence, list[int]]) -> None:
+        """These are the drafts; items that are not named have none."""
+        for item in self.items:
+            item.draft_token_ids = drafts.get(item, [])
+        self.__post_init__()

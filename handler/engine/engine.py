@@ -29,6 +29,7 @@ from handler.engine.sequence import (
     SequenceStatus,
     Vocabulary,
 )
+from handler.engine.speculation import Speculation
 from handler.engine.step_times import StepTimes
 from handler.engine.stream_cache import StreamCache
 from handler.errors import (
@@ -72,10 +73,11 @@ class Runner(Protocol):
         """Raises SchemaError."""
         ...
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
-        """Compute the batch; a token for each item of `batch.sampling`. Raises DecodeError.
+    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[list[SampledToken]]:
+        """Compute the batch; for each item of `batch.sampling` as much of its draft as is true, and one token more.
 
-        Calls `meanwhile` when that costs least: while the device computes, or before, where this thread is the device.
+        Raises CacheFullError, and then nothing has happened, or DecodeError. Calls `meanwhile` when that costs least:
+        while the device computes, or before, where this thread is the device.
         """
         ...
 
@@ -95,12 +97,16 @@ class Stats(NamedTuple):
     num_finished: int = 0  # in whatever way
     num_aborted: int = 0  # of these, because nobody waited any more
     num_preemptions: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0  # of these, because they were drawn
 
 
 class Engine:
     """`generate()` is the only way in. Started by the constructor; `close()` ends the thread and frees the model."""
 
-    def __init__(self, runner: Runner, limits: Limits, *, max_queue: int) -> None:
+    def __init__(
+        self, runner: Runner, limits: Limits, *, max_queue: int, speculation: Speculation | None = None
+    ) -> None:
         self.runner = runner
         assert limits.max_batch_tokens > limits.max_num_seqs, "a step must hold a token for everyone and a prompt's"
         self.limits = limits
@@ -110,6 +116,7 @@ class Engine:
         kind = KVCache if runner.memory.is_unified else StreamCache
         cache = kind(runner.memory, num_slots=runner.num_slots, num_cells=runner.num_cells)
         self._scheduler = Scheduler(cache, limits)
+        self._speculation = speculation
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._generations: dict[Sequence, Generation] = {}
         self._mail: Mail = defaultdict(list)
@@ -152,6 +159,8 @@ class Engine:
         self._inbox.put(lambda: None)  # wakes the thread
         self._thread.join()
         self._makers.shutdown()  # after them nobody uses the model
+        if self._speculation:
+            self._speculation.close()
         self.runner.close()
 
     # Any thread
@@ -257,13 +266,31 @@ class Engine:
 
     def _compute(self, batch: Batch) -> Outputs:
         try:
-            sampled = self.runner.run(batch, self._send)
+            self._add_drafts(batch)
+            sampled = self._run_batch(batch)
         except CacheFullError:
             return self._scheduler.relieve_pressure()
         except DecodeError as error:
             return self._give_up(batch, error)
         self._num_failures = 0
+        if self._speculation:
+            self._speculation.learn(batch, sampled)
         return self._scheduler.postprocess(batch, sampled)
+
+    def _add_drafts(self, batch: Batch) -> None:
+        if self._speculation:
+            self._speculation.add_drafts(batch, self._scheduler.cache.num_free_cells)
+            self.runner.times.lap("draft")
+
+    def _run_batch(self, batch: Batch) -> list[list[SampledToken]]:
+        """Nobody gives anything up for drafts: where they do not fit, it is done without."""
+        try:
+            return self.runner.run(batch, self._send)
+        except CacheFullError:
+            if not batch.has_drafts:
+                raise
+            batch.set_drafts({})
+            return self.runner.run(batch, self._send)
 
     def _give_up(self, batch: Batch, error: DecodeError) -> Outputs:
         """A batch that cannot be computed takes its sequences with it, and what they would leave in the cache."""
@@ -314,6 +341,8 @@ class Engine:
 
     def _forget(self, sequence: Sequence) -> None:
         self._count(sequence)
+        if self._speculation:
+            self._speculation.forget(sequence)
         sequence.close()
         del self._generations[sequence]
         self._close(1)
@@ -338,13 +367,15 @@ class Engine:
         self._send()  # though the scheduler may believe that there is work
 
     def _snapshot(self) -> Stats:
-        scheduler, cache = self._scheduler, self._scheduler.cache
+        scheduler, cache, speculation = self._scheduler, self._scheduler.cache, self._speculation
         return self.stats._replace(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_cached_slots=sum(not slot.is_claimed and not slot.is_empty for slot in cache.slots),
             num_used_cells=cache.num_cells - cache.num_free_cells,
             num_preemptions=scheduler.num_preemptions,
+            num_drafted_tokens=speculation.num_drafted_tokens if speculation else 0,
+            num_accepted_tokens=speculation.num_accepted_tokens if speculation else 0,
         )
 
 

@@ -161,7 +161,7 @@ class KVCache:
         self._num_claims[slot.cells] -= 1
 
     def tick(self, num_tokens: int) -> None:
-        """So many sequences have generated a token."""
+        """So many tokens were generated."""
         self._clock += num_tokens
 
     def expire(self, max_idle: int) -> None:
@@ -190,6 +190,15 @@ class KVCache:
         del self._free_cells[end:]
         self._num_holders[cells] = 1
         self._num_claims[cells] = 1
+
+    def drop_rest(self, slot: Slot) -> None:
+        """Remove what was computed in a claimed slot after the tokens that were noted: drafts that came to nothing.
+
+        Where the memory cannot go back, nothing of the slot is kept, and its sequence computes all of it anew.
+        """
+        seq_id, num_tokens = slot.seq_id, slot.num_tokens
+        if not (self._memory.can_resume(seq_id, num_tokens) and self._memory.truncate(seq_id, num_tokens)):
+            self.clear(slot)
 
     def make_room(self, num_cells: int) -> bool:
         """Free at least that many cells by forgetting cached slots; False if that is not enough."""

@@ -64,6 +64,7 @@ class RunnerConfig:
     tensor_split: tuple[float, ...] = ()  # proportions of the GPUs; empty: by their free memory
     max_num_seqs: int = 0  # of the slots, that run at the same time; 0: all
     kv_unified: Layout = "on"
+    max_draft_tokens: int = 0  # of all sequences of a batch
 
 
 @functools.cache
@@ -147,7 +148,7 @@ def open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> tupl
     """A size that was chosen and not set may be too large: the estimate does not know all models' needs."""
     size = choose_cache_size(model, config, n_ctx_train)
     while True:
-        if context := llama.llama_init_from_model(model, _context_params(config, size)):
+        if context := llama.llama_init_from_model(model, _context_params(model, config, size)):
             return context, size
         refusal = (
             f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
@@ -160,13 +161,15 @@ def open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> tupl
         size = size.half(config.num_slots)
 
 
-def _context_params(config: RunnerConfig, size: CacheSize) -> Any:
+def _context_params(model: Pointer, config: RunnerConfig, size: CacheSize) -> Any:
+    """With a sliding window a batch is computed in one part: of several, llama.cpp loses cells that an earlier one
+    still needs, and gives wrong text."""
     params = llama.llama_context_default_params()
     params.n_ctx = size.n_ctx
     params.n_batch = config.n_batch + size.num_slots  # pads come on top
-    params.n_ubatch = min(config.n_ubatch, config.n_batch)
+    params.n_ubatch = params.n_batch if llama.llama_model_n_swa(model) else min(config.n_ubatch, config.n_batch)
     params.n_seq_max = size.num_slots
-    params.n_outputs_max = size.num_slots  # one row of logits a sequence, not one a token
+    params.n_outputs_max = size.num_slots + config.max_draft_tokens  # one row of logits a sequence, not one a token
     params.n_threads = params.n_threads_batch = config.n_threads
     params.flash_attn_type = FLASH_ATTN[config.flash_attn]
     params.swa_full = config.swa_full

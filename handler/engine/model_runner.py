@@ -4,17 +4,15 @@ llama.cpp's low-level API through llama-cpp-python. Knows batches and slots; not
 Its calls release the GIL.
 """
 
-import ctypes
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
-import numpy.typing as npt
 
-from handler.engine.batch import Batch
+from handler.engine.batch import Batch, ScheduledSequence
+from handler.engine.batch_buffer import BatchBuffer
 from handler.engine.grammar import Grammar, GrammarCompiler
 from handler.engine.llama_context import (
     Pointer,
@@ -31,13 +29,12 @@ from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.engine.step_times import StepTimes
 from handler.engine.token_mask import TokenMask
+from handler.engine.verification import verify
 from handler.engine.vocabulary import ModelVocabulary
 from handler.errors import CacheFullError, ConfigError, DecodeError, InvalidRequestError
 from handler.timing import Stopwatch
 
 log = logging.getLogger(__name__)
-
-PAD = 0  # any token: nobody wants what comes of it
 
 
 class ModelRunner:
@@ -93,8 +90,11 @@ class ModelRunner:
     def compile_grammar(self, json_schema: str) -> Grammar:
         return self._grammars.compile(json_schema)
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
-        """Compute a batch; a token for each item of `batch.sampling`. Raises CacheFullError or DecodeError."""
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[list[SampledToken]]:
+        """Compute a batch; for each item of `batch.sampling` as many tokens of its draft as were drawn, and one more.
+
+        The rest of the draft is left in llama.cpp's memory. Raises CacheFullError or DecodeError.
+        """
         self._batch.fill(batch)
         self.times.lap("fill")
         returns_early = self._is_on_gpu and batch.num_tokens <= self._n_ubatch  # or llama.cpp waits between the parts
@@ -108,11 +108,10 @@ class ModelRunner:
         self.times.lap("decode")
         if returns_early:
             meanwhile()
-        samplers: list[Any] = [item.sequence.sampler for item in batch.sampling]
         masks = self._masks(batch)
         llama.llama_synchronize(self._context)
         self.times.lap("wait")
-        sampled = self._sampling.sample(samplers, masks)
+        sampled = self._sample(batch.sampling, masks)
         self.times.lap("sample")
         return sampled
 
@@ -129,6 +128,15 @@ class ModelRunner:
         if any(mask is not None for mask in masks):
             self.times.lap("mask")
         return masks
+
+    def _sample(self, items: list[ScheduledSequence], masks: list[TokenMask | None]) -> list[list[SampledToken]]:
+        """Each item has a row of logits, and one more for each token of its draft; who has a mask has no draft."""
+        samplers: list[Any] = [item.sequence.sampler for item in items]
+
+        def draw(numbers: list[int], rows: list[int]) -> list[SampledToken]:
+            return self._sampling.sample([samplers[number] for number in numbers], rows, [masks[n] for n in numbers])
+
+        return verify([item.draft_token_ids for item in items], draw)
 
     def _decode(self) -> None:
         code = llama.llama_decode(self._context, self._batch.struct)
@@ -153,6 +161,7 @@ class ModelMemory:
         self._memory = llama.llama_get_memory(context)
         self._has_states = has_states(model)
         self._window: int = llama.llama_model_n_swa(model)  # 0: none
+        self.can_go_back = not self._has_states  # by the few tokens that a draft had too many
         # A state is that of all its tokens. Cells of a small window's cache that two slots share are never freed.
         self.shares_prefixes = not self._has_states and (swa_full or not self._window)
 
@@ -175,52 +184,3 @@ class ModelMemory:
 
     def clear(self, seq_id: int) -> None:
         llama.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
-
-
-class BatchBuffer:
-    """One `llama_batch` over NumPy arrays, filled anew for each step with whole-array assignments."""
-
-    def __init__(self, capacity: int) -> None:
-        self._token = np.zeros(capacity, np.int32)
-        self._pos = np.zeros(capacity, np.int32)
-        self._seq_id = np.zeros(capacity, np.int32)
-        self._logits = np.zeros(capacity, np.int8)
-        self._n_seq_id = np.ones(capacity, np.int32)
-        # llama_batch wants a pointer to each token's list of slots: they point into one array, for ever.
-        self._seq_id_pointers = self._seq_id.ctypes.data + np.arange(capacity, dtype=np.uintp) * self._seq_id.itemsize
-        self.struct = llama.llama_batch(
-            token=_pointer(self._token, ctypes.c_int32),
-            pos=_pointer(self._pos, ctypes.c_int32),
-            n_seq_id=_pointer(self._n_seq_id, ctypes.c_int32),
-            seq_id=ctypes.cast(self._seq_id_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=_pointer(self._logits, ctypes.c_int8),
-        )
-
-    def fill(self, batch: Batch) -> None:
-        parts = [(item.slot.seq_id, item.start, item.token_ids, item.catches_up) for item in batch.items]
-        parts += [(slot.seq_id, slot.num_tokens, [PAD], False) for slot in batch.pads]
-        if batch.pads:
-            parts.sort(key=lambda part: part[0])
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        rows: list[int] = []
-        for seq_id, start, token_ids, wants_logits in parts:
-            tokens += token_ids
-            positions += range(start, start + len(token_ids))
-            slots += [seq_id] * len(token_ids)
-            if wants_logits:
-                rows.append(len(tokens) - 1)
-        end = self.struct.n_tokens = len(tokens)
-        self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
-        self._logits[:end] = 0
-        self._logits[rows] = 1
-
-    def fill_token(self, token_id: int) -> None:
-        """A single token at the beginning of slot 0."""
-        self._token[0], self._pos[0], self._seq_id[0], self._logits[0] = token_id, 0, 0, 1
-        self.struct.n_tokens = 1
-
-
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Pointer:
-    return array.ctypes.data_as(ctypes.POINTER(kind))

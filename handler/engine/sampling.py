@@ -20,22 +20,22 @@ class StepSampler:
     def close(self) -> None:
         self._crew.close()
 
-    def sample(self, chains: list[SamplerChain], masks: list[TokenMask | None] | None = None) -> list[SampledToken]:
-        """A token for each chain. The rows that have logits are theirs, in this order. Raises DecodeError.
+    def sample(
+        self, chains: list[SamplerChain], rows: list[int] | None = None, masks: list[TokenMask | None] | None = None
+    ) -> list[SampledToken]:
+        """A token for each chain from its row, among the rows that have logits; the first ones, if none are named.
 
-        Logits of tokens that a mask forbids become minus infinity: they are ours until the next `llama_decode`.
+        Logits of tokens that a mask forbids become minus infinity: they are ours until the next `llama_decode`. Raises
+        DecodeError.
         """
         if not chains:
             return []
+        rows, masks = rows or list(range(len(chains))), masks or [None] * len(chains)
         pointer = llama.llama_get_logits(self._context)
-        logits: Logits = np.ctypeslib.as_array(pointer, shape=(len(chains), self._vocabulary.num_tokens))
-        given = _mask(logits, masks, chains) if masks else logits
-        addresses = [chain.request_for(row) for row, chain in enumerate(chains)]
-        self._crew.draw(addresses, logits.ctypes.data)
-        token_ids = [chain.drawn() for chain in chains]
-        if not any(chain.num_logprobs is not None for chain in chains):
-            return list(map(SampledToken, token_ids))
-        return list(map(self._sampled, chains, given, token_ids))
+        logits: Logits = np.ctypeslib.as_array(pointer, shape=(max(rows) + 1, self._vocabulary.num_tokens))
+        given = [_mask(logits[row], mask, chain) for row, mask, chain in zip(rows, masks, chains, strict=True)]
+        self._crew.draw([chain.request_for(row) for row, chain in zip(rows, chains, strict=True)], logits.ctypes.data)
+        return list(map(self._sampled, chains, given, [chain.drawn() for chain in chains]))
 
     def _sampled(self, chain: SamplerChain, row: Logits, token_id: int) -> SampledToken:
         if chain.num_logprobs is None:
@@ -43,12 +43,10 @@ class StepSampler:
         return SampledToken(token_id, token_logprob(row, token_id, chain.num_logprobs, self._vocabulary))
 
 
-def _mask(logits: Logits, masks: list[TokenMask | None], chains: list[SamplerChain]) -> list[Logits]:
-    """Forbid what the masks forbid; return the rows as they were, where logprobs are asked for."""
-    given = list(logits)
-    for index, (mask, chain) in enumerate(zip(masks, chains, strict=True)):
-        if mask is not None:
-            if chain.num_logprobs is not None:
-                given[index] = logits[index].copy()
-            mask.apply(logits[index])
+def _mask(row: Logits, mask: TokenMask | None, chain: SamplerChain) -> Logits:
+    """Forbid what the mask forbids; return the row as it was, if logprobs are asked for."""
+    if mask is None:
+        return row
+    given = row if chain.num_logprobs is None else row.copy()
+    mask.apply(row)
     return given

@@ -92,13 +92,18 @@ class Scheduler:
         for sequence in generating:
             self._give_tokens(batch, sequence, 1)
 
-    def postprocess(self, batch: Batch, sampled: Iterable[SampledToken]) -> Outputs:
-        """Note what was computed; give the sampled tokens, in the order of `batch.sampling`, to their sequences."""
+    def postprocess(self, batch: Batch, sampled: Iterable[list[SampledToken]]) -> Outputs:
+        """Give the sampled tokens, in the order of `batch.sampling`, to their sequences; note what was computed, and
+        remove what was drafted in vain."""
         self._is_under_pressure = False
         sampling = batch.sampling
-        self.cache.append((item.slot, item.token_ids) for item in batch.items)
-        outputs = [(item.sequence, item.sequence.append(token)) for item, token in zip(sampling, sampled, strict=True)]
-        self.cache.tick(len(outputs))
+        num_tokens = sum(item.sequence.num_tokens for item in sampling)
+        outputs = [(item.sequence, item.sequence.extend(new)) for item, new in zip(sampling, sampled, strict=True)]
+        self.cache.append((item.slot, item.true_token_ids) for item in batch.items)
+        for item in batch.items:
+            if item.draft_token_ids:
+                self.cache.drop_rest(item.slot)
+        self.cache.tick(sum(item.sequence.num_tokens for item in sampling) - num_tokens)
         for sequence, _ in outputs:
             if sequence.is_finished:
                 self._leave(sequence)

@@ -153,12 +153,31 @@ class Sequence:
         return self.num_tokens - self.num_prompt_tokens
 
     @property
+    def num_left(self) -> int:
+        """Tokens it may still get."""
+        return max(0, self._max_num_tokens - self.num_tokens)
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether tokens may be drafted for it: whoever draws by more than logits and tokens must say no here."""
+        return self.grammar is None and self.num_left > 1  # the token after a draft comes for nothing
+
+    @property
     def usage(self) -> SequenceUsage:
         return SequenceUsage(self.num_prompt_tokens, self.num_cached_tokens, self.num_completion_tokens)
 
     @property
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
+
+    def extend(self, sampled: list[SampledToken]) -> SequenceOutput:
+        """Take the next tokens of a step, at least one, up to the one that ends it; what comes after is dropped."""
+        output = self.append(sampled[0])
+        for token in sampled[1:]:
+            if self.is_finished:
+                break
+            output = output.followed_by(self.append(token))
+        return output
 
     def append(self, sampled: SampledToken) -> SequenceOutput:
         """Take the next token; decide whether it was the last."""

@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left
 from typing import NamedTuple
 
-PHASES = ("schedule", "fill", "decode", "mask", "wait", "sample", "postprocess", "deliver")
+PHASES = ("schedule", "draft", "fill", "decode", "mask", "wait", "sample", "postprocess", "deliver")
 BOUNDS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.3, 1.0, 3.0)  # seconds
 
 

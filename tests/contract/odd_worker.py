@@ -25,7 +25,7 @@ BROKEN = Path(os.environ.get("ODD_BROKEN", "/nonexistent"))
 run, forget = ModelRunner.run, Engine._forget
 
 
-def odd_run(runner: ModelRunner, batch: Batch, meanwhile: Callable[[], None]) -> list[SampledToken]:
+def odd_run(runner: ModelRunner, batch: Batch, meanwhile: Callable[[], None]) -> list[list[SampledToken]]:
     ends = time.monotonic() + STEP_SECONDS
     if BROKEN.exists():
         raise RuntimeError("broken on purpose")

@@ -14,7 +14,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
-from handler.engine.batch import Batch
+from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.grammar import Grammar, GrammarCompiler, NativeTokenizer
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
@@ -194,7 +194,7 @@ class FakeRunner:
         """Real, though scripts pay no heed to it: a wrong one shows."""
         return self._grammars.compile(json_schema)
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[list[SampledToken]]:
         meanwhile()
         self._begin(batch)
         if self.failures and (failure := self.failures.popleft()):
@@ -218,11 +218,20 @@ class FakeRunner:
         if self._permits is not None:
             assert self._permits.acquire(timeout=TIMEOUT), "no permit came"
 
-    def _sample(self, batch: Batch) -> Iterator[SampledToken]:
+    def _sample(self, batch: Batch) -> Iterator[list[SampledToken]]:
         for item in batch.sampling:
-            token_id = self.next_token(self.memory.token_ids(item.slot.seq_id))
-            wanted = item.sequence.params.num_logprobs is not None
-            yield SampledToken(token_id, logprob(token_id) if wanted else None)
+            held = self.memory.token_ids(item.slot.seq_id)
+            drawn = [self._draw(item, held[: item.start + item.num_tokens])]
+            for place, token_id in enumerate(item.draft_token_ids, start=1):
+                if drawn[-1].token_id != token_id:
+                    break
+                drawn.append(self._draw(item, held[: item.start + item.num_tokens + place]))
+            yield drawn
+
+    def _draw(self, item: ScheduledSequence, prefix: list[int]) -> SampledToken:
+        token_id = self.next_token(prefix)
+        wanted = item.sequence.params.num_logprobs is not None
+        return SampledToken(token_id, logprob(token_id) if wanted else None)
 
     def next_token(self, token_ids: list[int]) -> int:
         text = as_text(token_ids)

@@ -67,7 +67,7 @@ def test_logprobs_are_the_log_softmax_of_the_logits(tiny_model_paths: Mapping[Ar
             prompt, params, vocabulary=vocabulary, max_num_tokens=100, sampler=runner.make_sampler(params, prompt)
         )
         sequence.slot = Slot(0)
-        [sampled] = ModelRunner.run(runner, Batch([ScheduledSequence(sequence, 0, len(prompt))]))
+        [[sampled]] = ModelRunner.run(runner, Batch([ScheduledSequence(sequence, 0, len(prompt))]))
         sequence.close()
         pointer = llama.llama_get_logits_ith(runner._context, -1)
         logits = np.ctypeslib.as_array(pointer, shape=(vocabulary.num_tokens,)).astype(np.float64)

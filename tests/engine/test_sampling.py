@@ -148,7 +148,7 @@ def test_masked_rows_draw_what_the_plain_chain_draws(
     for _ in range(20):
         logits[:] = model_gave
         masks = [make_mask(rng, num) for num in (1, 2, 11, 60, NUM_TOKENS // 2, NUM_TOKENS - 5)] + [None, None]
-        drawn = [sampled.token_id for sampled in sampler.sample(chains, masks)]
+        drawn = [sampled.token_id for sampled in sampler.sample(chains, masks=masks)]
         rows = [masked(row, mask) for row, mask in zip(model_gave, masks, strict=True)]
         assert all(row[token_id] > -np.inf for row, token_id in zip(rows, drawn, strict=True))
         if params.typical_p == 1:  # llama.cpp's own takes the logarithm of 0 where tokens are left in
@@ -162,7 +162,7 @@ def test_logprobs_are_the_models_own(runner: ModelRunner, logits: Logits) -> Non
     sampler = StepSampler(None, Words(), 1)
     chains = [make_chain(runner, replace(KINDS["greedy"], num_logprobs=2)) for _ in logits]
     masks: list[TokenMask | None] = [make_mask(np.random.default_rng(8), 3) for _ in logits]
-    for row, sampled in zip(model_gave, sampler.sample(chains, masks), strict=True):
+    for row, sampled in zip(model_gave, sampler.sample(chains, masks=masks), strict=True):
         assert sampled.logprob == token_logprob(row, sampled.token_id, 2, Words())
     sampler.close()
 
@@ -220,3 +220,15 @@ def test_ended_answers_are_not_candidates(runner: ModelRunner, logits: Logits) -
     drawn = [sampled.token_id for sampled in sampler.sample(chains)]
     assert drawn == [int(row[:-1].argmax()) for row in logits]
     sampler.close()
+
+
+@pytest.mark.parametrize("outputs", [[3, 4], [1, 4, 6], [7]], ids=["neighbours", "apart", "one"])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_some_of_the_rows(outputs: list[int], num_threads: int, runner: ModelRunner, logits: Logits) -> None:
+    """Chains get the rows that are named, for whatever kind of chain, and the others are not touched."""
+    for params in (KINDS["plain"], KINDS["everything"]):
+        sampler = StepSampler(None, Words(), num_threads)
+        chains, plain = ([make_chain(runner, replace(params, seed=4)) for _ in outputs] for _ in range(2))
+        drawn = [sampled.token_id for sampled in sampler.sample(chains, outputs)]
+        assert drawn == [from_all(chain, logits[output]) for chain, output in zip(plain, outputs, strict=True)]
+        sampler.close()

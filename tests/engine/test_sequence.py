@@ -1,5 +1,7 @@
 """One generation: when it ends, what it shows, what it counts."""
 
+from typing import Any
+
 import pytest
 from fakes import CONTROL, END, ByteVocabulary, FakeSampler, logprob
 
@@ -48,6 +50,41 @@ def test_end_token_ends_it() -> None:
     *_, last = append_all(sequence, [ord("a"), END])
     assert last == SequenceOutput("", (), FinishReason.STOP, SequenceUsage(5, 0, 2))
     assert sequence.is_finished
+
+
+def test_several_tokens_become_one_output() -> None:
+    """Their text and their logprobs, one after the other."""
+    sequence = create_sequence()
+    output = sequence.extend([SampledToken(token_id, logprob(token_id)) for token_id in b"abc"])
+    assert (output.text, logprob_ids([output])) == ("abc", [list(b"abc")])
+    assert sequence.num_completion_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "options", "text", "num_tokens"),
+    [
+        ([*b"ab", END, *b"cd"], {}, "ab", 3),
+        (list(b"axyb"), {"stop": ("xy",)}, "a", 3),
+        (list(b"abcd"), {"max_tokens": 2}, "ab", 2),
+    ],
+    ids=["end", "stop", "length"],
+)
+def test_what_comes_after_an_end_is_dropped(
+    token_ids: list[int], options: dict[str, Any], text: str, num_tokens: int
+) -> None:
+    """It is neither shown nor counted."""
+    sequence = create_sequence(**options)
+    output = sequence.extend([SampledToken(token_id) for token_id in token_ids])
+    assert (output.text, output.usage) == (text, SequenceUsage(5, 0, num_tokens))
+    assert sequence.is_finished
+
+
+def test_who_may_draft() -> None:
+    """Whoever may get two tokens: the last one is drawn without a draft."""
+    sequence = create_sequence(max_tokens=2)
+    assert (sequence.num_left, sequence.may_draft) == (2, True)
+    append_all(sequence, b"a")
+    assert (sequence.num_left, sequence.may_draft) == (1, False)
 
 
 def test_stop_string_ends_it() -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from handler.engine.batch import Batch
 from handler.engine.cache_size import Layout
+from handler.engine.drafts import Drafter
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
 from handler.engine.kv_cache import KVCache
@@ -21,9 +22,11 @@ from handler.engine.sampler import SamplerChain
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SampledToken, SequenceUsage, TokenLogprob
+from handler.engine.speculation import DraftLimits, Speculation
 
 TIMEOUT = 30.0  # seconds until a test that hangs fails
 GREEDY = SamplingParams(temperature=0, max_tokens=24, num_logprobs=0)
+MAX_DRAFT_TOKENS = 8
 TIE = 1e-3  # a lead that rounding might turn around
 
 
@@ -41,7 +44,7 @@ class CheckedRunner(ModelRunner):
         self.samplers.append(sampler)
         return sampler
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[SampledToken]:
+    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[list[SampledToken]]:
         assert self.cache is not None
         self.cache.check_integrity()
         memory = llama.llama_get_memory(self._context)
@@ -77,11 +80,30 @@ def open_engine(
     num_slots: int = 4,
     swa_full: bool = True,
     num_cells: int | None = None,
+    drafter: Drafter | None = None,
+    max_drafting: int = 4,
     kv_unified: Layout = "on",
 ) -> Iterator[Engine]:
     """`num_cells` is what the engine believes the cache to hold, where that is not the truth. `n_ctx` is each slot's,
     where they do not share cells."""
-    config = RunnerConfig(
+    config = tiny_config(n_ctx=n_ctx, n_batch=n_batch, num_slots=num_slots, swa_full=swa_full, kv_unified=kv_unified)
+    runner = CheckedRunner(path, config)
+    runner.num_cells = num_cells or runner.num_cells
+    speculation = Speculation(drafter, DraftLimits(max_drafting, MAX_DRAFT_TOKENS, n_batch)) if drafter else None
+    limits = Limits(num_slots, n_batch, max_prompt_tokens=n_batch // 2)
+    engine = Engine(runner, limits, max_queue=1000, speculation=speculation)
+    runner.cache = engine._scheduler.cache
+    try:
+        yield engine
+    finally:
+        engine.close()
+    assert_nothing_left(engine, runner)
+
+
+def tiny_config(
+    *, n_ctx: int, n_batch: int, num_slots: int, swa_full: bool = True, kv_unified: Layout = "on"
+) -> RunnerConfig:
+    return RunnerConfig(
         n_ctx=n_ctx if kv_unified == "on" else n_ctx * num_slots,
         n_batch=n_batch,
         n_ubatch=n_batch,
@@ -94,16 +116,8 @@ def open_engine(
         type_k="f32",
         type_v="f32",
         kv_unified=kv_unified,
+        max_draft_tokens=num_slots * MAX_DRAFT_TOKENS,
     )
-    runner = CheckedRunner(path, config)
-    runner.num_cells = num_cells or runner.num_cells
-    engine = Engine(runner, Limits(num_slots, n_batch, max_prompt_tokens=n_batch // 2), max_queue=1000)
-    runner.cache = engine._scheduler.cache
-    try:
-        yield engine
-    finally:
-        engine.close()
-    assert_nothing_left(engine, runner)
 
 
 def assert_nothing_left(engine: Engine, runner: CheckedRunner) -> None:

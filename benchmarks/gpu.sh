@@ -34,7 +34,7 @@ if part start "from the process's start to the first text, the model in the page
     "$python" benchmarks/start.py --model "$model" "${short[@]}" --chats 64 --json "$out/start.json"
 fi
 if part turns "a second turn's first text over the first turn's, whose 2,000 tokens are all new"; then
-    MAX_MODEL_LEN=8192 "${throughput[@]}" "${long[@]}" --workloads turns --concurrency 8 --shared 2000 --repeat 2 \
+    MAX_MODEL_LEN=8192 "${throughput[@]}" "${long[@]}" --workloads turns --concurrency 1,8 --shared 2000 --repeat 2 \
         --json "$out/turns.json"
 fi
 if part long "gaps of running chats while a prompt of 4,000 tokens comes, over those when it does not"; then

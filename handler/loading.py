@@ -116,7 +116,7 @@ def limits(settings: Settings, *, on_gpu: bool) -> Limits:
     return Limits(
         max_num_seqs=settings.max_num_seqs,
         max_batch_tokens=max_batch_tokens(settings, on_gpu=on_gpu),
-        max_prompt_tokens=settings.prefill_chunk or (128 if on_gpu else 64),
+        max_prompt_tokens=settings.prefill_chunk or (96 if on_gpu else 64),
         max_burst_tokens=MAX_BURST_ON_GPU if on_gpu else MAX_BURST_ON_CPU,
         max_idle=MAX_IDLE_ON_GPU if on_gpu else MAX_IDLE_ON_CPU,
     )

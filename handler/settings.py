@@ -85,7 +85,7 @@ class Settings(BaseModel):
     )
     n_ubatch: int = Field(512, ge=1, description="Tokens llama.cpp computes at once within a step.")
     prefill_chunk: int = Field(
-        0, ge=0, description="Prompt tokens per step while other sequences generate. 0: 128 on a GPU, 64 on a CPU."
+        0, ge=0, description="Prompt tokens per step while other sequences generate. 0: 96 on a GPU, 64 on a CPU."
     )
     max_num_seqs: int = Field(16, ge=1, le=128, description="Sequences that generate at the same time.")
     max_queue: int = Field(64, ge=0, description="Sequences that may wait for a place; one more is refused with 503.")

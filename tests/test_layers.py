@@ -53,7 +53,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "llama_cpp": tuple(f"handler/engine/{name}.py" for name in LLAMA_FILES),
     "llguidance": ("handler/engine/grammar.py", "handler/engine/schema_check.py"),  # imported when a schema comes
     "runpod": ("handler/__main__.py", "handler/health.py"),
-    "openai": ("handler/api/",),
+    "openai": ("handler/api/openai_types.py",),
     "jinja2": ("handler/chat/",),
     "starlette": ("handler/http.py",),
     "uvicorn": ("handler/serve.py",),

@@ -4,9 +4,7 @@ import secrets
 import time
 from typing import Any, Final, Literal, NamedTuple
 
-from openai.types import CompletionUsage
-from openai.types.completion_usage import PromptTokensDetails
-
+from handler.api.openai_types import CompletionUsage, PromptTokensDetails
 from handler.engine.sequence import FinishReason, SequenceUsage, TokenLogprob
 
 Answer = dict[str, Any]  # a JSON object

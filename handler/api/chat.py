@@ -3,15 +3,20 @@
 import asyncio
 from collections.abc import Callable
 
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage, ChatCompletionTokenLogprob
-from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
-from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
-from openai.types.chat.chat_completion_chunk import ChoiceDelta
-from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogprobs
-from openai.types.chat.chat_completion_token_logprob import TopLogprob
-
 from handler.api import sse
 from handler.api.answers import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.openai_types import (
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
+    ChatCompletionTokenLogprob,
+    ChatLogprobs,
+    ChoiceDelta,
+    ChunkChoice,
+    ChunkLogprobs,
+    TopLogprob,
+)
 from handler.api.protocol import ChatCompletionRequest, parse
 from handler.api.sampling import sampling_params
 from handler.api.served import ServedNames
@@ -59,12 +64,12 @@ def _completion(identity: Identity, outputs: list[SequenceOutput]) -> Answer:
     ).model_dump(exclude_unset=True)
 
 
-def _choice(index: int, output: SequenceOutput) -> Choice:
+def _choice(index: int, output: SequenceOutput) -> ChatChoice:
     reason = finish_reason(output.finish_reason)
     assert reason is not None, "an answer is whole when its sequence is finished"
     message = ChatCompletionMessage(role="assistant", content=output.text, refusal=None)
-    logprobs = ChoiceLogprobs(content=_tokens(output.logprobs), refusal=None) if output.logprobs else None
-    return Choice(index=index, message=message, logprobs=logprobs, finish_reason=reason)
+    logprobs = ChatLogprobs(content=_tokens(output.logprobs), refusal=None) if output.logprobs else None
+    return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=reason)
 
 
 class ChatChunks:

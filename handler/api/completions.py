@@ -4,11 +4,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Literal
 
-from openai.types import Completion, CompletionChoice, CompletionUsage
-from openai.types.completion_choice import Logprobs
-
 from handler.api import sse
 from handler.api.answers import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionUsage
 from handler.api.protocol import CompletionRequest, parse
 from handler.api.sampling import sampling_params
 from handler.api.served import ServedNames
@@ -123,10 +121,10 @@ def _text_then_finish(choice: ChunkChoice) -> Iterable[ChunkChoice]:
     return [choice, finish]
 
 
-def _logprobs(entries: tuple[TokenLogprob, ...], start: int) -> Logprobs:
+def _logprobs(entries: tuple[TokenLogprob, ...], start: int) -> CompletionLogprobs:
     texts = [token_text(entry) for entry in entries]
     offsets = [start + sum(map(len, texts[:index])) for index in range(len(texts))]
-    return Logprobs(
+    return CompletionLogprobs(
         tokens=texts,
         token_logprobs=[token_logprob(entry) for entry in entries],
         top_logprobs=[{token_text(top): token_logprob(top) for top in entry.top} for entry in entries],

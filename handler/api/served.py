@@ -2,8 +2,7 @@
 
 import time
 
-from openai.types import Model
-
+from handler.api.openai_types import Model
 from handler.errors import ModelNotFoundError
 
 

@@ -132,4 +132,4 @@ def draft_limits(settings: Settings, *, on_gpu: bool) -> DraftLimits:
 
 def max_batch_tokens(settings: Settings, *, on_gpu: bool) -> int:
     """Every running sequence gets its token and there is room for a prompt's."""
-    return max(settings.n_batch or (1024 if on_gpu else 256), settings.max_num_seqs + 1)
+    return max(settings.n_batch or (1024 if on_gpu else 512), settings.max_num_seqs + 1)

@@ -81,7 +81,7 @@ class Settings(BaseModel):
         0, ge=0, description="Tokens of one sequence, prompt and answer, at most. 0: as many as model and cache allow."
     )
     n_batch: int = Field(
-        0, ge=0, description="Tokens one engine step computes at most. 0: 1024 on a GPU, 256 on a CPU."
+        0, ge=0, description="Tokens one engine step computes at most. 0: 1024 on a GPU, 512 on a CPU."
     )
     n_ubatch: int = Field(512, ge=1, description="Tokens llama.cpp computes at once within a step.")
     prefill_chunk: int = Field(

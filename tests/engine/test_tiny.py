@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tiny_engine import GREEDY, ask, ask_all, ask_one_by_one, assert_same_tokens, forget, open_engine, read
+from random_traffic import check_random_traffic, random_tokens
+from tiny_engine import GREEDY, ask, ask_all, ask_one_by_one, assert_same_tokens, forget, open_engine
 from tiny_models import ARCHITECTURES, Architecture
 
 from handler.engine.cache_size import Layout
@@ -58,10 +59,6 @@ def open_tiny(tiny_model_paths: Mapping[Architecture, Path]) -> Iterator[OpenEng
             return stack.enter_context(open_engine(tiny_model_paths[memory.architecture], **config))
 
         yield open_one
-
-
-def random_tokens(rng: random.Random, num_tokens: int) -> list[int]:
-    return [rng.randrange(10, 250) for _ in range(num_tokens)]
 
 
 def all_logprobs(engine: Engine) -> SamplingParams:
@@ -220,30 +217,12 @@ async def test_random_traffic(memory: Memory, open_tiny: OpenEngine) -> None:
     """Hundreds of requests in a cache too small for them: those who stay are answered as by a fresh one."""
     num_clients, num_turns = (10, 22) if memory == Memory("llama") else (6, 8)
     engine, fresh = open_tiny(memory, n_ctx=256, num_slots=6), open_tiny(memory, n_ctx=256)
-    results: list[tuple[list[int], SamplingParams, Any]] = []
-
-    async def client(seed: int) -> int:
-        rng = random.Random(seed)
-        num_cancelled = 0
-        for _ in range(num_turns):
-            shared = random_tokens(random.Random(rng.randrange(3)), rng.choice([0, 40, 60]))
-            prompt = shared + random_tokens(rng, rng.randint(20, 60))
-            params = replace(GREEDY, max_tokens=rng.randint(20, 70), num_logprobs=2)
-            generation = await engine.generate([prompt], params)
-            if rng.random() < 0.25:
-                num_cancelled += 1
-                for _ in range(rng.randrange(4)):
-                    await anext(generation, None)
-                generation.cancel()
-            else:
-                results.append((prompt, params, await read(generation)))
-        return num_cancelled
-
-    num_cancelled = sum(await asyncio.gather(*map(client, range(num_clients))))
+    await check_random_traffic(engine, fresh, num_clients=num_clients, num_turns=num_turns)
     assert engine._scheduler.num_preemptions > 0 or memory in STREAMS
-    assert len(results) == num_clients * num_turns - num_cancelled
-    for prompt, params, answer in results:
-        assert answer.finish_reason is FinishReason.LENGTH
-        assert answer.usage.num_completion_tokens == params.max_tokens
-        await forget(fresh)
-        assert_same_tokens(answer, await ask(fresh, prompt, params))
+
+
+@pytest.mark.parametrize("memory", [WINDOW, Memory("gemma3")], ids=["window", "full"])
+async def test_parts_of_a_batch_beside_a_window(memory: Memory, open_tiny: OpenEngine) -> None:
+    """What is set as N_UBATCH must not cost a sliding window the cells that an earlier part of a batch needs."""
+    engine, fresh = open_tiny(memory, n_ctx=256, num_slots=6, n_ubatch=16), open_tiny(memory, n_ctx=256)
+    await check_random_traffic(engine, fresh, num_clients=6)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,10 +84,12 @@ def open_engine(
     drafter: Drafter | None = None,
     max_drafting: int = 4,
     kv_unified: Layout = "on",
+    n_ubatch: int | None = None,
 ) -> Iterator[Engine]:
     """`num_cells` is what the engine believes the cache to hold, where that is not the truth. `n_ctx` is each slot's,
     where they do not share cells."""
     config = tiny_config(n_ctx=n_ctx, n_batch=n_batch, num_slots=num_slots, swa_full=swa_full, kv_unified=kv_unified)
+    config = replace(config, n_ubatch=n_ubatch or n_batch)
     runner = CheckedRunner(path, config)
     runner.num_cells = num_cells or runner.num_cells
     speculation = Speculation(drafter, DraftLimits(max_drafting, MAX_DRAFT_TOKENS, n_batch)) if drafter else None

@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from fakes import Call, FakeRunner, RecordingMemory
-from test_kv_cache import text, tokens
+from cache_bench import Bench, text, tokens
+from fakes import Call, FakeRunner
 from test_scheduler import create_sequence
 
 from handler.engine import placement
@@ -17,37 +17,13 @@ LONG = "a conversation that is worth keeping, " * 10
 assert MIN_KEPT < len(LONG) < CAPACITY
 
 
-class Bench:
-    """A cache over a recording memory, which it must agree with after everything it does."""
-
+class StreamBench(Bench):
     def __init__(self, num_slots: int = 4) -> None:
-        self.memory = RecordingMemory("streams")
-        self.cache = StreamCache(self.memory, num_slots=num_slots, num_cells=num_slots * CAPACITY)
-
-    def start(self, text: str) -> Slot:
-        """Admit a prompt and compute it."""
-        slot = self.cache.claim(self.cache.find_prefix(tokens(text)))
-        assert slot is not None
-        self.compute(slot, text[slot.num_tokens :])
-        return slot
-
-    def compute(self, slot: Slot, text: str) -> None:
-        assert self.cache.make_room(len(text))
-        self.memory.write(slot.seq_id, slot.num_tokens, tokens(text))
-        self.cache.append([(slot, tokens(text))])
-        self.check()
-
-    def leave(self, text: str) -> Slot:
-        slot = self.start(text)
-        self.cache.release(slot)
-        self.check()
-        return slot
+        super().__init__("streams", num_slots=num_slots, num_cells=num_slots * CAPACITY)
 
     def check(self) -> None:
-        self.cache.check_integrity()
-        for slot in self.cache.slots:
-            assert slot.token_ids == self.memory.token_ids(slot.seq_id)
-            assert slot.num_tokens <= CAPACITY
+        super().check()
+        assert max(slot.num_tokens for slot in self.cache.slots) <= CAPACITY
         assert sorted(slot.seq_id for slot in self.cache.slots) == list(range(len(self.cache.slots)))
 
     @property
@@ -59,12 +35,12 @@ class Bench:
         return [text(slot) for slot in self.cache.slots if not slot.is_claimed and not slot.is_empty]
 
     def copies(self) -> list[Call]:
-        return [call for call in self.memory.calls if call.name == "copy"]
+        return self.calls("copy")
 
 
 def test_running_slots_lie_side_by_side() -> None:
     """Whatever else is cached."""
-    bench = Bench(8)
+    bench = StreamBench(8)
     for name in "abcdefgh":
         bench.leave(name * 5)
     for name in "ijkl":
@@ -74,7 +50,7 @@ def test_running_slots_lie_side_by_side() -> None:
 
 def test_a_hole_is_filled_first() -> None:
     """The next prompt goes where one among the running ones has finished."""
-    bench = Bench(6)
+    bench = StreamBench(6)
     slots = [bench.start(name * 5) for name in "abc"]
     hole = slots[1].seq_id
     bench.cache.release(slots[1])
@@ -85,7 +61,7 @@ def test_a_hole_is_filled_first() -> None:
 
 def test_a_long_conversation_makes_way_and_stays() -> None:
     """What lies in the hole is moved where there is place, and found there."""
-    bench = Bench(6)
+    bench = StreamBench(6)
     slots = [bench.start(name * 5) for name in "a" + "b"] + [bench.start(LONG), bench.start("c")]
     bench.cache.release(slots[2])
     bench.start("new")
@@ -97,7 +73,7 @@ def test_a_long_conversation_makes_way_and_stays() -> None:
 
 def test_a_short_one_is_forgotten() -> None:
     """To compute it anew takes less time than a copy."""
-    bench = Bench(6)
+    bench = StreamBench(6)
     slots = [bench.start(name * 5) for name in "abc"]
     bench.cache.release(slots[1])
     bench.start("new")
@@ -107,7 +83,7 @@ def test_a_short_one_is_forgotten() -> None:
 
 def test_a_conversation_goes_on_in_place_if_nobody_runs() -> None:
     """Wherever it lies."""
-    bench = Bench()
+    bench = StreamBench()
     for name in "abcd":
         bench.leave(name + LONG)
     slot = bench.start("c" + LONG + "and on")
@@ -117,7 +93,7 @@ def test_a_conversation_goes_on_in_place_if_nobody_runs() -> None:
 
 def test_a_conversation_goes_on_beside_the_others() -> None:
     """It is moved to them, and leaves nothing where it was."""
-    bench = Bench(6)
+    bench = StreamBench(6)
     slots = [bench.start(name + LONG) for name in "abcdef"]
     for slot in slots[:5]:
         bench.cache.release(slot)
@@ -129,7 +105,7 @@ def test_a_conversation_goes_on_beside_the_others() -> None:
 
 def test_a_prefix_is_copied_and_its_owner_keeps_it() -> None:
     """Running or finished."""
-    bench = Bench()
+    bench = StreamBench()
     system = "s" * MIN_COPIED
     first = bench.start(system + "one")
     second = bench.start(system + "two")
@@ -139,14 +115,14 @@ def test_a_prefix_is_copied_and_its_owner_keeps_it() -> None:
 
 def test_a_short_prefix_is_computed_anew() -> None:
     """A copy takes as long as the computation of more."""
-    bench = Bench()
+    bench = StreamBench()
     bench.start("s" * MIN_COPIED + "one")
     assert bench.cache.find_prefix(tokens("s" * (MIN_COPIED - 1) + "two")) is None
 
 
 def test_scattered_slots_are_drawn_together() -> None:
     """One move a step, until few gaps are left; nothing of the running ones is lost."""
-    bench = Bench(8)
+    bench = StreamBench(8)
     slots = [bench.start(f"{name} talks") for name in "abcdefgh"]
     for slot in slots[1:7]:
         bench.cache.release(slot)
@@ -159,7 +135,7 @@ def test_scattered_slots_are_drawn_together() -> None:
 
 def test_a_full_slot_is_no_pad() -> None:
     """There is no cell in it for one more token."""
-    bench = Bench(3)
+    bench = StreamBench(3)
     slots = [bench.start("a"), bench.start("b" * CAPACITY), bench.start("c")]
     bench.cache.release(slots[1])
     assert bench.cache.pads([slots[0], slots[2]]) == []
@@ -168,7 +144,7 @@ def test_a_full_slot_is_no_pad() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_random_use(seed: int) -> None:
     """Hundreds of prompts come and go: our count and the memory agree, and few gaps are left."""
-    rng, bench = random.Random(seed), Bench(rng_slots := 4 + seed % 9)
+    rng, bench = random.Random(seed), StreamBench(rng_slots := 4 + seed % 9)
     running: list[Slot] = []
     for _ in range(200):
         if running and rng.random() < 0.45:

@@ -35,10 +35,10 @@ def test_off(tiny_model_paths: Paths) -> None:
 
 def test_lookup(tiny_model_paths: Paths) -> None:
     """Needs no second model."""
-    model = load(tiny_model_paths["gemma3"], SPECULATE="lookup", NUM_DRAFT_TOKENS="3", SWA_FULL="false")
+    model = load(tiny_model_paths["gemma3"], SPECULATE="lookup", NUM_DRAFT_TOKENS="3", N_BATCH="128", SWA_FULL="false")
     assert model.speculation is not None
     assert isinstance(model.speculation._drafter, PromptLookup)
-    assert model.speculation._limits == DraftLimits(MAX_DRAFTING_ON_CPU, 3, 256)
+    assert model.speculation._limits == DraftLimits(MAX_DRAFTING_ON_CPU, 3, 128)
     close(model)
 
 

@@ -81,8 +81,9 @@ def on_gpus(wish: CacheWish, shape: CacheShape, n_ctx_train: int, free: list[int
     types = _types(wish, "f16")
     if wish.kv_unified == "off":
         return _streams_as_set(wish, longest, types)
-    if wish.kv_unified == "auto" and (streams := _streams(wish, shape, longest, types, free)):
-        return streams
+    num_cells = _num_stream_cells(wish, shape, types, free)
+    if _fit_streams(wish, wish.max_model_len or n_ctx_train, num_cells):
+        return _streams(wish, wish.max_model_len or n_ctx_train, num_cells, types, free)
     if (
         wish.can_quantise
         and shape.head_size % BLOCK == 0
@@ -90,29 +91,49 @@ def on_gpus(wish: CacheWish, shape: CacheShape, n_ctx_train: int, free: list[int
     ):
         types = _types(wish, "q8_0")
     fitting = max_cells(wish, shape, types, free)
+    hint = _hint(wish, num_cells)
     if wish.n_ctx:
-        return CacheSize(wish.n_ctx, *types, f"as set; {fitting} would fit", wish.num_slots)
+        return CacheSize(wish.n_ctx, *types, f"as set; {fitting} would fit{hint}", wish.num_slots)
     n_ctx = max(MIN_CELLS, min(fitting, max(longest, wish.num_slots * CELLS_PER_SLOT)))
-    return CacheSize(n_ctx, *types, explain(wish, shape, types, free), wish.num_slots)
+    return CacheSize(n_ctx, *types, explain(wish, shape, types, free) + hint, wish.num_slots)
 
 
-def _streams(
-    wish: CacheWish, shape: CacheShape, longest: int, types: tuple[str, str], free: list[int]
-) -> CacheSize | None:
-    """A stream for each slot, if there is room for those that run and an eighth more for finished conversations."""
-    length = -(-longest // STEP) * STEP
+def _num_stream_cells(wish: CacheWish, shape: CacheShape, types: tuple[str, str], free: list[int]) -> int:
+    """For streams, whose masks are small; 0 where there may be none."""
+    if wish.kv_unified != "auto" or not wish.can_stream or wish.max_num_seqs < 2:
+        return 0
     fitting = int(_usable(free) / shape.cell_bytes(*types))
-    num_slots = min(wish.num_slots, min(fitting, wish.n_ctx or fitting) // length)
-    if not wish.can_stream or wish.max_num_seqs < 2 or num_slots < wish.max_num_seqs + -(-wish.max_num_seqs // 8):
-        return None
-    why = f"{fitting} fit, so that each of {num_slots} slots has {length}; {_free(free)}"
+    return min(fitting, wish.n_ctx or fitting)
+
+
+def _num_needed(wish: CacheWish) -> int:
+    """Slots: those that run, and an eighth more for finished conversations."""
+    return wish.max_num_seqs + -(-wish.max_num_seqs // 8)
+
+
+def _fit_streams(wish: CacheWish, longest: int, num_cells: int) -> bool:
+    return num_cells // _padded(longest) >= _num_needed(wish)
+
+
+def _streams(wish: CacheWish, longest: int, num_cells: int, types: tuple[str, str], free: list[int]) -> CacheSize:
+    length = _padded(longest)
+    num_slots = min(wish.num_slots, num_cells // length)
+    why = f"{num_cells} fit, so that each of {num_slots} slots has {length}; {_free(free)}"
     return CacheSize(num_slots * length, *types, why, num_slots, is_unified=False)
+
+
+def _hint(wish: CacheWish, num_cells: int) -> str:
+    """Sequences are not made shorter unasked, but who does not need long ones should know what that costs."""
+    length = num_cells // _num_needed(wish) // STEP * STEP
+    if length < STEP:
+        return ""
+    return f". With MAX_MODEL_LEN={length} or less each sequence would have cells of its own: faster for many at once"
 
 
 def _streams_as_set(wish: CacheWish, longest: int, types: tuple[str, str]) -> CacheSize:
     if not wish.can_stream:
         raise ConfigError("KV_UNIFIED has value 'off': this model's memory cannot be copied slot by slot.")
-    length = wish.n_ctx // wish.num_slots // STEP * STEP if wish.n_ctx else -(-longest // STEP) * STEP
+    length = wish.n_ctx // wish.num_slots // STEP * STEP if wish.n_ctx else _padded(longest)
     if length < max(STEP, wish.max_model_len):
         raise ConfigError(
             f"KV_UNIFIED has value 'off': N_CTX={wish.n_ctx} gives each of {wish.num_slots} slots {length} tokens, "
@@ -123,6 +144,10 @@ def _streams_as_set(wish: CacheWish, longest: int, types: tuple[str, str]) -> Ca
 
 def _longest(wish: CacheWish, n_ctx_train: int) -> int:
     return wish.max_model_len or min(n_ctx_train, DEFAULT_MAX_CTX)
+
+
+def _padded(num_tokens: int) -> int:
+    return -(-num_tokens // STEP) * STEP
 
 
 def _usable(free: list[int]) -> int:

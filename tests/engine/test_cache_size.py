@@ -100,6 +100,15 @@ def test_no_streams(change: dict[str, Any]) -> None:
     assert on_gpus(AUTO._replace(**change), SEVEN_B, 8192, [70 * GIB]).is_unified
 
 
+def test_sequences_are_not_made_shorter_for_streams() -> None:
+    """Unless that is set; the log says how long they may be for it."""
+    size = on_gpus(AUTO, SEVEN_B, 131072, [70 * GIB])
+    assert size.is_unified
+    assert "With MAX_MODEL_LEN=71680 or less" in size.why
+    assert not on_gpus(AUTO._replace(max_model_len=71680), SEVEN_B, 131072, [70 * GIB]).is_unified
+    assert on_gpus(AUTO._replace(max_model_len=71681), SEVEN_B, 131072, [70 * GIB]).is_unified
+
+
 def test_streams_in_what_was_set() -> None:
     """N_CTX is all slots' together."""
     size = on_gpus(AUTO._replace(n_ctx=20 * 4096, max_model_len=4096), SEVEN_B, 32768, [70 * GIB])

@@ -29,8 +29,8 @@ class Row(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """How far the runs are from their middle, as a part of it: 0.05 is ±5 %."""
-        return (self.fastest - self.slowest) / (self.fastest + self.slowest)
+        """How far the runs are from their middle, as a part of it: 0.05 is ±5 %. 0 where all of them failed."""
+        return (self.fastest - self.slowest) / (self.fastest + self.slowest) if self.fastest else 0.0
 
 
 def summarise(workload: str, concurrency: int, server: str, memory: float, answers: list[Answer]) -> Row:

@@ -77,7 +77,9 @@ class Bench:
     async def run(self, concurrency: int) -> Row:
         asked = time.perf_counter()
         tasks = [asyncio.create_task(self.ask(self._args.prompt, self._args.tokens)) for _ in range(concurrency)]
-        while self._engine.stats.num_waiting or self._engine.stats.num_running < concurrency:  # noqa: ASYNC110  # no event
+        while not any(task.done() for task in tasks) and (  # noqa: ASYNC110  # no event
+            self._engine.stats.num_waiting or self._engine.stats.num_running < concurrency
+        ):
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.05)  # the last prompts' steps are over
         before = self._engine.runner.times.histograms()
@@ -85,7 +87,9 @@ class Bench:
         after = self._engine.runner.times.histograms()
         num_tokens = sum(await asyncio.gather(*tasks))
         total = time.perf_counter() - asked
-        num_steps = max(1, after["wait"].num_times - before["wait"].num_times)
+        num_steps = after["wait"].num_times - before["wait"].num_times
+        if not num_steps:
+            raise SystemExit(f"{concurrency} answers were over before all of them generated: ask for more --tokens.")
         phases = {phase: (after[phase].total - before[phase].total) / num_steps for phase in PHASES}
         return Row(concurrency, num_steps, total, num_tokens / total, phases)
 

@@ -123,6 +123,7 @@ class Engine:
         self._num_open = 0  # sequences accepted and not over
         self._lock = threading.Lock()  # over the count of open sequences, and between the last command and the stop
         self._makers = ThreadPoolExecutor(thread_name_prefix="tokenizer")
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # a slow schema holds up schemas alone
         self._num_failures = 0
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -138,7 +139,10 @@ class Engine:
         self._open(num_sequences)
         try:
             loop = asyncio.get_running_loop()
-            sequences = await loop.run_in_executor(self._makers, self._make_sequences, prompts, params, n)
+            grammar = None
+            if params.json_schema is not None:
+                grammar = await loop.run_in_executor(self._compiler, self._compile, params.json_schema)
+            sequences = await loop.run_in_executor(self._makers, self._make_sequences, prompts, params, n, grammar)
             generation = Generation(sequences, self._request_abort)
             self._start(generation)
         except BaseException:
@@ -158,6 +162,7 @@ class Engine:
             self._is_stopping = True
         self._inbox.put(lambda: None)  # wakes the thread
         self._thread.join()
+        self._compiler.shutdown()
         self._makers.shutdown()  # after them nobody uses the model
         if self._speculation:
             self._speculation.close()
@@ -191,12 +196,16 @@ class Engine:
         if not self.is_healthy or self._is_stopping:
             raise UnavailableError("The engine is not available: it is stopping or has failed.")
 
-    def _make_sequences(self, prompts: list[Prompt], params: SamplingParams, n: int) -> list[Sequence]:
-        prompts_token_ids = [self._token_ids(prompt) for prompt in prompts]
-        grammar = None if params.json_schema is None else self.runner.compile_grammar(params.json_schema)
+    def _compile(self, json_schema: str) -> Grammar:
+        self._check_available()  # those that still wait when it stops are not worth their time
+        return self.runner.compile_grammar(json_schema)
+
+    def _make_sequences(
+        self, prompts: list[Prompt], params: SamplingParams, n: int, grammar: Grammar | None
+    ) -> list[Sequence]:
         return [
             self._make_sequence(token_ids, params.with_seed_offset(choice), grammar)
-            for token_ids in prompts_token_ids
+            for token_ids in [self._token_ids(prompt) for prompt in prompts]
             for choice in range(n)
         ]
 

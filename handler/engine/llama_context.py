@@ -136,7 +136,7 @@ def _wish(model: Pointer, config: RunnerConfig) -> CacheWish:
         type_v=config.type_v,
         num_slots=config.num_slots,
         max_model_len=config.max_model_len,
-        n_ubatch=config.n_ubatch,
+        n_ubatch=_n_ubatch(model, config),
         can_quantise=config.flash_attn != "off",
         max_num_seqs=config.max_num_seqs or config.num_slots,
         kv_unified=config.kv_unified,
@@ -154,20 +154,24 @@ def open_context(model: Pointer, config: RunnerConfig, n_ctx_train: int) -> tupl
             f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
             f"{_llama_log.last_error or 'it does not say why'}."
         )
-        if config.n_ctx or size.n_ctx <= MIN_CELLS:
+        if config.n_ctx or config.kv_unified == "off" or size.n_ctx <= MIN_CELLS:
             llama.llama_model_free(model)
             raise ModelError(f"{refusal} Set a smaller N_CTX, or CACHE_TYPE_K and CACHE_TYPE_V.")
         log.warning("%s Half of it is tried.", refusal)
         size = size.half(config.num_slots)
 
 
-def _context_params(model: Pointer, config: RunnerConfig, size: CacheSize) -> Any:
+def _n_ubatch(model: Pointer, config: RunnerConfig) -> int:
     """With a sliding window a batch is computed in one part: of several, llama.cpp loses cells that an earlier one
     still needs, and gives wrong text."""
+    return config.n_batch if llama.llama_model_n_swa(model) else min(config.n_ubatch, config.n_batch)
+
+
+def _context_params(model: Pointer, config: RunnerConfig, size: CacheSize) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = size.n_ctx
-    params.n_batch = config.n_batch + size.num_slots  # pads come on top
-    params.n_ubatch = params.n_batch if llama.llama_model_n_swa(model) else min(config.n_ubatch, config.n_batch)
+    params.n_batch = config.n_batch if size.is_unified else config.n_batch + size.num_slots  # pads come on top
+    params.n_ubatch = _n_ubatch(model, config)
     params.n_seq_max = size.num_slots
     params.n_outputs_max = size.num_slots + config.max_draft_tokens  # one row of logits a sequence, not one a token
     params.n_threads = params.n_threads_batch = config.n_threads

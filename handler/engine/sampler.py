@@ -113,7 +113,7 @@ def _biases(params: SamplingParams, vocabulary: Vocabulary) -> list[tuple[int, f
 def _penalties(params: SamplingParams, prompt_token_ids: list[int], num_tokens: int, max_tokens: int) -> Iterator[Part]:
     """Repetition looks at prompt and answer, as llama.cpp means it; frequency and presence at the answer, as OpenAI."""
     if params.repeat_penalty != 1:
-        last_n = max_tokens if params.repeat_last_n < 0 else params.repeat_last_n
+        last_n = _bounded(params.repeat_last_n, max_tokens)
         repeat = llama.llama_sampler_init_penalties(num_tokens, last_n, params.repeat_penalty, 0.0, 0.0)
         _accept(repeat, prompt_token_ids[max(0, len(prompt_token_ids) - last_n) :])
         yield repeat
@@ -123,6 +123,11 @@ def _penalties(params: SamplingParams, prompt_token_ids: list[int], num_tokens: 
         )
 
 
+def _bounded(last_n: int, max_tokens: int) -> int:
+    """How many tokens to look back at, -1 being all: llama.cpp makes room for so many at once."""
+    return max_tokens if last_n < 0 else min(last_n, max_tokens)
+
+
 def _dry(params: SamplingParams, prompt_token_ids: list[int], vocab: Pointer, max_tokens: int) -> Part:
     breakers = [breaker.encode() for breaker in params.dry_sequence_breakers]
     dry = llama.llama_sampler_init_dry(
@@ -130,7 +135,7 @@ def _dry(params: SamplingParams, prompt_token_ids: list[int], vocab: Pointer, ma
         params.dry_multiplier,
         params.dry_base,
         params.dry_allowed_length,
-        max_tokens if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n,
+        _bounded(params.dry_penalty_last_n, max_tokens),
         (ctypes.c_char_p * len(breakers))(*breakers),
         len(breakers),
     )

@@ -7,21 +7,32 @@ alphabet of bytes instead of a vocabulary, imports nothing else, and costs a few
 The file is the program of that process too.
 """
 
+import contextlib
 import json
+import logging
+import os
 import resource
 import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+    from handler.errors import EngineError
+
+log = logging.getLogger(__name__)
+
 MAX_SECONDS = 5  # of one schema: 3,000 properties take one or two
+NICENESS = 10  # running answers come first: a model on two cores is ten times as slow with one of them taken
 MAX_MEMORY = 2 << 30  # bytes of that process
 WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens. Unbounded, models that lose their way write nothing else
+MAX_REMEMBERED = 256  # schemas that took too long: the next time they are refused at once
+READY = "ready\n"
 TOO_COMPLEX = f"it is too complex: it cannot be compiled in {MAX_SECONDS} seconds"
 
 
@@ -46,22 +57,22 @@ class SchemaCheck:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._too_complex: deque[int] = deque(maxlen=MAX_REMEMBERED)  # hashes of schemas that took too long
 
     def reason_against(self, json_schema: str) -> str:
-        """Why the schema cannot be followed; empty if it can. Takes MAX_SECONDS at most."""
+        """Why the schema cannot be followed; empty if it can. Takes MAX_SECONDS at most. Raises EngineError where the
+        process cannot run."""
         with self._lock:
+            if hash(json_schema) in self._too_complex:
+                return TOO_COMPLEX
+            if self._process is not None and self._process.poll() is not None:
+                self._stop()  # killed while it had nothing to do
             process = self._process = self._process or _start()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                process.stdin.write(json.dumps(json_schema) + "\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-            except BrokenPipeError:
-                answer = ""
+            answer = _ask(process, json_schema)
             if answer:
                 return str(json.loads(answer))
             self._stop()  # it has ended: the time or the memory was up
+            self._too_complex.append(hash(json_schema))
             return TOO_COMPLEX
 
     def close(self) -> None:
@@ -71,29 +82,61 @@ class SchemaCheck:
     def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            with self._process:  # closes its pipes and waits
+            with contextlib.suppress(BrokenPipeError), self._process:  # closes its pipes and waits
                 self._process = None
 
 
+def _ask(process: subprocess.Popen[str], json_schema: str) -> str:
+    """Its answer, or nothing if it has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(json_schema) + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return ""
+    return process.stdout.readline()
+
+
 def _start() -> subprocess.Popen[str]:
+    """Raises EngineError unless it says that it is ready."""
     command = [sys.executable, "-P", str(Path(__file__))]
     pipe = subprocess.PIPE
-    return subprocess.Popen(  # noqa: S603  # the command is ours alone
-        command,
-        stdin=pipe,
-        stdout=pipe,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C does not reach it: it ends when its input does
-    )
+    try:
+        process = subprocess.Popen(  # noqa: S603  # the command is ours alone
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+            encoding="utf-8",
+            process_group=0,  # Ctrl-C does not reach it; in a session of its own Linux would not heed NICENESS
+        )
+    except OSError as error:
+        raise _broken() from error
+    assert process.stdout is not None
+    if process.stdout.readline() != READY:
+        with process:
+            process.kill()
+        raise _broken()
+    return process
+
+
+def _broken() -> "EngineError":
+    from handler.errors import EngineError  # noqa: PLC0415  # the process itself imports none of our packages
+
+    log.error("The process that checks JSON schemas does not run.")
+    return EngineError("This worker cannot check JSON schemas now.")
 
 
 def main() -> None:
     """A schema a line as a JSON text, an answer a line. Whoever takes too long is ended by the alarm."""
     from llguidance import LLTokenizer  # noqa: PLC0415  # only in this process
 
+    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     tokenizer = LLTokenizer("byte")
+    sys.stdout.write(READY)
+    sys.stdout.flush()
     for line in sys.stdin:
         signal.alarm(MAX_SECONDS)
         _, reason = compile_schema(json.loads(line), tokenizer)

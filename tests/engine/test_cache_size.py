@@ -168,6 +168,8 @@ def test_a_choice_that_llama_refuses_is_halved(tmp_path: Path, monkeypatch: pyte
     runner.close()
     with pytest.raises(ModelError, match="2048 tokens as f16/f16"):
         ModelRunner(path, replace(CONFIG, n_ctx=2048))
+    with pytest.raises(ModelError, match="tokens as f16/f16"):
+        ModelRunner(path, replace(CONFIG, num_slots=8, kv_unified="off"))
 
 
 def test_the_shape_of_a_model(tmp_path: Path) -> None:

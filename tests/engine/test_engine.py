@@ -12,6 +12,7 @@ from fakes import TIMEOUT, FakeRunner
 
 from handler.engine.engine import MAX_FAILURES, Engine
 from handler.engine.generation import Generation
+from handler.engine.grammar import Grammar
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SequenceOutput
@@ -499,3 +500,26 @@ async def test_closed_event_loop_frees_its_sequences() -> None:
         assert (await ask(engine, "hi")).text == "hello"
         assert runner.events[:3] == ["step a", "step a", "close a"]  # what the first brought goes with the second
     gc.collect()
+
+
+async def test_a_slow_schema_holds_up_schemas_alone() -> None:
+    """Whoever wants none is answered meanwhile."""
+    runner, may_end = FakeRunner({"hi": "there"}), threading.Event()
+    compile_grammar = runner.compile_grammar
+
+    def compile_slowly(json_schema: str) -> Grammar:
+        assert may_end.wait(TIMEOUT)
+        return compile_grammar(json_schema)
+
+    runner.compile_grammar = compile_slowly  # type: ignore[method-assign]  # as slow as it takes
+    engine = Engine(runner, Limits(4, 64, 16), max_queue=100)
+    slow = [
+        asyncio.create_task(engine.generate(["x"], SamplingParams(json_schema="{}", max_tokens=1))) for _ in range(40)
+    ]
+    await asyncio.sleep(0)
+    generation = await engine.generate(["hi"], SamplingParams())
+    assert [output.text for output in await generation.result()] == ["there"]
+    may_end.set()
+    for task in slow:
+        (await task).cancel()
+    engine.close()

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from fakes import CONTROL, END, ByteVocabulary
 
+from handler.engine import schema_check
 from handler.engine.grammar import MAX_SCHEMA_CHARS, GrammarCompiler, GrammarMatcher
-from handler.engine.schema_check import SchemaCheck
+from handler.engine.schema_check import TOO_COMPLEX, SchemaCheck
 from handler.engine.token_mask import TokenMask, num_words
-from handler.errors import SchemaError
+from handler.errors import EngineError, SchemaError
 
 POINT = {
     "type": "object",
@@ -202,3 +203,33 @@ def test_mask_leaves_what_is_allowed(num_tokens: int, share: float) -> None:
     TokenMask.from_words(words, num_tokens).apply(logits)
     assert (logits[wanted] == before[wanted]).all()
     assert (logits[~wanted] == -np.inf).all()
+
+
+def test_the_check_was_killed_while_it_had_nothing_to_do() -> None:
+    """By a machine short of memory, say: the next schema is checked all the same, be it small or large."""
+    check = SchemaCheck()
+    for schema in ('{"type": "object"}', json.dumps({"enum": ["x" * 90_000]})):
+        assert check.reason_against("{}") == ""
+        assert check._process is not None
+        check._process.kill()
+        check._process.wait()
+        assert check.reason_against(schema) == ""
+    check.close()
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/no/such/program"])
+def test_the_check_does_not_run(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no fault of the schema."""
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(EngineError, match="cannot check JSON schemas"):
+        SchemaCheck().reason_against("{}")
+
+
+def test_what_took_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time nobody is asked."""
+    check = SchemaCheck()
+    schema = '{"type": "number", "multipleOf": 123456789}'
+    assert check.reason_against(schema) == TOO_COMPLEX
+    monkeypatch.setattr(schema_check, "_start", None)  # and so cannot be
+    assert check.reason_against(schema) == TOO_COMPLEX
+    check.close()

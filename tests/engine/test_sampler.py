@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -239,3 +240,27 @@ def test_close_frees_once(runner: ModelRunner) -> None:
     sampler.close()
     sampler.close()
     assert not sampler._finalizer.alive
+
+
+@pytest.mark.parametrize(
+    ("params", "function", "place"),
+    [
+        (SamplingParams(repeat_penalty=1.1, repeat_last_n=2**31 - 1), "llama_sampler_init_penalties", 1),
+        (SamplingParams(dry_multiplier=1.0, dry_penalty_last_n=2**31 - 1), "llama_sampler_init_dry", 4),
+    ],
+    ids=["repeat", "dry"],
+)
+def test_no_more_is_remembered_than_there_can_be(
+    params: SamplingParams, function: str, place: int, runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp makes room at once for all that it may look back at: gigabytes, if it were told so."""
+    asked: list[int] = []
+    make = getattr(llama, function)
+
+    def note_and_make(*args: Any) -> Any:
+        asked.append(args[place])
+        return make(*args)
+
+    monkeypatch.setattr(llama, function, note_and_make)
+    runner.make_sampler(params, [1, 2, 3]).close()
+    assert asked == [runner.max_model_len]

@@ -79,6 +79,11 @@ def make_chain(runner: ModelRunner, params: SamplingParams) -> SamplerChain:
     return SamplerChain(params, PROMPT, vocab=runner.vocabulary.vocab, vocabulary=Words(), max_tokens=1000)
 
 
+def make_pairs(runner: ModelRunner, kinds: list[SamplingParams]) -> tuple[list[SamplerChain], list[SamplerChain]]:
+    """One chain of each kind to test, and one to compare it with."""
+    return [make_chain(runner, params) for params in kinds], [make_chain(runner, params) for params in kinds]
+
+
 def from_all(chain: SamplerChain, row: Logits) -> int:
     """What `llama_sampler_sample` does: a list of the whole vocabulary through the chain."""
     data = np.zeros(NUM_TOKENS, TOKEN_DATA)
@@ -98,10 +103,8 @@ def test_equal_seeds_draw_the_same(
     params: SamplingParams, num_threads: int, runner: ModelRunner, logits: Logits
 ) -> None:
     """Token by token, with what penalties remember: few candidates give what the whole vocabulary gives."""
-    params = replace(params, seed=5)
     sampler = StepSampler(None, Words(), num_threads)
-    chains = [make_chain(runner, params) for _ in logits]
-    plain = [make_chain(runner, params) for _ in logits]
+    chains, plain = make_pairs(runner, [replace(params, seed=5)] * len(logits))
     for _ in range(20):
         drawn = [sampled.token_id for sampled in sampler.sample(chains)]
         assert drawn == [from_all(chain, row) for chain, row in zip(plain, logits, strict=True)]
@@ -112,7 +115,7 @@ def test_different_chains_in_one_step(runner: ModelRunner, logits: Logits) -> No
     """Each gets what it gets alone, whoever needs more or fewer candidates beside it."""
     kinds = [replace(params, seed=9) for params in list(KINDS.values())[: len(logits)]]
     sampler = StepSampler(None, Words(), 2)
-    chains, plain = ([make_chain(runner, params) for params in kinds] for _ in range(2))
+    chains, plain = make_pairs(runner, kinds)
     for _ in range(20):
         drawn = [sampled.token_id for sampled in sampler.sample(chains)]
         assert drawn == [from_all(chain, row) for chain, row in zip(plain, logits, strict=True)]
@@ -139,12 +142,10 @@ def test_masked_rows_draw_what_the_plain_chain_draws(
     params: SamplingParams, num_threads: int, runner: ModelRunner, logits: Logits
 ) -> None:
     """With few or many tokens allowed, beside rows without a mask; nothing that is forbidden is ever drawn."""
-    params = replace(params, seed=5)
     rng = np.random.default_rng(7)
     model_gave = logits.copy()
     sampler = StepSampler(None, Words(), num_threads)
-    chains = [make_chain(runner, params) for _ in logits]
-    plain = [make_chain(runner, params) for _ in logits]
+    chains, plain = make_pairs(runner, [replace(params, seed=5)] * len(logits))
     for _ in range(20):
         logits[:] = model_gave
         masks = [make_mask(rng, num) for num in (1, 2, 11, 60, NUM_TOKENS // 2, NUM_TOKENS - 5)] + [None, None]
@@ -228,7 +229,7 @@ def test_some_of_the_rows(outputs: list[int], num_threads: int, runner: ModelRun
     """Chains get the rows that are named, for whatever kind of chain, and the others are not touched."""
     for params in (KINDS["plain"], KINDS["everything"]):
         sampler = StepSampler(None, Words(), num_threads)
-        chains, plain = ([make_chain(runner, replace(params, seed=4)) for _ in outputs] for _ in range(2))
+        chains, plain = make_pairs(runner, [replace(params, seed=4)] * len(outputs))
         drawn = [sampled.token_id for sampled in sampler.sample(chains, outputs)]
         assert drawn == [from_all(chain, logits[output]) for chain, output in zip(plain, outputs, strict=True)]
         sampler.close()

@@ -97,20 +97,10 @@ async def test_next_turn_reuses_the_conversation(memory: Memory, open_tiny: Open
     await assert_as_fresh(engine, turn, num_cached_tokens=len(prompt) + len(first.token_ids) - 1)
 
 
-@for_each(SHARING)
+@for_each([*SHARING, *STREAMS])
 @pytest.mark.parametrize("num_slots", [1, 4], ids=["in-place", "copied"])
 async def test_prefix_is_reused(memory: Memory, num_slots: int, open_tiny: OpenEngine) -> None:
     """A common beginning is kept or copied, and the logits are those of a fresh run."""
-    engine = open_tiny(memory, num_slots=num_slots)
-    prompt = random_tokens(random.Random(1), 60)
-    await ask(engine, prompt)
-    await assert_as_fresh(engine, [*prompt[:50], 7, 8, 9], num_cached_tokens=50)
-
-
-@for_each(STREAMS)
-@pytest.mark.parametrize("num_slots", [1, 4], ids=["in-place", "copied"])
-async def test_prefix_of_a_stream_is_reused(memory: Memory, num_slots: int, open_tiny: OpenEngine) -> None:
-    """All of a stream is copied, and what does not belong to the prefix is cut off."""
     engine = open_tiny(memory, num_slots=num_slots)
     prompt = random_tokens(random.Random(1), 100)
     await ask(engine, prompt)

@@ -38,7 +38,7 @@ COPY --from=compile /wheels /
 # The worker's own C.
 FROM compile AS native
 COPY builder/native.sh builder/
-COPY handler/engine/draw.c handler/engine/
+COPY handler/engine/llama/draw.c handler/engine/llama/
 RUN builder/native.sh
 
 # The worker's packages.
@@ -52,7 +52,7 @@ RUN python3 -m venv --without-pip /opt/venv && \
 
 # The model to bake in, if there is one. The token is a secret of the build: it is in no layer and no build argument.
 FROM packages AS model
-COPY handler/__init__.py handler/__main__.py handler/errors.py handler/settings.py handler/timing.py handler/
+COPY handler/__init__.py handler/__main__.py handler/errors.py handler/settings.py handler/stopwatch.py handler/
 COPY handler/models handler/models
 COPY builder/bake.sh builder/
 ARG MODEL
@@ -73,7 +73,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 MODELS_DIR=/models
 WORKDIR /app
 COPY test_input.json ./
 COPY handler handler
-COPY --from=native /build/handler/engine/libdraw.so handler/engine/
+COPY --from=native /build/handler/engine/llama/libdraw.so handler/engine/llama/
 RUN python -m compileall -q handler && \
     python -c "import runpod.serverless.modules.rp_fastapi, handler.models.locate, handler.job, handler.serve"
 ARG MODEL

@@ -1,7 +1,7 @@
 # From a fresh clone `make run` and `make test` do all of their own set-up; the second time they start at once.
 # ARGS="..." goes to the program that a target runs: make test ARGS="-k stop", make run ARGS="--port 9000".
 ARGS :=
-SETUP := .venv/.installed handler/engine/libdraw.so
+SETUP := .venv/.installed handler/engine/llama/libdraw.so
 BIN := .venv/bin
 comma := ,
 
@@ -73,11 +73,11 @@ wheel:  ## Compile llama-cpp-python as the image needs it, into builder/wheels.
 	$(BUILD) --target wheel --output type=local$(comma)dest=builder/wheels .
 
 clean:  ## Remove the virtual environment and the tools' caches; what is shared between clones stays.
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache handler/engine/libdraw.so
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache handler/engine/llama/libdraw.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed: builder/setup.sh $(wildcard requirements/*.txt)
 	@builder/setup.sh
 
-handler/engine/libdraw.so: handler/engine/draw.c builder/native.sh
+handler/engine/llama/libdraw.so: handler/engine/llama/draw.c builder/native.sh
 	@builder/native.sh

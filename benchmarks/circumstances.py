@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from handler.cores import num_usable_cores
+from handler.cpu_quota import num_usable_cores
 
 CPU_INFO = Path("/proc/cpuinfo")
 NOT_A_PACKAGE = "of unknown version"

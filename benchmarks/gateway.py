@@ -26,12 +26,10 @@ from typing import NamedTuple
 
 import uvloop
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS.parent), str(TESTS / "gateway")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gateway_process import GatewayProcess, started  # noqa: E402  # the path comes first
-
-from benchmarks.load import Caller, Times, address_of, connect, get, load, request_to  # noqa: E402
+from benchmarks.load import Caller, Times, address_of, connect, get, load, request_to
+from tests.gateway.gateway_process import GatewayProcess, started  # the path comes first
 
 CHAT = {"model": "mock", "messages": [{"role": "user", "content": "What is the capital of France? " * 8}]}
 STREAM = {**CHAT, "stream": True}

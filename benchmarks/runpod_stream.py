@@ -14,12 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from contract.stage import NAIVE_WORKER, ODD_WORKER, Model, Stage, stage  # noqa: E402  # the path comes first
-from runpod_emulator import Fault  # noqa: E402
-from tiny_models import write_tiny_model  # noqa: E402
+from tests.contract.stage import NAIVE_WORKER, ODD_WORKER, Model, Stage, stage  # the path comes first
+from tests.runpod_emulator import Fault
+from tests.tiny_models import write_tiny_model
 
 WORKERS = {"this worker": ODD_WORKER, "a worker that yields every token": NAIVE_WORKER}
 

@@ -19,15 +19,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import aiohttp  # noqa: E402  # the path comes first
-from contract.stage import ODD_WORKER, Model, Stage, stage  # noqa: E402
-from runpod_emulator import Fault  # noqa: E402
-from tiny_models import write_tiny_model  # noqa: E402
+import aiohttp  # the path comes first
 
-from benchmarks.client import CHAT, ask  # noqa: E402
+from benchmarks.client import CHAT, ask
+from tests.contract.stage import ODD_WORKER, Model, Stage, stage
+from tests.runpod_emulator import Fault
+from tests.tiny_models import write_tiny_model
 
 LOOK = 0.1  # seconds between two looks at a worker that starts
 

@@ -20,16 +20,16 @@ import uvicorn  # the path comes first
 
 from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
+from handler.api.model_names import ServedNames
 from handler.api.routes import Api
-from handler.api.served import ServedNames
 from handler.chat.template import ChatTemplate
 from handler.engine.batch import Batch
 from handler.engine.engine import Engine
-from handler.engine.grammar import Grammar
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken, Sampler
 from handler.engine.step_times import StepTimes
+from handler.engine.structured.grammar import Grammar
 from handler.errors import InvalidRequestError
 from handler.http import HttpEdge
 from handler.settings import Settings

@@ -31,7 +31,7 @@ from handler import loading
 from handler.chat.template import model_template
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
-from handler.engine.llama_context import supports_gpu
+from handler.engine.llama.context import supports_gpu
 from handler.engine.sampling_params import SamplingParams
 from handler.loading import LoadedModel, limits, load_model
 from handler.models.locate import locate

@@ -22,7 +22,7 @@ from benchmarks.circumstances import circumstances  # the path comes first
 from benchmarks.servers import FOLDER, LLAMA_SERVER, PATIENCE, STARTS, WORKER, Load, NotHereError, Server, spawned
 from benchmarks.throughput import demo_model, some_of
 from benchmarks.workloads import Driver, Shape
-from handler.cores import num_usable_cores
+from handler.cpu_quota import num_usable_cores
 
 PAUSE = 0.02  # seconds between two tries: how exact the times are
 NUM_TOKENS = 4  # the first alone may be half a character, which no server sends

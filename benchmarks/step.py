@@ -101,11 +101,11 @@ def open_engine(args: argparse.Namespace) -> Engine:
         return Engine(scripted, Limits(concurrency, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
     settings = Settings.from_env(dict(os.environ) | {"MAX_NUM_SEQS": str(concurrency)})
     runner, speculation = load_model(settings)
-    from handler.engine import sampler  # noqa: PLC0415
-    from handler.engine.llama_context import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
+    from handler.engine.llama import sampler_chain  # noqa: PLC0415
+    from handler.engine.llama.context import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
 
     if args.whole:
-        sampler._num_kept = lambda params: None
+        sampler_chain._num_kept = lambda params: None
     return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000, speculation=speculation)
 
 

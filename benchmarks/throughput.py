@@ -33,7 +33,7 @@ from benchmarks.row import Row, middle, summarise
 from benchmarks.servers import FOLDER, LLAMA_SERVER, STARTS, Load, NotHereError, Server, peers_python, spawned
 from benchmarks.table import HEAD, ceiling_line, conclusions, line
 from benchmarks.workloads import WORKLOADS, Driver, Shape
-from handler.cores import num_usable_cores
+from handler.cpu_quota import num_usable_cores
 
 CEILINGS_WORKLOAD = "chats"  # what llama-batched-bench does too
 

@@ -1,6 +1,6 @@
-"""Writes from local_gateway/settings.py what must agree with it: docs/gateway.schema.json, the end of docs/gateway.md.
+"""Writes docs/gateway.schema.json and the end of docs/gateway.md from local_gateway/config/settings.py.
 
-`make docs` runs it; tests/gateway/test_gateway_reference.py fails where it should have been run.
+`make docs` runs it; tests/gateway/config/test_reference.py fails where it should have been run.
 """
 
 import json
@@ -15,12 +15,12 @@ sys.path.insert(0, str(ROOT))
 from pydantic import SecretStr  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 
-from local_gateway import settings  # noqa: E402
-from local_gateway.config_schema import schema  # noqa: E402
+from local_gateway.config import settings  # noqa: E402
+from local_gateway.config.json_schema import schema  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "gateway.md"
 SCHEMA = ROOT / "docs" / "gateway.schema.json"
-MARK = "<!-- From here on written by `make docs` from local_gateway/settings.py; change it there. -->\n"
+MARK = "<!-- From here on written by `make docs` from local_gateway/config/settings.py; change it there. -->\n"
 
 DURATION = settings.Duration.__metadata__[0]  # type: ignore[attr-defined]  # an Annotated has it
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from handler.errors import WorkerError
 from handler.settings import Settings, names_of, quiet_runpod
-from handler.timing import Stopwatch, process_started
+from handler.stopwatch import Stopwatch, process_started
 
 if TYPE_CHECKING:
     from handler.job import Handler
@@ -153,7 +153,7 @@ def _start_worker(settings: Settings, loading: "Future[LoadedModel]", start: Sto
 
 
 def _make_handler(settings: Settings, worker: "Worker", open_jobs: set[str] | None = None) -> "Handler":
-    from handler.expect import checked
+    from handler.answer_check import checked
     from handler.job import make_handler
 
     handler = make_handler(worker.api, open_jobs)

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from handler import metrics
-from handler.api.answers import Answer
+from handler.api.common import Answer
 from handler.api.routes import Method
 from handler.api.stream import EventStream
 from handler.errors import (

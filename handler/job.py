@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
 from handler.api import sse
-from handler.api.answers import Answer
+from handler.api.common import Answer
 from handler.api.routes import CHAT, COMPLETIONS, Api, Method
 from handler.api.stream import EventStream
 from handler.errors import InvalidRequestError, UnavailableError, to_response

@@ -4,15 +4,15 @@ import logging
 from dataclasses import replace
 from typing import NamedTuple
 
-from handler.cores import num_usable_cores
-from handler.engine.cache_size import Layout
-from handler.engine.draft_model import DraftModel, check_same_vocabulary
-from handler.engine.drafts import Drafter
-from handler.engine.llama_context import RunnerConfig, supports_gpu
-from handler.engine.model_runner import ModelRunner
-from handler.engine.prompt_lookup import PromptLookup
+from handler.cpu_quota import num_usable_cores
+from handler.engine.cache.cache_size import Layout
+from handler.engine.llama.context import RunnerConfig, supports_gpu
+from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.scheduler import Limits
-from handler.engine.speculation import DraftLimits, Speculation
+from handler.engine.speculative.draft_model import DraftModel, check_same_vocabulary
+from handler.engine.speculative.drafter import Drafter
+from handler.engine.speculative.prompt_lookup import PromptLookup
+from handler.engine.speculative.speculation import DraftLimits, Speculation
 from handler.errors import ConfigError
 from handler.models.locate import locate, locate_draft_model
 from handler.settings import Settings

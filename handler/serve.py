@@ -17,7 +17,7 @@ from handler.errors import ConfigError, EngineError
 from handler.http import HttpEdge
 from handler.loading import LoadedModel
 from handler.settings import Settings
-from handler.timing import Stopwatch
+from handler.stopwatch import Stopwatch
 from handler.worker import Worker, start_worker
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
+from handler.api.model_names import ServedNames
 from handler.api.routes import Api
-from handler.api.served import ServedNames
 from handler.chat.template import ChatTemplate, model_template
 from handler.engine.engine import Engine
-from handler.engine.llama_context import supports_gpu
-from handler.engine.model_runner import ModelRunner
+from handler.engine.llama.context import supports_gpu
+from handler.engine.llama.model_runner import ModelRunner
 from handler.errors import ConfigError, ModelError
 from handler.loading import LoadedModel, limits
 from handler.settings import Settings

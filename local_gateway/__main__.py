@@ -2,7 +2,7 @@
 
 import sys
 
-from local_gateway.cli import main
+from local_gateway.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

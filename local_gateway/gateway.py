@@ -9,29 +9,29 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
-from local_gateway.answer import Answer
-from local_gateway.auth import Authenticator
+from local_gateway.accounts.auth import Authenticator
+from local_gateway.accounts.limiter import Limiter
+from local_gateway.accounts.usage import UsageRecord
 from local_gateway.backends.base import Backend
 from local_gateway.backends.http import HttpClient
-from local_gateway.backends.local import LocalBackend
+from local_gateway.backends.local.backend import LocalBackend
 from local_gateway.backends.openai import OpenAIBackend
-from local_gateway.backends.runpod_lb import RunpodLbBackend
-from local_gateway.backends.runpod_queue import RunpodQueueBackend
-from local_gateway.demand import Demand
-from local_gateway.dispatcher import Dispatcher
+from local_gateway.backends.runpod.load_balancer import RunpodLbBackend
+from local_gateway.backends.runpod.queue import RunpodQueueBackend
+from local_gateway.config.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
+from local_gateway.config.settings import Target as TargetSettings
+from local_gateway.edge.client_request import ClientRequest
 from local_gateway.errors import UnavailableError
-from local_gateway.limits import Limiter
-from local_gateway.logs import log_request
-from local_gateway.metrics import Metrics
-from local_gateway.model_list import ModelList
-from local_gateway.routing import Route, Router
-from local_gateway.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
-from local_gateway.settings import Target as TargetSettings
-from local_gateway.sharing import SharedAnswers
-from local_gateway.standby import Standby
-from local_gateway.target import Target, names_of
-from local_gateway.tracing import NoTracer, Tracer
-from local_gateway.usage import UsageRecord
+from local_gateway.routing.cold_start import ColdStartFallback
+from local_gateway.routing.dispatcher import Dispatcher
+from local_gateway.routing.model_list import ModelList
+from local_gateway.routing.router import Route, Router
+from local_gateway.routing.target import Target, names_of
+from local_gateway.sharing.shared_answers import SharedAnswers
+from local_gateway.telemetry.logs import log_request
+from local_gateway.telemetry.metrics import Metrics
+from local_gateway.telemetry.tracing import NoTracer, Tracer
+from local_gateway.wire.answer import Answer
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Recorder(Protocol):
     def record(self, record: UsageRecord) -> None: ...
 
 
-class Live:
+class ActiveConfig:
     """What follows from one configuration. Requests keep the one they began with."""
 
     def __init__(self, settings: GatewaySettings, targets: Targets, shared: SharedAnswers, metrics: Metrics) -> None:
@@ -61,17 +61,17 @@ class Live:
         self.models = ModelList(settings, self.router, int(time.time()), time.monotonic)
         self._shared = shared
         dispatcher = Dispatcher(settings, metrics, time.monotonic, random.Random())
-        self._standby = Standby(dispatcher, self.router)
+        self._standby = ColdStartFallback(dispatcher, self.router)
 
-    async def answer(self, route: Route, demand: Demand, scope: str, *, no_store: bool) -> Answer:
+    async def answer(self, route: Route, request: ClientRequest, scope: str, *, no_store: bool) -> Answer:
         """Raises RequestError. `scope` is who asks: what is kept for one is not shown to another."""
         return await self._shared.answer(
             route.settings,
             alias=route.alias,
             scope=scope,
-            demand=demand,
+            request=request,
             no_store=no_store,
-            make=lambda: self._standby.answer(route, demand, scope),
+            make=lambda: self._standby.answer(route, request, scope),
             own_targets={target.name for target in route.targets},
         )
 
@@ -99,7 +99,7 @@ class Gateway:
         self._shared = SharedAnswers()
         self._num_requests = 0
         self._retiring: dict[Target, asyncio.Task[None]] = {}
-        self.live = self._enliven(settings, [])
+        self.live = self._build(settings, [])
         self._is_started = False
 
     def start(self) -> None:
@@ -112,7 +112,7 @@ class Gateway:
     def reload(self, settings: GatewaySettings) -> None:
         """New requests go by the new configuration. A target that stays as it is keeps its state and its worker."""
         before = distinct(self.live.targets)
-        self.live = self._enliven(settings, before)
+        self.live = self._build(settings, before)
         self._shared.forget_except(settings.models)
         self.auth.require_keys = settings.server.require_keys
         kept = distinct(self.live.targets)
@@ -163,9 +163,9 @@ class Gateway:
         del self._retiring[target]
         log.info("target %s: is no longer configured", target.name, extra={"target": target.name})
 
-    def _enliven(self, settings: GatewaySettings, old: Sequence[Target]) -> Live:
+    def _build(self, settings: GatewaySettings, old: Sequence[Target]) -> ActiveConfig:
         targets = build_targets(settings, self._make_backend, old)
-        return Live(settings, targets, self._shared, self.metrics)
+        return ActiveConfig(settings, targets, self._shared, self.metrics)
 
 
 def build_targets(settings: GatewaySettings, make_backend: MakeBackend, old: Sequence[Target] = ()) -> Targets:

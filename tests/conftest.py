@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tiny_models import Architecture, write_tiny_models
 
-pytest_plugins = ("real_models",)  # fixtures of end_to_end/; a second conftest.py would be a second module of that name
+from tests.tiny_models import Architecture, write_tiny_models
+
+pytest_plugins = ("tests.end_to_end.real_models",)
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fake_worker import Json, eventually
-from fakes import TIMEOUT
 from runpod.serverless.modules import rp_job
 
 from handler.api.routes import Api
 from handler.job import make_handler
 from handler.job_run import Job, Output
+from tests.engine.fakes import TIMEOUT
+from tests.fake_worker import Json, eventually
 
 
 class FakePlatform:

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from fakes import TIMEOUT, FakeRunner
 from openai.types.chat import ChatCompletionChunk
 
 from handler.api.chat import ChatCompletions
 from handler.api.completions import CompletionChunk, Completions
+from handler.api.model_names import ServedNames
 from handler.api.routes import CHAT, COMPLETIONS, Api
-from handler.api.served import ServedNames
 from handler.api.stream import EventStream
 from handler.chat.template import model_template
 from handler.engine.engine import Engine
 from handler.engine.scheduler import Limits
 from handler.worker import Worker
+from tests.engine.fakes import TIMEOUT, FakeRunner
 
 NAMES = ("llama", "org/model")
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}>"  # a chat of "Hi" is the prompt "Hi>"

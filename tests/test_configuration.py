@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tiny_models import Architecture
 
 from builder import reference
 from handler.errors import ConfigError
 from handler.settings import ALIASES, Settings
+from tests.tiny_models import Architecture
 
 DOCUMENT = reference.CONFIGURATION.read_text()
 DOCKERFILE = (Path(__file__).parent.parent / "Dockerfile").read_text()

@@ -9,8 +9,6 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from fake_worker import FakeWorker, Json, chat_chunks, eventually, fake_worker
-from fakes import TIMEOUT
 from starlette.types import Message
 
 from handler.api.routes import Method
@@ -19,6 +17,8 @@ from handler.engine.engine import MAX_FAILURES
 from handler.errors import DecodeError
 from handler.http import MAX_DRAINED_BYTES, HttpEdge
 from handler.settings import Settings
+from tests.engine.fakes import TIMEOUT
+from tests.fake_worker import FakeWorker, Json, chat_chunks, eventually, fake_worker
 
 CHAT = "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "Hi"}]}

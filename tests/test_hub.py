@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.alias_generators import to_camel
 
 from builder import reference
-from handler.expect import checked
+from handler.answer_check import checked
 from handler.job import make_handler
 from handler.loading import load_model
 from handler.models.source import HubModel, parse

@@ -5,13 +5,13 @@ import inspect
 import json
 
 import pytest
-from fake_platform import FakePlatform
-from fake_worker import Json, chat_chunks, events, eventually, fake_worker
 
 from handler import job
 from handler.api.routes import CHAT, COMPLETIONS
 from handler.errors import DecodeError, InvalidRequestError
 from handler.job import MAX_POST_CHARS, Call, make_handler, parse_job
+from tests.fake_platform import FakePlatform
+from tests.fake_worker import Json, chat_chunks, events, eventually, fake_worker
 
 HI = [{"role": "user", "content": "Hi"}]
 ENDLESS = [{"role": "user", "content": "endless"}]

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tiny_models import Architecture, write_tiny_model
 
-from handler.engine.draft_model import DraftModel
-from handler.engine.prompt_lookup import PromptLookup
-from handler.engine.speculation import DraftLimits
+from handler.engine.speculative.draft_model import DraftModel
+from handler.engine.speculative.prompt_lookup import PromptLookup
+from handler.engine.speculative.speculation import DraftLimits
 from handler.errors import ConfigError, ModelError
 from handler.loading import MAX_DRAFTING_ON_CPU, LoadedModel, load_model
 from handler.settings import Settings
+from tests.tiny_models import Architecture, write_tiny_model
 
 Paths = Mapping[Architecture, Path]
 

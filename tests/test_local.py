@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_worker import events, fake_worker
 
 from handler.errors import ConfigError, DecodeError
 from handler.job import make_handler
 from handler.job_run import Job
 from handler.local import read_job, run_job
+from tests.fake_worker import events, fake_worker
 
 
 def job_of(text: str, path: Path) -> Job:

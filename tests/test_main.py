@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from tiny_models import Architecture
 
 from handler.__main__ import main
 from handler.settings import Settings, names_of
+from tests.tiny_models import Architecture
 
 Start = Callable[..., int]
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from fake_worker import FakeWorker, fake_worker
 
 from handler.engine.step_times import BOUNDS, PHASES
 from handler.http import HttpEdge
 from handler.settings import Settings
+from tests.fake_worker import FakeWorker, fake_worker
 
 
 @pytest.fixture

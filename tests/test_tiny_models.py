@@ -7,7 +7,16 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 import pytest
-from tiny_models import ARCHITECTURES, CHATML, SPECIAL_TOKENS, Architecture, Array, write_tiny_model, write_tiny_models
+
+from tests.tiny_models import (
+    ARCHITECTURES,
+    CHATML,
+    SPECIAL_TOKENS,
+    Architecture,
+    Array,
+    write_tiny_model,
+    write_tiny_models,
+)
 
 WARNING = 3  # ggml_log_level
 logged: list[str] = []

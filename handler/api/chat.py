@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from handler.api import sse
-from handler.api.answers import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.common import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.model_names import ServedNames
 from handler.api.openai_types import (
     ChatChoice,
     ChatCompletion,
@@ -19,7 +20,6 @@ from handler.api.openai_types import (
 )
 from handler.api.protocol import ChatCompletionRequest, parse
 from handler.api.sampling import sampling_params
-from handler.api.served import ServedNames
 from handler.api.stream import EventStream, Outputs
 from handler.chat.template import ChatTemplate
 from handler.engine.engine import Engine
@@ -78,7 +78,7 @@ class ChatChunks:
     def __init__(self, identity: Identity, request: ChatCompletionRequest) -> None:
         self._identity = identity
         self._include_usage = request.include_usage
-        self._moulds: dict[int, sse.Mould] = {}  # of each choice that has begun
+        self._moulds: dict[int, sse.EventTemplate] = {}  # of each choice that has begun
         self._usages: dict[int, SequenceUsage] = {}
 
     def events(self, outputs: Outputs) -> str:
@@ -95,7 +95,7 @@ class ChatChunks:
     def _choice_events(self, index: int, output: SequenceOutput) -> str:
         events = ""
         if index not in self._moulds:
-            self._moulds[index] = sse.Mould(lambda text: self._delta(index, ChoiceDelta(content=text)))
+            self._moulds[index] = sse.EventTemplate(lambda text: self._delta(index, ChoiceDelta(content=text)))
             events += sse.encode(self._delta(index, ChoiceDelta(role="assistant", content="")))
         if output.logprobs:
             events += sse.encode(self._delta(index, ChoiceDelta(content=output.text), output.logprobs))

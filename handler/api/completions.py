@@ -5,11 +5,11 @@ from functools import partial
 from typing import Literal
 
 from handler.api import sse
-from handler.api.answers import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.common import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.model_names import ServedNames
 from handler.api.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionUsage
 from handler.api.protocol import CompletionRequest, parse
 from handler.api.sampling import sampling_params
-from handler.api.served import ServedNames
 from handler.api.stream import EventStream, Outputs
 from handler.engine.engine import Engine
 from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
@@ -58,7 +58,7 @@ class CompletionChunks:
         self._n = request.n
         self._include_usage = request.include_usage
         self._echoes = dict(enumerate(echoes))
-        self._moulds: dict[int, sse.Mould] = {}  # of each choice whose text has begun
+        self._moulds: dict[int, sse.EventTemplate] = {}  # of each choice whose text has begun
         self._num_chars = dict.fromkeys(self._echoes, 0)  # of each choice's text so far
         self._usages: dict[int, SequenceUsage] = {}
 
@@ -85,7 +85,7 @@ class CompletionChunks:
             self._num_chars[index] += len(output.text)
             return mould.encode(output.text)
         if mould is None:
-            self._moulds[index] = sse.Mould(partial(self._text, index))
+            self._moulds[index] = sse.EventTemplate(partial(self._text, index))
         choices = _text_then_finish(self._choice(index, output))
         return "".join(sse.encode(self._completion([choice])) for choice in choices)
 

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from handler.api.answers import Answer
 from handler.api.chat import ChatCompletions
+from handler.api.common import Answer
 from handler.api.completions import Completions
-from handler.api.served import ServedNames
+from handler.api.model_names import ServedNames
 from handler.api.stream import EventStream
 from handler.errors import MethodNotAllowedError, RouteNotFoundError
 

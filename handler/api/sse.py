@@ -16,7 +16,7 @@ def encode(chunk: BaseModel) -> str:
     return f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
 
 
-class Mould:
+class EventTemplate:
     """Makes events that differ in one text alone: the rest is encoded once.
 
     `make` gives the chunk with a text in it. What comes out is what `encode` would make of that chunk.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from handler.engine.kv_cache import Slot
+from handler.engine.cache.kv_cache import Slot
 from handler.engine.sequence import Sequence
 
 
@@ -51,7 +51,7 @@ class Batch:
     """Sequences in the order they lie in the batch; each sequence at most once."""
 
     items: list[ScheduledSequence] = field(default_factory=list)
-    pads: list[Slot] = field(default_factory=list)  # a token that nobody wants comes after theirs, and goes again
+    padding_slots: list[Slot] = field(default_factory=list)  # each gets one discarded token after its own
     num_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,10 +74,10 @@ class Batch:
         self.items = [item for item in self.items if item.sequence is not sequence]
         self.__post_init__()
 
-    def lie_side_by_side(self, pads: Callable[[list[Slot]], list[Slot]]) -> None:
+    def order_by_slot(self, padding_slots: Callable[[list[Slot]], list[Slot]]) -> None:
         """In the order of the slots, and with a token in those between them."""
         self.items.sort(key=lambda item: item.slot.seq_id)
-        self.pads = pads([item.slot for item in self.items])
+        self.padding_slots = padding_slots([item.slot for item in self.items])
 
     def set_drafts(self, drafts: Mapping[ScheduledSequence, list[int]]) -> None:
         """These are the drafts; items that are not named have none."""

@@ -15,9 +15,9 @@ from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 from handler.engine.batch import Batch
+from handler.engine.cache.kv_cache import KVCache, Memory
+from handler.engine.cache.split_cache import SplitCache
 from handler.engine.generation import Generation
-from handler.engine.grammar import Grammar
-from handler.engine.kv_cache import KVCache, Memory
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Outputs, Scheduler
 from handler.engine.sequence import (
@@ -29,9 +29,9 @@ from handler.engine.sequence import (
     SequenceStatus,
     Vocabulary,
 )
-from handler.engine.speculation import Speculation
+from handler.engine.speculative.speculation import Speculation
 from handler.engine.step_times import StepTimes
-from handler.engine.stream_cache import StreamCache
+from handler.engine.structured.grammar import Grammar
 from handler.errors import (
     CacheFullError,
     ContextLengthError,
@@ -113,7 +113,7 @@ class Engine:
         self.max_queue = max_queue
         self.stats = Stats()
         self.is_healthy = True
-        kind = KVCache if runner.memory.is_unified else StreamCache
+        kind = KVCache if runner.memory.is_unified else SplitCache
         cache = kind(runner.memory, num_slots=runner.num_slots, num_cells=runner.num_cells)
         self._scheduler = Scheduler(cache, limits)
         self._speculation = speculation

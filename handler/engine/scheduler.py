@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from handler.engine.batch import Batch, ScheduledSequence
-from handler.engine.kv_cache import KVCache, Match, common_prefix_length
+from handler.engine.cache.kv_cache import KVCache, Match, common_prefix_length
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError, RequestError
 
@@ -64,7 +64,7 @@ class Scheduler:
         batch = Batch()
         if self.limits.max_idle is not None:
             self.cache.expire(self.limits.max_idle)
-        self.cache.draw_together()
+        self.cache.compact()
         generating = [sequence for sequence in self.running if sequence.num_pending_tokens == 1]
         if not self._waits_for_others(generating):
             self._give_each_a_token(batch, generating)
@@ -75,7 +75,7 @@ class Scheduler:
         if not batch.items:
             self._give_each_a_token(batch, generating)
         if not self.cache.is_unified:
-            batch.lie_side_by_side(self.cache.pads)
+            batch.order_by_slot(self.cache.padding_slots)
         assert batch.items or not self.has_work, "there is work, but nothing was scheduled"
         return batch
 

@@ -8,8 +8,8 @@ from collections import deque
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from handler.engine.cache.kv_cache import Slot
 from handler.engine.detokenizer import Detokenizer
-from handler.engine.kv_cache import Slot
 from handler.engine.sampling_params import SamplingParams
 from handler.errors import EngineError, RequestError
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from local_gateway.wire.answer import ExecutionStats
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -21,13 +23,6 @@ class Call:
     is_stream: bool = False
     request_id: str = ""
     conversation: str = ""  # equal for all turns of a conversation; empty if it has none
-
-
-class Facts(NamedTuple):
-    """What a target tells about an answer that is over. None: it does not say."""
-
-    execution_seconds: float | None = None  # for which its GPU is paid
-    queue_seconds: float | None = None  # from the request to its start
 
 
 class Health(NamedTuple):
@@ -55,7 +50,7 @@ class Upstream(Protocol):
         """Let go of it, at once. If its end was not reached, the target is told to stop working. May be repeated."""
         ...
 
-    async def settle(self) -> Facts:
+    async def settle(self) -> ExecutionStats:
         """What is known when it is over. May ask the target; never raises; takes a few seconds at most."""
         ...
 

@@ -15,10 +15,10 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from local_gateway.backends.base import Facts
+from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import AnswerBrokenError, TargetError, TargetTimeoutError, TargetUnreachableError
-from local_gateway.settings import TimeoutSettings
-from local_gateway.sse import EVENT_STREAM
+from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.sse import EVENT_STREAM
 
 VISIBLE = {
     "content-type",
@@ -102,8 +102,8 @@ class HttpUpstream:
         """Closes the connection if more may come: that is how a target learns to stop. Else the pool has it already."""
         self._response.close()
 
-    async def settle(self) -> Facts:
-        return Facts()
+    async def settle(self) -> ExecutionStats:
+        return ExecutionStats()
 
 
 class HttpClient:

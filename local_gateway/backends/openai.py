@@ -5,8 +5,8 @@ from urllib.parse import unquote
 
 from local_gateway.backends.base import Call, Health
 from local_gateway.backends.http import HttpClient, HttpUpstream
+from local_gateway.config.settings import OpenAITarget
 from local_gateway.errors import RouteNotFoundError, TargetError
-from local_gateway.settings import OpenAITarget
 
 HEALTH_TIMEOUT = 5.0  # seconds
 

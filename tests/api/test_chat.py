@@ -4,10 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from fake_worker import chat_chunks, events, eventually, fake_worker, read
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from handler.errors import EngineError, RequestError
+from tests.fake_worker import chat_chunks, events, eventually, fake_worker, read
 
 
 def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:

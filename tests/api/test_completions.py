@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from fake_worker import completion_chunks, events, fake_worker, read
 from openai.types import Completion
 
 from handler.api.completions import CompletionChunk
 from handler.errors import RequestError
+from tests.fake_worker import completion_chunks, events, fake_worker, read
 
 
 def text_of(chunks: list[CompletionChunk], index: int = 0) -> str:

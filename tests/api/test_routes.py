@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from fake_worker import fake_worker
 from openai.types import Model
 
 from handler.api.routes import CHAT, COMPLETIONS, Method
 from handler.errors import RequestError, to_response
+from tests.fake_worker import fake_worker
 
 UNKNOWN_MODEL = "The model 'gpt-5' is not served here; served: llama, org/model."
 CHAT_BODY = {"messages": [{"role": "user", "content": "Hi"}]}

@@ -5,10 +5,10 @@ import logging
 from typing import Any
 
 import pytest
-from fake_worker import FakeWorker, events, fake_worker, read
-from fakes import TIMEOUT
 
 from handler.errors import DecodeError, EngineError
+from tests.engine.fakes import TIMEOUT
+from tests.fake_worker import FakeWorker, events, fake_worker, read
 
 USAGE = {"stream_options": {"include_usage": True}}
 

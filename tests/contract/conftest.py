@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from tiny_models import write_tiny_model
 
-from contract.stage import Model, Stage, stage
 from handler.models.locate import locate
 from handler.settings import Settings
+from tests.contract.stage import Model, Stage, stage
+from tests.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from unittest.mock import patch
 from handler import __main__ as worker
 from handler.engine.batch import Batch
 from handler.engine.engine import Engine
-from handler.engine.model_runner import ModelRunner
+from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.sequence import SampledToken, Sequence
 
 STEP_SECONDS = float(os.environ.get("ODD_STEP_SECONDS", "0"))

@@ -10,15 +10,16 @@ from typing import Any, TypeVar
 
 import aiohttp
 from openai import AsyncOpenAI
-from runpod_emulator import Emulator, Endpoint, EndpointSettings, Event, Json, Settings, State, Worker
+
+from tests.runpod_emulator import Emulator, Endpoint, EndpointSettings, Event, Json, Settings, State, Worker
 
 T = TypeVar("T")
 
 TIMEOUT = 60.0  # seconds until a story that hangs fails; nothing waits so long otherwise
 ROOT = Path(__file__).parents[2]
 HANDLER = (sys.executable, "-m", "handler")
-ODD_WORKER = (sys.executable, "-m", "contract.odd_worker")
-NAIVE_WORKER = (sys.executable, "-m", "contract.naive_worker")
+ODD_WORKER = (sys.executable, "-m", "tests.contract.odd_worker")
+NAIVE_WORKER = (sys.executable, "-m", "tests.contract.naive_worker")
 SETTINGS = Settings(take_hold=2, stop_hold=2, ping_interval=1, lost_job_after=5, ping_deadline=30)
 NUM_SHOWN = 400  # events that a failure shows
 MANY = 100_000  # tokens: more than any context holds
@@ -38,7 +39,7 @@ class Model:
             "MODEL_ALIAS": "model",
             "N_THREADS": "1",
             "HOME": str(self.home),
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+            "PYTHONPATH": str(ROOT),
         }
 
 

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from openai.types.chat import ChatCompletionMessageParam
 
-from contract.stage import Model, Stage, stage
+from tests.contract.stage import Model, Stage, stage
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 

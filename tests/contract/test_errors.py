@@ -6,9 +6,9 @@ from typing import Any
 
 import openai
 import pytest
-from runpod_emulator import Fault, Json
 
-from contract.stage import MANY, ODD_WORKER, Model, Stage, parse_events, stage
+from tests.contract.stage import MANY, ODD_WORKER, Model, Stage, parse_events, stage
+from tests.runpod_emulator import Fault, Json
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from contract.stage import MANY, ODD_WORKER, Model, parse_events, stage
+from tests.contract.stage import MANY, ODD_WORKER, Model, parse_events, stage
 
 SHORT = {"prompt": "hello", "max_tokens": 3}
 

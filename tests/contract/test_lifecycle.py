@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from runpod_emulator import Fault, Json
 
-from contract.stage import MANY, ODD_WORKER, SETTINGS, Model, Stage, content, stage
+from tests.contract.stage import MANY, ODD_WORKER, SETTINGS, Model, Stage, content, stage
+from tests.runpod_emulator import Fault, Json
 
 SLOW = {"ODD_STEP_SECONDS": "0.02"}
 STREAM: Json = {"prompt": "hello", "temperature": 0, "max_tokens": 60, "stream": True}

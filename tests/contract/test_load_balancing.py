@@ -2,9 +2,9 @@
 
 import aiohttp
 import pytest
-from runpod_emulator import State
 
-from contract.stage import MANY, ODD_WORKER, Model, Stage, stage
+from tests.contract.stage import MANY, ODD_WORKER, Model, Stage, stage
+from tests.runpod_emulator import State
 
 COMMAND = (*ODD_WORKER, "serve")
 SLOW = {"ODD_STEP_SECONDS": "0.02", "ODD_TRACE": "1"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contract.stage import Stage, content
+from tests.contract.stage import Stage, content
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

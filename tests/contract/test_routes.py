@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from openai.types import Completion, CompletionUsage
 from openai.types.chat import ChatCompletion
-from runpod_emulator import Json
 
-from contract.stage import Stage, content, parse_events
+from tests.contract.stage import Stage, content, parse_events
+from tests.runpod_emulator import Json
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

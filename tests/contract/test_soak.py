@@ -5,9 +5,8 @@ import random
 from dataclasses import replace
 from typing import Any, Literal
 
-from runpod_emulator import Fault, Job, Json, State, Status
-
-from contract.stage import ODD_WORKER, SETTINGS, Model, Stage, content, parse_events, stage
+from tests.contract.stage import ODD_WORKER, SETTINGS, Model, Stage, content, parse_events, stage
+from tests.runpod_emulator import Fault, Job, Json, State, Status
 
 SEED = 3
 NUM_JOBS = 200

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from runpod_emulator import Event, Fault
 
-from contract.stage import MANY, ODD_WORKER, Model, Stage, parse_events, stage
+from tests.contract.stage import MANY, ODD_WORKER, Model, Stage, parse_events, stage
+from tests.runpod_emulator import Event, Fault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from runpod_emulator import Fault, Json
 
-from contract.stage import ODD_WORKER, Model, Stage, content, parse_events, stage
+from tests.contract.stage import ODD_WORKER, Model, Stage, content, parse_events, stage
+from tests.runpod_emulator import Fault, Json
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

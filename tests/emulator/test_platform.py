@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from runpod_emulator import Clock, Emulator, EndpointSettings, Fault, Settings
+
+from tests.runpod_emulator import Clock, Emulator, EndpointSettings, Fault, Settings
 
 TIMEOUT = 20.0
 NO_WORKERS = EndpointSettings()

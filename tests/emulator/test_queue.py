@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runpod_emulator import Job, JobQueue, Policy, Settings, Status
+
+from tests.runpod_emulator import Job, JobQueue, Policy, Settings, Status
 
 
 class Queue(JobQueue):

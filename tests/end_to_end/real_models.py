@@ -10,10 +10,10 @@ from zipfile import ZipFile
 
 import openai
 import pytest
-from program import Server, serving
 
 from handler.models.storage import store
 from handler.settings import Settings
+from tests.end_to_end.program import Server, serving
 
 GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 

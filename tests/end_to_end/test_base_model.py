@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fake_worker import Json, messages
 
 from handler.api.routes import CHAT, COMPLETIONS
 from handler.errors import InvalidRequestError
 from handler.loading import load_model
 from handler.settings import Settings
 from handler.worker import Worker, start_worker
+from tests.fake_worker import Json, messages
 
 pytestmark = pytest.mark.model
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
-from program import PATIENCE, Server
 from pydantic import BaseModel, Field
+
+from tests.end_to_end.program import PATIENCE, Server
 
 pytestmark = pytest.mark.model
 

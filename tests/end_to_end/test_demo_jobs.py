@@ -5,14 +5,14 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from fake_platform import FakePlatform
-from fake_worker import Json, chat_chunks, eventually
-from program import PATIENCE
 
 from handler.api.routes import CHAT
 from handler.loading import load_model
 from handler.settings import Settings
 from handler.worker import Worker, start_worker
+from tests.end_to_end.program import PATIENCE
+from tests.fake_platform import FakePlatform
+from tests.fake_worker import Json, chat_chunks, eventually
 
 pytestmark = pytest.mark.model
 

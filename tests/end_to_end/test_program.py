@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from fake_worker import chat_chunks
-from program import PATIENCE, ROOT, run, serving, started
+
+from tests.end_to_end.program import PATIENCE, ROOT, run, serving, started
+from tests.fake_worker import chat_chunks
 
 pytestmark = pytest.mark.model
 

@@ -1,9 +1,8 @@
 """A cache under test, and texts as its tokens."""
 
-from fakes import Call, MemoryKind, RecordingMemory
-
-from handler.engine.kv_cache import KVCache, Slot
-from handler.engine.stream_cache import StreamCache
+from handler.engine.cache.kv_cache import KVCache, Slot
+from handler.engine.cache.split_cache import SplitCache
+from tests.engine.fakes import Call, MemoryKind, RecordingMemory
 
 
 class Bench:
@@ -11,7 +10,7 @@ class Bench:
 
     def __init__(self, kind: MemoryKind = "full", *, num_slots: int = 4, num_cells: int = 2000) -> None:
         self.memory = RecordingMemory(kind)
-        cache = KVCache if self.memory.is_unified else StreamCache
+        cache = KVCache if self.memory.is_unified else SplitCache
         self.cache = cache(self.memory, num_slots=num_slots, num_cells=num_cells)
 
     def start(self, text: str) -> Slot:

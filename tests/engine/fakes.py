@@ -15,10 +15,10 @@ from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
 from handler.engine.batch import Batch, ScheduledSequence
-from handler.engine.grammar import Grammar, GrammarCompiler, NativeTokenizer
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
 from handler.engine.step_times import StepTimes
+from handler.engine.structured.grammar import Grammar, GrammarCompiler, NativeTokenizer
 from handler.errors import CacheFullError
 
 END = 256  # the token that ends an answer

@@ -4,11 +4,10 @@ import asyncio
 import random
 from dataclasses import replace
 
-from tiny_engine import GREEDY, Answer, ask, assert_same_tokens, forget, read
-
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason
+from tests.engine.tiny_engine import GREEDY, Answer, ask, assert_same_tokens, forget, read
 
 Result = tuple[list[int], SamplingParams, Answer]
 

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from fakes import TIMEOUT, FakeRunner
 
 from handler.engine.engine import MAX_FAILURES, Engine
 from handler.engine.generation import Generation
-from handler.engine.grammar import Grammar
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SequenceOutput
+from handler.engine.structured.grammar import Grammar
 from handler.errors import (
     CacheFullError,
     ContextLengthError,
@@ -26,6 +25,7 @@ from handler.errors import (
     UnavailableError,
     WorkerError,
 )
+from tests.engine.fakes import TIMEOUT, FakeRunner
 
 ENDLESS = SamplingParams(max_tokens=None)
 

@@ -5,16 +5,16 @@ from collections.abc import Sequence as List
 from contextlib import contextmanager
 
 import pytest
-from fake_drafters import FakeDrafter, RightDrafter
-from fakes import FakeRunner
-from tiny_engine import ask
 
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, Sequence
-from handler.engine.speculation import DraftLimits, Speculation
+from handler.engine.speculative.speculation import DraftLimits, Speculation
 from handler.errors import CacheFullError, DecodeError, EngineError
+from tests.engine.fake_drafters import FakeDrafter, RightDrafter
+from tests.engine.fakes import FakeRunner
+from tests.engine.tiny_engine import ask
 
 SCRIPTS = {"Hi>": "Hello to you all!", "Go>": "As far as it goes"}
 ANSWERS = {tuple(prompt.encode()): list(answer.encode()) for prompt, answer in SCRIPTS.items()}

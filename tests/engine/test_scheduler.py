@@ -4,14 +4,14 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from fakes import FakeRunner, FakeSampler, MemoryKind
 
 from handler.engine.batch import Batch
-from handler.engine.kv_cache import KVCache
+from handler.engine.cache.kv_cache import KVCache
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import MARGIN, Limits, Outputs, Scheduler
 from handler.engine.sequence import FinishReason, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError
+from tests.engine.fakes import FakeRunner, FakeSampler, MemoryKind
 
 SHARED = "s" * KVCache.min_shared  # a beginning worth waiting for
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from fakes import CONTROL, END, ByteVocabulary, FakeSampler, logprob
 
-from handler.engine.kv_cache import Slot
+from handler.engine.cache.kv_cache import Slot
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceUsage
 from handler.errors import EngineError
+from tests.engine.fakes import CONTROL, END, ByteVocabulary, FakeSampler, logprob
 
 
 def create_sequence(

@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch
-from handler.engine.cache_size import Layout
-from handler.engine.drafts import Drafter
+from handler.engine.cache.cache_size import Layout
+from handler.engine.cache.kv_cache import KVCache
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
-from handler.engine.kv_cache import KVCache
-from handler.engine.llama_context import RunnerConfig
-from handler.engine.model_runner import ModelRunner
-from handler.engine.sampler import SamplerChain
+from handler.engine.llama.context import RunnerConfig
+from handler.engine.llama.model_runner import ModelRunner
+from handler.engine.llama.sampler_chain import SamplerChain
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SampledToken, SequenceUsage, TokenLogprob
-from handler.engine.speculation import DraftLimits, Speculation
+from handler.engine.speculative.drafter import Drafter
+from handler.engine.speculative.speculation import DraftLimits, Speculation
 
 TIMEOUT = 30.0  # seconds until a test that hangs fails
 GREEDY = SamplingParams(temperature=0, max_tokens=24, num_logprobs=0)

@@ -13,7 +13,17 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aiohttp import web
-from wire_samples import EMBEDDING, OPENAI_RESPONSES, Json, answer_of, completion, events_of, models_of, text_events
+
+from tests.gateway.wire_samples import (
+    EMBEDDING,
+    OPENAI_RESPONSES,
+    Json,
+    answer_of,
+    completion,
+    events_of,
+    models_of,
+    text_events,
+)
 
 T = TypeVar("T")
 Step = bytes | asyncio.Event  # sent in one write, or waited for

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from local_gateway.backends.http import HttpClient
-from local_gateway.settings import TimeoutSettings
+from local_gateway.config.settings import TimeoutSettings
 
 TIMEOUT = 20.0  # seconds until a test that hangs fails; nothing waits so long otherwise
 

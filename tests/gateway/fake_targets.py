@@ -5,9 +5,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from local_gateway.backends.base import Call, Health, Upstream
-from local_gateway.settings import GatewaySettings
-from local_gateway.settings import Target as TargetConfig
-from local_gateway.target import Target, names_of
+from local_gateway.config.settings import GatewaySettings
+from local_gateway.config.settings import Target as TargetConfig
+from local_gateway.routing.target import Target, names_of
 
 CONFIG: TypeAdapter[TargetConfig] = TypeAdapter(TargetConfig)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
-from contract.stage import ODD_WORKER, SETTINGS, Model, Stage
-from fake_openai import FakeOpenAI
-from gateway_process import GatewayProcess, running
 from openai import AsyncOpenAI
-from runpod_emulator import Clock, Emulator, EndpointSettings, Settings
-from tiny_models import write_tiny_model
+
+from tests.contract.stage import ODD_WORKER, SETTINGS, Model, Stage
+from tests.gateway.fake_openai import FakeOpenAI
+from tests.gateway.gateway_process import GatewayProcess, running
+from tests.runpod_emulator import Clock, Emulator, EndpointSettings, Settings
+from tests.tiny_models import write_tiny_model
 
 Kind = Literal["queue", "load_balancing"]
 

@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fake_target import TIMEOUT
-from runpod_emulator import Clock, Emulator, EndpointSettings, Event, Job, Settings
-
 from local_gateway.backends.base import Call, Upstream
 from local_gateway.backends.http import HttpClient
-from local_gateway.backends.runpod_client import RunpodClient
-from local_gateway.backends.runpod_queue import RunpodQueueBackend
-from local_gateway.settings import RunpodQueueTarget, TimeoutSettings
+from local_gateway.backends.runpod.client import RunpodClient
+from local_gateway.backends.runpod.queue import RunpodQueueBackend
+from local_gateway.config.settings import RunpodQueueTarget, TimeoutSettings
+from tests.gateway.fake_target import TIMEOUT
+from tests.runpod_emulator import Clock, Emulator, EndpointSettings, Event, Job, Settings
 
 WORKER = "w1"
 STREAM = Call(path="/chat/completions", body=b'{"model":"llama","stream":true}', is_stream=True)

@@ -4,10 +4,9 @@ import asyncio
 import sys
 import time
 
-from usage_samples import paid
-
-from local_gateway.store import Known, Store
-from local_gateway.store_writer import StoreWriter
+from local_gateway.storage.store import Known, Store
+from local_gateway.storage.writer import StoreWriter
+from tests.gateway.usage_samples import paid
 
 REQUEST_SECONDS = 1 / 200
 

@@ -6,18 +6,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from asgi_client import AsgiClient
-from scripted_backend import ScriptedBackend
-
-from local_gateway.app import create_app
-from local_gateway.auth import Authenticator
+from local_gateway.accounts.auth import Authenticator
+from local_gateway.accounts.keys import Keyring, new_key
+from local_gateway.accounts.limiter import Limiter
+from local_gateway.accounts.usage import UsageRecord
 from local_gateway.backends.base import Backend
+from local_gateway.config.settings import GatewaySettings
+from local_gateway.config.settings import Target as TargetSettings
 from local_gateway.gateway import Gateway
-from local_gateway.keys import Keyring, new_key
-from local_gateway.limits import Limiter
-from local_gateway.settings import GatewaySettings
-from local_gateway.settings import Target as TargetSettings
-from local_gateway.usage import UsageRecord
+from local_gateway.server.app import create_app
+from tests.gateway.asgi_client import AsgiClient
+from tests.gateway.scripted_backend import ScriptedBackend
 
 
 @dataclass

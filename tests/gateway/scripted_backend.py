@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from local_gateway.backends.base import Call, Facts, Health
+from local_gateway.backends.base import Call, Health
+from local_gateway.config.settings import OpenAITarget
+from local_gateway.config.settings import Target as TargetSettings
 from local_gateway.errors import RequestError
-from local_gateway.settings import OpenAITarget
-from local_gateway.settings import Target as TargetSettings
-from local_gateway.target import Target
+from local_gateway.routing.target import Target
+from local_gateway.wire.answer import ExecutionStats
 
 EVENTS = {"content-type": "text/event-stream"}
 JSON = {"content-type": "application/json"}
@@ -24,7 +25,7 @@ class ScriptedUpstream:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: EVENTS)
     worker_id: str = ""
-    facts: Facts = field(default_factory=Facts)
+    facts: ExecutionStats = field(default_factory=ExecutionStats)
     is_closed: bool = False
     is_read: bool = False
 
@@ -41,7 +42,7 @@ class ScriptedUpstream:
     async def aclose(self) -> None:
         self.is_closed = True
 
-    async def settle(self) -> Facts:
+    async def settle(self) -> ExecutionStats:
         return self.facts
 
 

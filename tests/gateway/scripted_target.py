@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from local_gateway.answer import Answer, Origin
-from local_gateway.backends.base import Facts
-from local_gateway.settings import Price
+from local_gateway.config.settings import Price
+from local_gateway.wire.answer import Answer, ExecutionStats, Origin
 
 EVENTS = {"content-type": "text/event-stream", "x-request-id": "req-1"}
 JSON = {"content-type": "application/json", "x-request-id": "req-1"}
-FACTS = Facts(execution_seconds=2.5)
+FACTS = ExecutionStats(execution_seconds=2.5)
 PRICE = Price(prompt=1.0, completion=2.0)
 
 END = None
@@ -79,7 +78,7 @@ class ScriptedTarget:
         self.num_closed += 1
         self.closed.set()
 
-    async def _settle(self) -> Facts:
+    async def _settle(self) -> ExecutionStats:
         assert self.closed.is_set(), "asked before it was over"
         self.num_settled += 1
         return FACTS

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from local_gateway.usage import UsageRecord
+from local_gateway.accounts.usage import UsageRecord
 
 NOON = 1_795_348_800.0  # 2026-11-22 12:00 UTC
 

@@ -11,13 +11,13 @@ from threading import Event
 from types import SimpleNamespace
 
 import pytest
-from model_server import ModelServer, Served, make_gguf, serving
 from pydantic import SecretStr
 
 from handler.errors import ModelError, NetworkError
 from handler.models import downloads
 from handler.models.downloads import Download, download
 from handler.models.storage import store
+from tests.models.model_server import ModelServer, Served, make_gguf, serving
 
 MODEL = make_gguf(1000)
 HALF = len(MODEL) // 2

@@ -6,10 +6,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from model_server import make_gguf
 
 from handler.errors import ModelError
 from handler.models.gguf import BLOCKS, check_gguf
+from tests.models.model_server import make_gguf
 
 
 @pytest.fixture

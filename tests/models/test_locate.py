@@ -9,7 +9,6 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-from model_server import COMMIT, ModelServer, Served, make_gguf, serving
 from pydantic import SecretStr
 
 from handler.errors import ModelError, NetworkError
@@ -17,6 +16,7 @@ from handler.models import demo
 from handler.models.locate import locate
 from handler.models.source import DEMO
 from handler.settings import Settings
+from tests.models.model_server import COMMIT, ModelServer, Served, make_gguf, serving
 
 MODEL = make_gguf()
 SPLIT = [f"m-Q8_0-0000{index}-of-00003.gguf" for index in (1, 2, 3)]

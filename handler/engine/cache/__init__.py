@@ -1,0 +1,1 @@
+"""Which tokens are in which slot of the KV cache: prefix reuse, placement, eviction, sizes."""

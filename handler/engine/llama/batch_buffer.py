@@ -1,0 +1,65 @@
+"""A batch as llama.cpp wants it."""
+
+import ctypes
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from handler.engine.batch import Batch, ScheduledSequence
+
+PAD = 0  # any token: nobody wants what comes of it
+
+
+class BatchBuffer:
+    """One `llama_batch` over NumPy arrays, filled anew for each step with whole-array assignments."""
+
+    def __init__(self, capacity: int) -> None:
+        self._token = np.zeros(capacity, np.int32)
+        self._pos = np.zeros(capacity, np.int32)
+        self._seq_id = np.zeros(capacity, np.int32)
+        self._logits = np.zeros(capacity, np.int8)
+        self._n_seq_id = np.ones(capacity, np.int32)
+        # llama_batch wants a pointer to each token's list of slots: they point into one array, for ever.
+        self._seq_id_pointers = self._seq_id.ctypes.data + np.arange(capacity, dtype=np.uintp) * self._seq_id.itemsize
+        self.struct = llama.llama_batch(
+            token=_pointer(self._token, ctypes.c_int32),
+            pos=_pointer(self._pos, ctypes.c_int32),
+            n_seq_id=_pointer(self._n_seq_id, ctypes.c_int32),
+            seq_id=ctypes.cast(self._seq_id_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+
+    def fill(self, batch: Batch) -> None:
+        """A row of logits is wanted for each item that catches up, and for each token of its draft, in this order."""
+        parts = [(item.slot.seq_id, item.start, item.token_ids, _num_wanted(item)) for item in batch.items]
+        parts += [(slot.seq_id, slot.num_tokens, [PAD], 0) for slot in batch.padding_slots]
+        if batch.padding_slots:
+            parts.sort(key=lambda part: part[0])
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        rows: list[int] = []
+        for seq_id, start, token_ids, num_wanted in parts:
+            tokens += token_ids
+            positions += range(start, start + len(token_ids))
+            slots += [seq_id] * len(token_ids)
+            rows += range(len(tokens) - num_wanted, len(tokens))
+        end = self.struct.n_tokens = len(tokens)
+        self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
+        self._logits[:end] = 0
+        self._logits[rows] = 1
+
+    def fill_token(self, token_id: int) -> None:
+        """A single token at the beginning of slot 0."""
+        self._token[0], self._pos[0], self._seq_id[0], self._logits[0] = token_id, 0, 0, 1
+        self.struct.n_tokens = 1
+
+
+def _num_wanted(item: ScheduledSequence) -> int:
+    return 1 + len(item.draft_token_ids) if item.catches_up else 0
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))

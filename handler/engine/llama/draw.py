@@ -1,0 +1,61 @@
+"""draw.c, as Python calls it. builder/native.sh compiles it."""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+
+from handler.errors import ModelError
+
+LIBRARY = Path(__file__).with_name("libdraw.so")
+SAMPLERS = (llama._lib.llama_sampler_apply, llama._lib.llama_sampler_accept)
+
+
+class DrawRequest(ctypes.Structure):
+    """Its `struct request`: one sequence's chain and what it needs, and what it drew last."""
+
+    chain: int | None  # llama.cpp's
+    num: int
+    also: int | None  # address of int64 numbers, which must live as long
+    num_also: int
+    row: int
+    drawn: int
+
+    _fields_ = (
+        ("chain", ctypes.c_void_p),
+        ("num", ctypes.c_int64),
+        ("also", ctypes.c_void_p),
+        ("num_also", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("drawn", ctypes.c_int64),
+    )
+
+
+class DrawPool:
+    """Its threads, and the samplers' functions for them to call. Used by one thread at a time."""
+
+    def __init__(self, num_tokens: int, num_threads: int, functions: tuple[Any, Any] = SAMPLERS) -> None:
+        """`num_tokens`: of a row of logits. Raises ModelError where the library was not compiled."""
+        if not LIBRARY.exists():
+            raise ModelError(f"{LIBRARY.name} was not compiled: builder/native.sh does that.")
+        self._library: Any = ctypes.CDLL(str(LIBRARY))
+        self._library.crew_start.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
+        self._library.crew_start.restype = ctypes.c_void_p
+        self._library.crew_draw.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p),
+        )
+        self._library.crew_stop.argtypes = (ctypes.c_void_p,)
+        self._samplers = (ctypes.c_void_p * 2)(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
+        self._crew = self._library.crew_start(num_tokens, num_threads - 1)  # the caller draws too
+        if self._crew is None:
+            raise ModelError("There is no memory to sample with.")
+
+    def draw(self, addresses: list[int], logits: int) -> None:
+        """Fill in `drawn` of the requests at these addresses, having given the GIL away, from the rows of logits at
+        that one. There is one request at least."""
+        requests = (ctypes.c_void_p * len(addresses))(*addresses)
+        self._library.crew_draw(self._crew, requests, len(addresses), logits, self._samplers)
+
+    def close(self) -> None:
+        self._library.crew_stop(self._crew)

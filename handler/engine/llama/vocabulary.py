@@ -1,0 +1,68 @@
+"""A model's vocabulary: text to tokens and back. Knows nothing of contexts and sampling."""
+
+import ctypes
+import functools
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from handler.engine.llama.sampler_chain import Pointer
+from handler.engine.structured.grammar import NativeTokenizer
+from handler.errors import InvalidRequestError
+
+
+class ModelVocabulary:
+    """Text to tokens and back. May be used by any thread."""
+
+    def __init__(self, vocab: Pointer) -> None:
+        self.vocab = vocab
+        self.kind: int = llama.llama_vocab_type(vocab)  # SentencePiece, BPE, ...
+        self.num_tokens: int = llama.llama_vocab_n_tokens(vocab)
+        self.bos_token = self._special(llama.llama_vocab_bos(vocab))
+        self.eos_token = self._special(llama.llama_vocab_eos(vocab))
+        self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
+        self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
+        self.piece = functools.cache(self._piece)  # there are as many at most as tokens
+        self.is_end_of_generation = functools.cache(self._is_end_of_generation)
+
+    def texts(self) -> list[bytes]:
+        """Of all tokens, as the file has them: for comparing two vocabularies."""
+        return [llama.llama_vocab_get_text(self.vocab, token_id) for token_id in range(self.num_tokens)]
+
+    @functools.cached_property
+    def end_of_generation(self) -> frozenset[int]:
+        return frozenset(filter(self.is_end_of_generation, range(self.num_tokens)))
+
+    @property
+    def native_tokenizer(self) -> NativeTokenizer:
+        """Good for as long as the model is loaded."""
+        addresses = [ctypes.cast(pointer, ctypes.c_void_p).value for pointer in (self.vocab, llama._lib.llama_tokenize)]
+        return NativeTokenizer(*(address or 0 for address in addresses))
+
+    def tokenize(self, text: str) -> list[int]:
+        """With the model's own beginning, once: chat templates often write it themselves."""
+        if self._adds_bos and self.bos_token:
+            text = text.removeprefix(self.bos_token)
+        data = text.encode("utf-8", "replace")
+        capacity = len(data) + 8  # a token has a byte at least, but for those the model adds
+        tokens = np.empty(capacity, np.int32)
+        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, True, True)
+        if num_tokens < 0:
+            raise InvalidRequestError("The prompt cannot be tokenized.", param="prompt")
+        return list(map(int, tokens[:num_tokens]))
+
+    def _piece(self, token_id: int, special: bool = False) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = llama.llama_token_to_piece(self.vocab, token_id, buffer, size, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def _is_end_of_generation(self, token_id: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self.vocab, token_id))
+
+    def _special(self, token_id: int) -> str:
+        return self._piece(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""

@@ -1,0 +1,1 @@
+"""Answers constrained to a grammar: compilation, checks, token masks."""

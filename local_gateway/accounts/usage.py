@@ -1,0 +1,177 @@
+"""What a request used: the counts, the record that is kept of it, and the meter that reads them off an answer."""
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from local_gateway.wire.answer import Sharing
+from local_gateway.wire.sse import data_of, split_events
+
+Outcome = Literal["ok", "client_error", "target_error", "client_left", "refused"]
+
+BYTES_PER_TOKEN = 4  # what text has on average, in the estimates
+MAX_COUNT = 1_000_000_000  # no request uses more tokens: a target that says so is not believed
+
+USAGE = re.compile(rb'"usage"\s*:\s*\{')  # not "usage":null, which OpenAI puts into every event
+_STRING = rb'"\s*:\s*"((?:[^"\\]|\\.)++)"'
+# What a model wrote, where it stands in the answers of each path. In a text these names are behind \" and do not match.
+TEXTS = {
+    "/chat/completions": re.compile(rb'"(?:content|reasoning|reasoning_content|arguments|refusal)' + _STRING),
+    "/completions": re.compile(rb'"text' + _STRING),
+    "/responses": re.compile(rb'"(?:delta|text|arguments)' + _STRING),
+}
+RESPONSES_DELTAS = re.compile(rb'"delta' + _STRING)  # its later events repeat the text
+
+
+class Usage(NamedTuple):
+    """The tokens of one request."""
+
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0  # of the prompt's
+    num_completion_tokens: int = 0
+    is_estimated: bool = False  # at least one of them is our guess
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_prompt_tokens + self.num_completion_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """One request, as it is remembered. It holds no prompt, no answer and no key."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    time: float  # of its arrival, in seconds since 1970
+    request_id: str
+    key_id: str = ""  # empty: the gateway has no keys
+    key_name: str = ""
+    alias: str = ""  # the model's configured name; empty if there is none
+    model: str = ""  # as the client asked
+    target: str = ""  # who answered; empty: nobody
+    path: str
+    is_stream: bool = False
+    status: int  # that the client was sent
+    outcome: Outcome
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_completion_tokens: int = 0
+    is_estimated: bool = False
+    cost: float = 0.0  # exactly what the key's admission was settled with
+    execution_seconds: float | None = None  # for which a GPU is paid; None: the target does not say
+    queue_seconds: float | None = None
+    first_token_seconds: float | None = None  # None: there was no content
+    total_seconds: float = 0.0
+    num_attempts: int = 0
+    is_cold: bool = False
+    sharing: Sharing = ""
+
+
+class UsageMeter:
+    """Watches one answer on its way to the client.
+
+    Counts are the target's own where it gives them; otherwise they are estimated from the request's size and from the
+    text that came by. Before anything came by, nothing was used. It knows no prices.
+    """
+
+    def __init__(self, path: str, *, wants_usage_chunk: bool, num_prompt_tokens: int = 0) -> None:
+        """`num_prompt_tokens` is a guess, for the case that the target does not count."""
+        self._wants_usage_chunk = wants_usage_chunk
+        self._num_prompt_tokens = num_prompt_tokens
+        self._texts = TEXTS.get(path)
+        self._deltas = RESPONSES_DELTAS if path == "/responses" else self._texts
+        self._is_counted_path = self._texts is not None or path == "/embeddings"
+        self._reported: Mapping[str, Any] | None = None
+        self._has_begun = False
+        self._num_texts = 0
+        self._num_text_bytes = 0
+
+    def watch(self, block: bytes) -> bytes:
+        """Takes whole events of a stream; returns them as the client is to get them.
+
+        That is without the chunk that holds nothing but usage, unless the client asked for it; else byte for byte.
+        """
+        self._has_begun = True
+        if USAGE.search(block):
+            return self._read_events(block)
+        if self._deltas:
+            self._count(self._deltas, block)
+        return block
+
+    def read_body(self, body: bytes) -> None:
+        """A whole answer that is no stream."""
+        self._has_begun = True
+        if USAGE.search(body):
+            self._read_usage(body)
+        if self._reported is None and self._texts:
+            self._count(self._texts, body)
+
+    @property
+    def usage(self) -> Usage:
+        if self._reported is not None:
+            return self._complete(self._reported)
+        if not self._has_begun or not self._is_counted_path:
+            return Usage()
+        return Usage(self._num_prompt_tokens, 0, self._num_estimated, is_estimated=True)
+
+    @property
+    def _num_estimated(self) -> int:
+        """Most targets send one token an event; others collect them."""
+        return max(self._num_texts, ceil(self._num_text_bytes / BYTES_PER_TOKEN))
+
+    def _count(self, pattern: re.Pattern[bytes], block: bytes) -> None:
+        texts = pattern.findall(block)
+        self._num_texts += len(texts)
+        self._num_text_bytes += sum(map(len, texts)) - 4 * block.count(b"\\u")  # a \u0416 is two bytes of UTF-8
+
+    def _read_events(self, block: bytes) -> bytes:
+        return b"".join(event for event in split_events(block) if self._is_for_client(event))
+
+    def _is_for_client(self, event: bytes) -> bool:
+        if self._deltas:
+            self._count(self._deltas, event)
+        body = self._read_usage(data_of(event) or b"") if USAGE.search(event) else None
+        return self._wants_usage_chunk or body is None or body.get("choices") != []
+
+    def _read_usage(self, data: bytes) -> dict[str, Any] | None:
+        """The body, if it tells the usage."""
+        try:
+            body = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return None  # the client gets it as it is
+        usage = _usage_of(body)
+        if usage is None:
+            return None
+        self._reported = usage
+        assert isinstance(body, dict)
+        return body
+
+    def _complete(self, reported: Mapping[str, Any]) -> Usage:
+        """An explicit 0 is a count; only a missing one is estimated."""
+        num_prompt = _count_in(reported, "prompt_tokens", "input_tokens")
+        num_completion = _count_in(reported, "completion_tokens", "output_tokens")
+        details = reported.get("prompt_tokens_details") or reported.get("input_tokens_details")
+        num_cached = _count_in(details, "cached_tokens") if isinstance(details, dict) else None
+        is_estimated = num_prompt is None or (num_completion is None and self._num_estimated > 0)
+        num_prompt = self._num_prompt_tokens if num_prompt is None else num_prompt
+        num_completion = self._num_estimated if num_completion is None else num_completion
+        return Usage(num_prompt, min(num_cached or 0, num_prompt), num_completion, is_estimated)
+
+
+def _usage_of(body: object) -> Mapping[str, Any] | None:
+    """Of a body or event; the events of /responses have it in their response."""
+    if not isinstance(body, dict):
+        return None
+    usage = body.get("usage")
+    if isinstance(usage, dict):
+        return usage
+    return _usage_of(body.get("response"))
+
+
+def _count_in(usage: Mapping[str, Any], *names: str) -> int | None:
+    counts = (usage.get(name) for name in names)
+    return next((n for n in counts if type(n) is int and 0 <= n <= MAX_COUNT), None)

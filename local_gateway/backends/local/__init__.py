@@ -1,0 +1,1 @@
+"""A worker on this machine as a supervised child process."""

@@ -1,0 +1,1 @@
+"""RunPod endpoints: queues (jobs) and load balancers (HTTP)."""

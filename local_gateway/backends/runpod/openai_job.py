@@ -1,0 +1,113 @@
+"""OpenAI's API in a job: a call as a job's input, a job's output as an answer. Pure."""
+
+from typing import Any
+
+import orjson
+
+from local_gateway.backends.base import Call
+from local_gateway.config.settings import RunpodQueueTarget
+from local_gateway.errors import (
+    AnswerBrokenError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    PayloadTooLargeError,
+    TargetError,
+    TargetRefusedError,
+    UnsupportedMediaError,
+    one_line,
+)
+from local_gateway.wire import sse
+
+MAX_PAYLOAD_BYTES = 10_000_000  # of /run
+MAX_MESSAGE_CHARS = 300  # of an error text that is not ours
+FIELDS = ("data:", "event:", "id:", "retry:", ":")  # with which an event begins
+
+
+class JobFailedError(TargetRefusedError):
+    """The worker itself says what is wrong: with HTTP's status and OpenAI's error object."""
+
+
+def payload_of(call: Call, settings: RunpodQueueTarget) -> bytes:
+    """What is posted to /run. The body goes into it as it is.
+
+    Raises a RequestError for what a job cannot carry: other methods, other bodies than JSON, more than 10 MB.
+    """
+    policy = {
+        "executionTimeout": round(1000 * settings.execution_timeout),
+        "ttl": round(1000 * settings.ttl),
+    }
+    job_input = {"openai_route": f"/v1{call.path}", "openai_input": _body_of(call)}
+    payload = orjson.dumps({"input": job_input, "policy": policy})
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLargeError("The request is larger than the 10 MB that RunPod takes.")
+    return payload
+
+
+def _body_of(call: Call) -> object:
+    if call.method not in ("GET", "POST"):
+        raise MethodNotAllowedError(call.method, ("GET", "POST"))
+    if call.method == "GET":
+        return {}  # jobs are not told the method: an empty input means GET
+    if call.content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaError("This model takes only JSON.")
+    try:
+        orjson.loads(call.body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError("The request body is not valid JSON.") from error
+    return orjson.Fragment(call.body)
+
+
+def is_events(output: object) -> bool:
+    return isinstance(output, str) and output.lstrip().startswith(FIELDS)
+
+
+def events_of(outputs: list[object]) -> bytes:
+    """Pieces of text, joined: they may end within an event. An object is an event of its own."""
+    return b"".join(output.encode() if isinstance(output, str) else sse.encode(output) for output in outputs)
+
+
+def whole_of(outputs: list[object]) -> tuple[int, bytes]:
+    """Status and JSON of an answer that is not streamed: an object, or its text, perhaps in pieces."""
+    first = outputs[0]
+    if not isinstance(first, str):
+        return _status_of(first), orjson.dumps(first)
+    text = events_of(outputs)
+    try:
+        return _status_of(orjson.loads(text)), text
+    except orjson.JSONDecodeError as error:
+        raise AnswerBrokenError("What the worker answered is neither JSON nor a stream of events.") from error
+
+
+def _status_of(output: object) -> int:
+    """200, but for errors as older workers give them: {"object": "error", "message": ..., "code": 404}."""
+    if not isinstance(output, dict):
+        return 200
+    if isinstance(output.get("error"), dict) and (error := sse.error_in(output)):
+        return error[0]
+    if output.get("object") == "error":
+        code = output.get("code")
+        return code if isinstance(code, int) and 400 <= code <= 599 else 500
+    return 200
+
+
+def failure_of(error: object) -> TargetError:
+    """Of a failed job's error. JobFailedError if it is OpenAI's, as our worker writes it; else one line of it."""
+    body = _parse(error)
+    if isinstance(body, dict) and isinstance(body.get("error"), dict) and (told := sse.error_in(body)):
+        return JobFailedError(*told)
+    text = body.get("error_message") or body.get("error") if isinstance(body, dict) else error
+    return TargetError(f"The worker failed: {_clean(str(text or 'it does not say why.'))}")
+
+
+def _parse(error: object) -> Any:
+    try:
+        return orjson.loads(error) if isinstance(error, str) else error
+    except orjson.JSONDecodeError:
+        return error
+
+
+def _clean(text: str) -> str:
+    """One line; of a traceback the last, which names the error."""
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    line = lines[-1] if any(line.startswith("Traceback (") for line in lines) else lines[0]
+    return one_line(line)[:MAX_MESSAGE_CHARS]

@@ -1,0 +1,143 @@
+"""A queue endpoint of RunPod: a request becomes a job, the job's output the answer.
+
+Status and headers are known with the first output: text that begins like an event is a stream, anything else a whole
+answer. An answer that is not read to its end cancels the job, and so does a cancelled `open`.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+
+import orjson
+
+from local_gateway.backends.base import Call, Health, Upstream
+from local_gateway.backends.http import HttpClient
+from local_gateway.backends.openai import HEALTH_TIMEOUT, OpenAIBackend
+from local_gateway.backends.runpod.api_types import JobUnknownError
+from local_gateway.backends.runpod.client import RunpodClient
+from local_gateway.backends.runpod.job import RunpodJob
+from local_gateway.backends.runpod.openai_job import JobFailedError, events_of, is_events, payload_of, whole_of
+from local_gateway.config.settings import OpenAITarget, RunpodQueueTarget
+from local_gateway.errors import AnswerBrokenError, TargetError
+from local_gateway.wire import sse
+from local_gateway.wire.answer import ExecutionStats
+
+EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
+JSON = {"content-type": "application/json"}
+END = b"\ndata: [DONE]"
+
+
+class JobAnswer:
+    """An answer of a job that has begun."""
+
+    worker_id = ""  # a queue does not let us choose
+
+    def __init__(self, job: RunpodJob, status: int, headers: Mapping[str, str], begun: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self._job = job
+        self._begun = begun
+        self._is_over = headers is JSON
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece, self._begun = self._begun or await self._more(), b""
+        if not piece:
+            raise StopAsyncIteration
+        if (b"\n" + piece.rstrip()).endswith(END):
+            self._is_over = True
+            self._job.finish()
+        return piece
+
+    async def _more(self) -> bytes:
+        return b"" if self._is_over else events_of(await self._job.more())
+
+    async def aclose(self) -> None:
+        self._job.leave()
+
+    async def settle(self) -> ExecutionStats:
+        return await self._job.settle()
+
+
+class RunpodQueueBackend:
+    """Knows an endpoint. `api: openai` goes another way to it, on which jobs cannot be seen."""
+
+    def __init__(self, settings: RunpodQueueTarget, http: HttpClient, client: RunpodClient | None = None) -> None:
+        self._settings = settings
+        self._client = client or RunpodClient(settings, http)
+        self._openai = _openai_backend(settings, http) if settings.api == "openai" else None
+
+    async def open(self, call: Call) -> Upstream:
+        """Raises TargetError, and a RequestError for what a job cannot carry."""
+        if self._openai is not None:
+            return await self._openai.open(call)
+        payload, begun = payload_of(call, self._settings), self._client.clock()
+        job = RunpodJob(self._client, await self._client.run(payload), begun)
+        try:
+            return await _answer_of(job)
+        except BaseException:
+            job.leave()
+            raise
+
+    async def health(self) -> Health:
+        """Asks the platform, not a worker: none is started by it."""
+        try:
+            return _health_of(await self._client.health(HEALTH_TIMEOUT))
+        except JobUnknownError:
+            return Health(False, "RunPod does not know the endpoint.")
+        except TargetError as error:
+            return Health(False, str(error))
+
+    async def aclose(self) -> None:
+        """Returns when what must be cancelled is cancelled; in 20 s at most."""
+        await self._client.aclose()
+
+
+async def _answer_of(job: RunpodJob) -> JobAnswer:
+    """Waits for the first output, or for the whole answer where it is no stream."""
+    try:
+        outputs = await job.more()
+    except JobFailedError as error:
+        return JobAnswer(job, error.status, JSON, orjson.dumps({"error": error.error}))
+    if not outputs:
+        raise AnswerBrokenError("RunPod says that the job is completed, but there is no answer.")
+    if is_events(outputs[0]):
+        return _stream_of(job, events_of(outputs))
+    while isinstance(outputs[0], str) and (more := await job.more()):
+        outputs += more
+    status, body = whole_of(outputs)
+    job.finish()
+    return JobAnswer(job, status, JSON, body)
+
+
+def _stream_of(job: RunpodJob, begun: bytes) -> JobAnswer:
+    """A stream that begins with an error is none: the client gets the status that the worker means."""
+    if error := sse.error_of(sse.split_events(begun)[0]):
+        job.finish()
+        return JobAnswer(job, error[0], JSON, orjson.dumps({"error": error[1]}))
+    return JobAnswer(job, 200, EVENTS, begun)
+
+
+def _openai_backend(settings: RunpodQueueTarget, http: HttpClient) -> OpenAIBackend:
+    base_url = f"{settings.base_url.rstrip('/')}/{settings.endpoint_id}/openai/v1"
+    return OpenAIBackend(OpenAITarget(type="openai", base_url=base_url, api_key=settings.api_key), http)
+
+
+def _health_of(body: dict[str, object]) -> Health:
+    """Workers that run or are idle answer at once; `initializing` ones soon."""
+    workers, jobs = _counts(body.get("workers")), _counts(body.get("jobs"))
+    names = {"running": "running", "idle": "idle", "initializing": "starting", "throttled": "throttled",
+             "unhealthy": "unhealthy"}  # fmt: skip
+    told = [f"{workers[name]} {word}" for name, word in names.items() if workers.get(name)]
+    num_queued = jobs.get("inQueue", 0)
+    return Health(
+        True,
+        f"workers: {', '.join(told) or 'none'}; jobs in the queue: {num_queued}",
+        num_ready_workers=workers.get("running", 0) + workers.get("idle", 0),
+        num_starting_workers=workers.get("initializing", 0),
+        num_queued=num_queued,
+    )
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {name: count for name, count in value.items() if isinstance(count, int)} if isinstance(value, dict) else {}

@@ -1,0 +1,58 @@
+"""`python -m local_gateway check`: the configuration is read, every target is asked how it is; a table shows it."""
+
+import argparse
+import asyncio
+import sys
+from functools import partial
+from typing import NamedTuple
+
+from local_gateway.backends.base import Health
+from local_gateway.backends.http import HttpClient
+from local_gateway.commands.table import Listing
+from local_gateway.config.settings import GatewaySettings
+from local_gateway.gateway import Targets, backend_for, build_targets, close, distinct
+
+COLUMNS = ("target", "models", "state", "detail")
+
+
+class Finding(NamedTuple):
+    target: str
+    models: tuple[str, ...]  # that it answers for
+    health: Health
+
+
+def run(_: argparse.Namespace, settings: GatewaySettings) -> int:
+    """The exit status: 1 if any target is bad. Of wrong settings whoever read them has told already."""
+    return report(asyncio.run(check(settings)))
+
+
+def report(findings: list[Finding]) -> int:
+    """Print them; the exit status of that."""
+    rows = [
+        (target, ", ".join(models), "ok" if health.is_ok else "bad", health.detail)
+        for target, models, health in findings
+    ]
+    Listing(COLUMNS, rows).print_table(sys.stdout)
+    return 0 if all(finding.health.is_ok for finding in findings) else 1
+
+
+async def check(settings: GatewaySettings) -> list[Finding]:
+    """Starts no worker on this machine, and sends no target a request that costs."""
+    http = HttpClient(settings.timeouts)
+    try:
+        return await ask(build_targets(settings, partial(backend_for, http=http)))
+    finally:
+        await http.aclose()
+
+
+async def ask(targets: Targets) -> list[Finding]:
+    """All of them at once; they are closed then."""
+    each = distinct(targets)
+    try:
+        healths = await asyncio.gather(*(target.backend.health() for target in each))
+    finally:
+        await asyncio.gather(*(close(target) for target in each))
+    return [
+        Finding(target.name, tuple(name for name, group in targets.items() if target in group), health)
+        for target, health in zip(each, healths, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""gateway.yaml and the environment: read, validated, explained, reloaded."""

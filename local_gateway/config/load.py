@@ -1,0 +1,174 @@
+"""Where the settings come from: gateway.yaml, or the environment alone. The one reader of both.
+
+The environment is an argument. A variable that is empty counts as unset.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from pydantic import SecretStr, ValidationError
+
+from local_gateway.config.messages import explain
+from local_gateway.config.settings import GatewaySettings, LocalTarget
+from local_gateway.config.variables import substitute
+from local_gateway.config.yaml_document import Document, Place, parse
+from local_gateway.errors import ConfigError
+
+Environ = Mapping[str, str]
+
+FILE_NAME = "gateway.yaml"
+DATABASE = Path("gguf-on-runpod") / "gateway.db"
+OVERRIDES: dict[str, Place] = {
+    "GATEWAY_HOST": ("server", "host"),
+    "GATEWAY_PORT": ("server", "port"),
+    "GATEWAY_REQUIRE_KEYS": ("server", "require_keys"),
+    "GATEWAY_DATABASE_URL": ("database", "url"),
+    "GATEWAY_LOG_LEVEL": ("log", "level"),
+}
+RUNPOD_TYPES = {"": "runpod_queue", "queue": "runpod_queue", "lb": "runpod_lb"}  # of RUNPOD_ENDPOINT_TYPE
+OPENAI_MODELS = (
+    *("gpt-*", "chatgpt-*", "codex-*", "o1*", "o3*", "o4*", "ft:*", "text-embedding-*"),
+    *("omni-moderation-*", "dall-e-*", "whisper-*", "tts-*", "sora-*"),
+)
+ANY_MODEL = ("*",)  # of a server that speaks OpenAI's API: its names are its own
+OPENAI = "https://api.openai.com/"
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+
+def find_file(option: str | None, environ: Environ, folder: Path = Path()) -> Path | None:
+    """Which file is meant: --config, GATEWAY_CONFIG, or gateway.yaml in the folder. None: the environment alone."""
+    if named := option or environ.get("GATEWAY_CONFIG"):
+        return Path(named)
+    return folder / FILE_NAME if (folder / FILE_NAME).exists() else None
+
+
+def read(path: Path | None, environ: Environ) -> GatewaySettings:
+    """The settings of this file, or of the environment alone. Raises ConfigError."""
+    return load(path, environ) if path else from_environment(environ)
+
+
+def load(path: Path, environ: Environ) -> GatewaySettings:
+    """Read gateway.yaml. Raises ConfigError with one line for each mistake: file, line, key and reason."""
+    document = parse(_text_of(path), str(path), partial(substitute, environ=environ))
+    if not isinstance(document.data, dict | None):
+        raise ConfigError(f"{path} line 1: the file must have keys: models, server, ...")
+    return _validate(document, environ)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: byte {error.start + 1} is wrong") from None
+
+
+def from_environment(environ: Environ) -> GatewaySettings:
+    """RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID make `llama`, OPENAI_API_KEY makes OpenAI's models; else there is the demo.
+
+    Raises ConfigError that names the variable.
+    """
+    models: dict[str, Any] = {}
+    variables: dict[Place, str] = {}
+    for names, target, of_target in (_runpod(environ), _openai(environ)):
+        for name in names:
+            models[name] = {"targets": [target]}
+            variables |= {("models", name, "targets", 0, key): variable for key, variable in of_target.items()}
+    models = models or {"llama": {"targets": [{"type": "local"}]}}
+    return _validate(Document({"models": models}, variables=variables), environ)
+
+
+_Found = tuple[tuple[str, ...], dict[str, str], dict[str, str]]  # models, their target, and which variable set what
+
+
+def _runpod(environ: Environ) -> _Found:
+    variables = {"api_key": "RUNPOD_API_KEY", "endpoint_id": "RUNPOD_ENDPOINT_ID", "base_url": "RUNPOD_BASE_URL"}
+    values = _set_ones(variables, environ)
+    if not values.keys() & {"api_key", "endpoint_id"}:
+        return (), {}, {}
+    for key, other in (("api_key", "endpoint_id"), ("endpoint_id", "api_key")):
+        if key not in values:
+            raise ConfigError(f"{variables[other]} is set and {variables[key]} is not: set both, or none of them")
+    endpoint_type = environ.get("RUNPOD_ENDPOINT_TYPE", "")
+    if endpoint_type not in RUNPOD_TYPES:
+        raise ConfigError("RUNPOD_ENDPOINT_TYPE: must be `queue` or `lb`")
+    return ("llama",), {"type": RUNPOD_TYPES[endpoint_type], **values}, variables
+
+
+def _openai(environ: Environ) -> _Found:
+    variables = {
+        "api_key": "OPENAI_API_KEY",
+        "base_url": "OPENAI_BASE_URL",
+        "organization": "OPENAI_ORG_ID",
+        "project": "OPENAI_PROJECT_ID",
+    }
+    values = _set_ones(variables, environ)
+    if not values.keys() & {"api_key", "base_url"}:
+        return (), {}, {}
+    is_openai = values.get("base_url", OPENAI).startswith(OPENAI)
+    return OPENAI_MODELS if is_openai else ANY_MODEL, {"type": "openai", **values}, variables
+
+
+def _set_ones(variables: Mapping[str, str], environ: Environ) -> dict[str, str]:
+    return {key: value for key, variable in variables.items() if (value := environ.get(variable))}
+
+
+def _validate(document: Document, environ: Environ) -> GatewaySettings:
+    document = _overridden(document, environ)
+    try:
+        settings = GatewaySettings.model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, document)) from None
+    if settings.database.url:
+        return settings
+    database = settings.database.model_copy(update={"url": default_database_url(environ)})
+    return settings.model_copy(update={"database": database})
+
+
+def _overridden(document: Document, environ: Environ) -> Document:
+    """With what GATEWAY_* say instead. A section without any key is as one that is not there."""
+    given = document.data if isinstance(document.data, dict) else {}
+    data = {key: copy.copy(value) for key, value in given.items() if value is not None}
+    variables = dict(document.variables)
+    for variable, place in OVERRIDES.items():
+        section = data.setdefault(place[0], {}) if environ.get(variable) else None
+        if isinstance(section, dict):
+            section[place[1]] = environ[variable]
+            variables[place] = variable
+    return Document(data, document.name, document.lines, variables)
+
+
+def default_database_url(environ: Environ) -> str:
+    """In ${XDG_DATA_HOME:-~/.local/share}; whoever opens it makes the folder."""
+    folder = Path(environ.get("XDG_DATA_HOME", ""))
+    if not folder.is_absolute():  # the standard of these folders has them ignored
+        folder = Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    return f"sqlite:///{folder / DATABASE}"
+
+
+def secrets_of(settings: GatewaySettings) -> frozenset[str]:
+    """Every secret in the settings, in each form in which it could come into a log."""
+    return frozenset(secret for secret in _secrets(settings) if secret)
+
+
+def _secrets(settings: GatewaySettings) -> Iterator[str]:
+    for target in (target for model in settings.models.values() for target in model.targets):
+        for _, value in target:
+            if isinstance(value, SecretStr):
+                yield value.get_secret_value()
+        if isinstance(target, LocalTarget):
+            yield from (value for name, value in target.env.items() if any(word in name for word in SECRET_WORDS))
+        else:
+            yield from _password(target.base_url)
+    yield from _password(settings.database.url)
+
+
+def _password(url: str) -> tuple[str, ...]:
+    match = re.match(r"[^/]*//[^/:]*:(.*)@", url)
+    return (match[1], unquote(match[1])) if match else ()

@@ -1,0 +1,1 @@
+"""What arrives from clients and what is written back: limits, headers, bodies, disconnects. Knows no targets."""

@@ -1,0 +1,1 @@
+"""Which target answers: routes, retries, failover, circuit breakers, cold-start fallback."""

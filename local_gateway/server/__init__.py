@@ -1,0 +1,1 @@
+"""One running gateway: its socket, its routes, and the main line of one request."""

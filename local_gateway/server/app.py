@@ -1,0 +1,125 @@
+"""The gateway as an ASGI application: one table of routes, one list of middleware."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from local_gateway.config.settings import ServerSettings
+from local_gateway.edge.browser_guard import BrowserGuard
+from local_gateway.edge.openapi import DOCUMENT
+from local_gateway.errors import ErrorResponse, MethodNotAllowedError, to_response
+from local_gateway.gateway import Gateway, distinct
+from local_gateway.server.exchange import Exchange
+from local_gateway.telemetry.metrics import CONTENT_TYPE
+
+PAGE_METHODS = ("GET", "HEAD")
+Handler = Callable[[Gateway, Request], Awaitable[Response]]
+
+
+def create_app(gateway: Gateway) -> ASGIApp:
+    server = gateway.live.settings.server
+    pages = {
+        "/healthz": healthz,
+        "/readyz": readyz,
+        "/metrics": metrics,
+        "/openapi.json": openapi,
+        "/models": models,
+        "/models/{model:path}": model,
+    }
+    app = Starlette(
+        routes=[Route(prefix + path, Page(gateway, page)) for path, page in pages.items() for prefix in ("", "/v1")],
+        middleware=[
+            *_cors(server),
+            Middleware(BrowserGuard, server=server, asks_for_keys=lambda: gateway.auth.needs_key),
+        ],
+    )
+    app.router.redirect_slashes = False
+    app.router.default = Api(gateway)  # no pattern of a route matches every path
+    return app
+
+
+def _cors(server: ServerSettings) -> list[Middleware]:
+    if not server.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(server.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "x-gateway-target", "x-gateway-cache", "retry-after"],
+        )
+    ]
+
+
+class Api:
+    """Everything of OpenAI's API that a target answers."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await Exchange(self._gateway, scope, receive, send).run()
+
+
+class Page:
+    """What the gateway answers itself."""
+
+    def __init__(self, gateway: Gateway, handler: Handler) -> None:
+        self._gateway = gateway
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            if request.method not in PAGE_METHODS:
+                raise MethodNotAllowedError(request.method, PAGE_METHODS)
+            response = await self._handler(self._gateway, request)
+        except Exception as error:
+            response = _error(to_response(error))
+        await response(scope, receive, send)
+
+
+def _error(error: ErrorResponse) -> Response:
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def healthz(gateway: Gateway, request: Request) -> Response:
+    """The process answers."""
+    return JSONResponse({"status": "ok"})
+
+
+async def readyz(gateway: Gateway, request: Request) -> Response:
+    """Keys are known, and there is a target that is not known to be broken."""
+    states = {target.breaker.state for target in distinct(gateway.live.targets)}
+    is_ready = gateway.auth.is_ready and not states <= {"open", "config_error"}
+    return JSONResponse({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
+
+
+async def metrics(gateway: Gateway, request: Request) -> Response:
+    """Names of models and targets are in it, so it asks for a key where the gateway does."""
+    gateway.auth.authenticate(request.scope["headers"])
+    return Response(gateway.exposition(), media_type=CONTENT_TYPE)
+
+
+async def openapi(gateway: Gateway, request: Request) -> Response:
+    return JSONResponse(DOCUMENT)
+
+
+async def models(gateway: Gateway, request: Request) -> Response:
+    principal = gateway.auth.authenticate(request.scope["headers"])
+    return JSONResponse({"object": "list", "data": await gateway.live.models.all(principal)})
+
+
+async def model(gateway: Gateway, request: Request) -> Response:
+    name = request.path_params["model"].rstrip("/")
+    if not name:
+        return await models(gateway, request)
+    principal = gateway.auth.authenticate(request.scope["headers"])
+    return JSONResponse(gateway.live.models.one(principal, name))

@@ -1,0 +1,141 @@
+"""One request of a client, from its headers to its usage record.
+
+The main line is `_serve`: authenticate, read, route, admit, answer, reply. Whatever happens on the way, there is one
+reply if anybody is there to get it, and one record if it is known who asked.
+"""
+
+import asyncio
+import uuid
+
+from starlette.types import Receive, Scope, Send
+
+from local_gateway.accounts.auth import Principal
+from local_gateway.accounts.pricing import Estimate, estimate
+from local_gateway.accounts.usage import UsageMeter
+from local_gateway.edge.client_request import ClientRequest, parse_body, require_model
+from local_gateway.edge.disconnect import DisconnectWatch
+from local_gateway.edge.request import ClientLeftError, api_method, api_path, forwarded_headers, header, read_body
+from local_gateway.edge.response import Reply
+from local_gateway.errors import RouteNotFoundError
+from local_gateway.gateway import Gateway
+from local_gateway.routing.cold_start import abandon
+from local_gateway.routing.router import Route, not_found
+from local_gateway.server.request_accounting import RequestAccounting
+from local_gateway.telemetry.logs import request_id_var
+from local_gateway.wire.answer import Answer
+
+
+class Exchange:
+    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway = gateway
+        self._live = gateway.live  # a reload does not change what has begun
+        self._scope = scope
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._receive = receive
+        self._request_id = f"req_{uuid.uuid4().hex}"
+        self._reply = Reply(send, {"x-request-id": self._request_id})
+        self._account = RequestAccounting(self._request_id, scope["path"])
+        self._forwarded = forwarded_headers(self._headers)
+        self._span = gateway.tracer.begin(self._forwarded)
+
+    async def run(self) -> None:
+        request_id_var.set(self._request_id)
+        try:
+            with self._gateway.place():
+                await self._serve()
+        except ClientLeftError:
+            self._account.outcome = "ok" if self._reply.is_complete else "client_left"
+        except Exception as error:
+            self._account.failed(error)
+            await self._reply.error(error)
+        finally:
+            try:
+                await self._account.settle()
+            finally:  # also if the gateway is stopped meanwhile
+                self._record()
+
+    def _record(self) -> None:
+        record = self._account.close(self._reply)
+        self._span.end(record)
+        self._gateway.request_ended(record, is_known=self._account.principal is not None)
+
+    async def _serve(self) -> None:
+        principal = self._account.principal = self._gateway.auth.authenticate(self._headers)
+        request = self._account.request = await self._read()
+        route = self._account.route = self._find_route(principal, request)
+        guess = self._estimate(route, request)
+        admission = self._account.admission = self._gateway.limiter.admit(principal.key, guess)
+        self._reply.headers |= admission.headers
+        meter = self._account.meter = UsageMeter(
+            request.path, wants_usage_chunk=request.wants_usage, num_prompt_tokens=guess.num_prompt_tokens
+        )
+        async with DisconnectWatch(self._receive):
+            answer = self._account.answer = await self._open(principal, route, request)
+            try:
+                self._reply.headers |= _origin_headers(answer)
+                await self._reply.answer(answer, meter)
+            finally:
+                await answer.aclose()
+
+    async def _read(self) -> ClientRequest:
+        path = api_path(self._scope)
+        method = api_method(self._scope, path)
+        server = self._live.settings.server
+        raw = await read_body(
+            self._headers, self._receive, max_bytes=server.max_body_bytes, timeout=server.body_timeout
+        )
+        content_type = header(self._headers, b"content-type")
+        request = ClientRequest(
+            path=path,
+            method=method,
+            query=self._scope["query_string"].decode("latin-1"),
+            raw=raw,
+            body=parse_body(raw, content_type, path),
+            content_type=content_type,
+            headers={**self._forwarded, **self._span.headers()},
+            request_id=self._request_id,
+        )
+        require_model(request)
+        return request
+
+    def _find_route(self, principal: Principal, request: ClientRequest) -> Route:
+        """Raises ModelNotFoundError, RouteNotFoundError."""
+        if request.model:
+            route = self._live.router.resolve(request.model)
+            if not principal.may_use(request.model):
+                raise not_found(request.model)
+            return route
+        other = self._live.router.route_without_model()
+        if other is None or (principal.key is not None and principal.key.models):
+            raise RouteNotFoundError("There is nothing at this address.")
+        return other
+
+    def _estimate(self, route: Route, request: ClientRequest) -> Estimate:
+        prices = (target.settings.price for each in (route, *route.fallbacks) for target in each.targets)
+        return estimate(request.path, request.raw, request.body or {}, prices)
+
+    async def _open(self, principal: Principal, route: Route, request: ClientRequest) -> Answer:
+        """The answer. A stream that must wait for it is opened before, and kept alive."""
+        no_store = "no-store" in header(self._headers, b"cache-control").lower()
+        answering = self._live.answer(route, request, principal.id, no_store=no_store)
+        if not request.is_stream:
+            return await answering
+        task = asyncio.create_task(answering)
+        try:
+            await asyncio.wait([task], timeout=self._live.settings.timeouts.commit)
+            if not task.done():
+                await self._reply.open_stream()
+            while not task.done():
+                await self._reply.keep_alive()
+                await asyncio.wait([task], timeout=self._live.settings.timeouts.keep_alive)
+            return task.result()
+        except asyncio.CancelledError:
+            await abandon([task])
+            raise
+
+
+def _origin_headers(answer: Answer) -> dict[str, str]:
+    headers = {"x-gateway-target": answer.origin.target}
+    if answer.origin.sharing:
+        headers["x-gateway-cache"] = answer.origin.sharing
+    return headers

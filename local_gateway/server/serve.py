@@ -1,0 +1,205 @@
+"""`python -m local_gateway`: a gateway on a socket, from the first look at the keys to the last answer."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from local_gateway.accounts.auth import Authenticator
+from local_gateway.accounts.limiter import Limiter
+from local_gateway.config.reload import ConfigWatcher
+from local_gateway.config.settings import GatewaySettings, ServerSettings
+from local_gateway.edge.head_limits import BoundedHttpProtocol
+from local_gateway.errors import ConfigError
+from local_gateway.gateway import Gateway
+from local_gateway.server.app import create_app
+from local_gateway.server.banner import greeting
+from local_gateway.storage.store import Store
+from local_gateway.storage.sync import Snapshot
+from local_gateway.storage.writer import StoreWriter
+from local_gateway.telemetry.tracing import Tracer
+
+log = logging.getLogger(__name__)
+
+KEYS_SECONDS = 5.0  # how long the start waits for the database
+FLUSH_SECONDS = 10.0  # how long the end waits for it
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections
+BACKLOG = 2048
+
+
+async def serve(
+    settings: GatewaySettings, source: Path | None, read: Callable[[], GatewaySettings], tracer: Tracer
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what runs. `source` is the file that `read` reads, if there is one.
+
+    Raises ConfigError if the address cannot be had, or must not be had without keys.
+    """
+    stopping = Stopping()
+    auth = Authenticator(require_keys=settings.server.require_keys, clock=time.time)
+    limiter = Limiter(time.time)
+    url = settings.database.url
+    writer = StoreWriter(lambda known: Store(url, known), keep_usage=settings.database.keep_usage)
+    listener = listen(settings.server)
+    async with _keys(auth, limiter, writer):
+        refuse_open_door(settings.server, auth)
+        gateway = Gateway(settings, auth, limiter, writer, tracer=tracer)
+        try:
+            async with _watched(settings, source, read, gateway):
+                await _run(gateway, listener, stopping)
+        finally:
+            await gateway.aclose()
+            await asyncio.to_thread(tracer.close)
+
+
+@contextlib.asynccontextmanager
+async def _keys(auth: Authenticator, limiter: Limiter, writer: StoreWriter) -> AsyncIterator[None]:
+    """Around all requests: who may send them is known before the first, and the last is recorded after it."""
+    known = asyncio.Event()
+
+    def publish(snapshot: Snapshot) -> None:
+        auth.update(snapshot.keyring)
+        limiter.refresh(snapshot.spends, snapshot.stored)
+        known.set()
+
+    writer.start(publish)
+    try:
+        with contextlib.suppress(TimeoutError):  # then requests are refused until they are known
+            async with asyncio.timeout(KEYS_SECONDS):
+                await known.wait()
+        yield
+    finally:
+        await asyncio.to_thread(writer.close, FLUSH_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _watched(
+    settings: GatewaySettings, source: Path | None, read: Callable[[], GatewaySettings], gateway: Gateway
+) -> AsyncIterator[None]:
+    """Around a gateway whose configuration may change."""
+    if source is None:
+        yield
+        return
+
+    def apply(new: GatewaySettings) -> None:
+        gateway.reload(new)
+        logging.getLogger().setLevel(new.log.level)
+
+    watching = asyncio.create_task(ConfigWatcher(source, settings, read, apply).run())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+class Stopping:
+    """SIGTERM and SIGINT, from the first moment: the first one asks to finish, the second to stop at once."""
+
+    def __init__(self) -> None:
+        self.is_asked = asyncio.Event()
+        self.is_urgent = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._ask)
+
+    def _ask(self) -> None:
+        if self.is_asked.is_set():
+            self.is_urgent.set()
+        self.is_asked.set()
+
+
+async def _run(gateway: Gateway, listener: socket.socket, stopping: Stopping) -> None:
+    server = _Server(_config(gateway), lambda: _greet(gateway, listener))
+    gateway.start()
+    serving = asyncio.create_task(server.serve([listener]))
+    passing_on = asyncio.create_task(_pass_on(stopping, server))
+    try:
+        await serving
+    finally:
+        passing_on.cancel()
+
+
+async def _pass_on(stopping: Stopping, server: uvicorn.Server) -> None:
+    await stopping.is_asked.wait()
+    server.should_exit = True
+    await stopping.is_urgent.wait()
+    server.force_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which says when it listens, and leaves the signals to us."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(gateway: Gateway) -> uvicorn.Config:
+    server = gateway.live.settings.server
+    return uvicorn.Config(
+        create_app(gateway),
+        http=BoundedHttpProtocol,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(server.drain),
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+
+
+def _greet(gateway: Gateway, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    sys.stdout.write(greeting(gateway.live.settings, host, port))
+    sys.stdout.flush()
+
+
+def listen(server: ServerSettings) -> socket.socket:
+    """Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"Cannot listen at {server.host} port {server.port}: {error.strerror}.") from error
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def refuse_open_door(server: ServerSettings, auth: Authenticator) -> None:
+    """Raises ConfigError where others could use this gateway, and the money behind it, without a key."""
+    if auth.needs_key or server.insecure or _is_loopback(server.host):
+        return
+    if not auth.is_ready:
+        raise ConfigError("Others can reach this address, and the database, where the keys are, cannot be read.")
+    raise ConfigError(
+        f"Others can reach {server.host}, and there are no keys. Make one: python -m local_gateway keys create NAME; "
+        "or set server.require_keys; or allow it with --insecure."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

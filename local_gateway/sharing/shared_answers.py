@@ -1,0 +1,167 @@
+"""Answers shared between requests: kept ones, and those on their way. By default nothing is; a model's settings say so.
+
+What is the same request, and which of them have the same answer each time, is decided here.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Any
+
+import orjson
+
+from local_gateway.config.settings import CacheSettings, ModelSettings, Scope
+from local_gateway.edge.client_request import ClientRequest
+from local_gateway.edge.request import MODEL_PATHS
+from local_gateway.errors import InvalidRequestError
+from local_gateway.sharing.coalescer import Coalescer
+from local_gateway.sharing.response_cache import ResponseCache
+from local_gateway.sharing.shared_call import Make
+from local_gateway.wire.answer import Answer
+
+EMBEDDINGS, RESPONSES = "/embeddings", "/responses"
+# They say who asks, not what. The Responses API repeats them in its answers, so there they count.
+ABOUT_THE_CLIENT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
+SHAPING_HEADERS = ("openai-beta",)  # of those that targets see
+EVERYBODY = ""  # where a team shares; no key has this id
+
+
+def digest(request: ClientRequest) -> str:
+    """Equal for requests that ask for the same. The order of fields counts only where a model may see it.
+
+    Raises InvalidRequestError if the body is nested too deeply.
+    """
+    body = {name: value for name, value in (request.body or {}).items() if _counts(name, value, request.path)}
+    headers = [request.headers.get(name, "") for name in SHAPING_HEADERS]
+    try:
+        if "messages" in body:
+            body["messages"] = orjson.Fragment(orjson.dumps(body["messages"], option=orjson.OPT_SORT_KEYS))
+        fingerprint = orjson.dumps(
+            [request.path, request.query, headers, sorted(body.items(), key=lambda item: item[0])]
+        )
+    except orjson.JSONEncodeError:
+        raise InvalidRequestError("The body of your request is nested too deeply.") from None
+    return hashlib.sha256(fingerprint).hexdigest()
+
+
+def _counts(name: str, value: object, path: str) -> bool:
+    if name in ABOUT_THE_CLIENT:
+        return path == RESPONSES
+    if name == "stream":
+        return bool(value)
+    if name == "stream_options":  # targets are always asked for the usage, and the client is shown what it asked for
+        return isinstance(value, dict) and bool(value.keys() - {"include_usage"})
+    return True
+
+
+def is_shareable(request: ClientRequest) -> bool:
+    """Whether a second answer would differ from the first by chance alone: nothing is stored, run or continued."""
+    if request.method != "POST" or request.path not in MODEL_PATHS or not request.body:
+        return False
+    body = request.body
+    store = body.get("store")
+    is_stored = request.path == RESPONSES if store is None else store
+    return not (is_stored or body.get("background") or body.get("conversation"))
+
+
+def is_deterministic(request: ClientRequest) -> bool:
+    """Whether a second answer would be the same, as far as its request can say."""
+    body: Mapping[str, Any] = request.body or {}
+    if request.path == EMBEDDINGS:
+        return True
+    if body.get("n") not in (None, 1) or "web_search_options" in body or _has_hosted_tools(body.get("tools")):
+        return False
+    return body.get("temperature") == 0 or body.get("seed") is not None
+
+
+def _has_hosted_tools(tools: object) -> bool:
+    """Tools that the target itself runs, like a search, whose results change."""
+    named = [tool.get("type") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return any(kind not in ("function", "custom") for kind in named)
+
+
+class SharedAnswers:
+    """The shared answers of all models. A model whose settings change begins anew."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._models: dict[str, _ModelAnswers] = {}
+
+    async def answer(
+        self,
+        settings: ModelSettings,
+        *,
+        alias: str,
+        scope: str,
+        request: ClientRequest,
+        no_store: bool,
+        make: Make,
+        own_targets: Collection[str] | None = None,
+    ) -> Answer:
+        """An answer that is kept or on its way, else the one that `make` makes; `origin.sharing` says which.
+
+        `alias` is the model's configured name, `scope` who asks. With `no_store` the client wants nothing shared.
+        `own_targets` are the names of the targets whose answers may be kept, which those of stand-ins should not be;
+        None: all. Of `make` and of `origin.sharing` the same holds as in `Coalescer.join`. Raises what `make` raises,
+        and InvalidRequestError.
+        """
+        if no_store or not (settings.cache or settings.coalesce) or not is_shareable(request):
+            return await make()
+        return await self._of(alias, settings).answer(scope, request, make, own_targets)
+
+    def forget_except(self, aliases: Collection[str]) -> None:
+        """Models that are not configured any more."""
+        self._models = {alias: model for alias, model in self._models.items() if alias in aliases}
+
+    def _of(self, alias: str, settings: ModelSettings) -> "_ModelAnswers":
+        model = self._models.get(alias)
+        if model is None or not model.is_for(settings):
+            model = self._models[alias] = _ModelAnswers(settings, self._clock)
+        return model
+
+
+class _ModelAnswers:
+    """Those of one model."""
+
+    def __init__(self, settings: ModelSettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._cache = ResponseCache(settings.cache or CacheSettings(), clock)
+        self._coalescer = Coalescer()
+
+    def is_for(self, settings: ModelSettings) -> bool:
+        if settings is not self._settings and settings != self._settings:
+            return False
+        self._settings = settings  # next time they need not be compared
+        return True
+
+    async def answer(
+        self, scope: str, request: ClientRequest, make: Make, own_targets: Collection[str] | None
+    ) -> Answer:
+        keeps, shares = self._settings.cache, self._settings.coalesce
+        keeps = keeps if is_deterministic(request) else None
+        if not (keeps or shares):
+            return await make()
+        fingerprint = digest(request)
+        if keeps:
+            key = (_within(keeps.scope, scope), fingerprint)
+            if (hit := self._cache.find(key)) is not None:
+                return hit
+            make = self._recorded(key, request.path, make, own_targets)
+        if shares:
+            return await self._coalescer.join((_within(shares, scope), fingerprint), make)
+        answer = await make()
+        answer.origin.sharing = "miss"
+        return answer
+
+    def _recorded(self, key: Hashable, path: str, make: Make, own_targets: Collection[str] | None) -> Make:
+        async def make_and_record() -> Answer:
+            answer = await make()
+            if own_targets is not None and answer.origin.target not in own_targets:
+                return answer
+            return await self._cache.record(key, path, answer)
+
+        return make_and_record
+
+
+def _within(scope: Scope, who: str) -> str:
+    return who if scope == "key" else EVERYBODY

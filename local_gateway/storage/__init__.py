@@ -1,0 +1,1 @@
+"""Keys and usage in SQLite or PostgreSQL, written by one thread."""

@@ -1,0 +1,142 @@
+"""One step of keeping database and gateway in step: store what waits, read what has changed. No thread, no waiting."""
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from local_gateway.accounts.keys import Keyring
+from local_gateway.accounts.spend import Spends
+from local_gateway.accounts.usage import UsageRecord
+from local_gateway.storage.database import RefusedRowError
+from local_gateway.storage.queue import UsageQueue
+from local_gateway.storage.store import Known, Store, spends_of
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 500  # records in one transaction
+REFRESH_SECONDS = 1.0  # after which other processes' keys and spending are seen
+FORGET_SECONDS = 3600.0
+
+
+class Snapshot(NamedTuple):
+    """What the database says at one moment."""
+
+    keyring: Keyring
+    spends: Spends  # of this day and month, by all processes
+    stored: Spends  # what this process has added to it since the last snapshot
+
+
+class StoreSync:
+    """Used by one thread. After an error it opens the database anew, and nothing that was queued is lost.
+
+    A database that lost them is given the keys and spends of the last snapshot: nobody sees it without them.
+    """
+
+    def __init__(
+        self,
+        queue: UsageQueue,
+        open_store: Callable[[Known], Store],
+        *,
+        keep_usage: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`keep_usage` in seconds; `clock` gives seconds since 1970."""
+        self.num_refused = 0  # records that no database takes
+        self._queue = queue
+        self._open_store = open_store
+        self._keep_usage = keep_usage
+        self._clock = clock
+        self._store: Store | None = None
+        self._batches: deque[list[UsageRecord]] = deque()  # taken from the queue, not yet stored
+        self._num_taken = 0  # in all batches
+        self._is_uncertain = False  # the first batch may be stored: the last step failed
+        self._stored: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._known = Known()
+        self._keyring = Keyring()
+        self._refreshed = self._forgot = -float("inf")
+
+    @property
+    def num_waiting(self) -> int:
+        """For any thread."""
+        return len(self._queue) + self._num_taken
+
+    def step(self, now: float) -> Snapshot | None:
+        """Raises StoreError. `now`: seconds of a clock that is never set. None: there is nothing new."""
+        try:
+            store = self._store = self._store or self._open_store(self._known)
+            store.check_file()
+            has_stored = self._store_all(store)
+            self._forget(store, now)
+            return self._read(store, now, has_stored)
+        except BaseException:
+            self._is_uncertain = bool(self._batches)
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._store:
+            self._store.close()
+            self._store = None
+
+    def _store_all(self, store: Store) -> bool:
+        """Whether there was anything."""
+        has_stored = False
+        while self._batches or self._queue:
+            if not self._batches:
+                self._take()
+            self._store_batch(store, self._batches[0])
+            has_stored = True
+        return has_stored
+
+    def _take(self) -> None:
+        batch = self._queue.take(MAX_BATCH)
+        self._num_taken += len(batch)
+        self._batches.append(batch)
+
+    def _store_batch(self, store: Store, batch: list[UsageRecord]) -> None:
+        try:
+            if not self._is_uncertain or not store.holds(batch[0]):
+                store.add(batch)
+            store.check_file()
+        except RefusedRowError as error:
+            self._batches.popleft()
+            self._divide(batch, error)
+        else:
+            self._batches.popleft()
+            self._note_stored(batch)
+        self._is_uncertain = False
+
+    def _note_stored(self, batch: list[UsageRecord]) -> None:
+        self._num_taken -= len(batch)
+        for account, cost in spends_of(batch).items():
+            self._stored[account] += cost
+
+    def _divide(self, batch: list[UsageRecord], error: RefusedRowError) -> None:
+        """One bad record does not take the others with it."""
+        if len(batch) > 1:
+            half = len(batch) // 2
+            self._batches.extendleft([batch[half:], batch[:half]])
+            return
+        self._num_taken -= 1
+        self.num_refused += 1
+        log.error("The database refuses a usage record, which is lost: %s", error)
+
+    def _read(self, store: Store, now: float, has_stored: bool) -> Snapshot | None:
+        is_due = now - self._refreshed >= REFRESH_SECONDS
+        if not has_stored and not is_due:
+            return None
+        keys = tuple(store.all_keys()) if is_due else self._known.keys
+        if keys != self._known.keys:
+            self._keyring = Keyring(keys)
+        self._known = Known(keys, store.spends(self._clock()))
+        self._refreshed = now if is_due else self._refreshed
+        stored, self._stored = self._stored, defaultdict(float)
+        return Snapshot(self._keyring, self._known.spends, stored)
+
+    def _forget(self, store: Store, now: float) -> None:
+        if now - self._forgot < FORGET_SECONDS:
+            return
+        is_more_left = store.forget_before(self._clock() - self._keep_usage)
+        if not is_more_left:
+            self._forgot = now

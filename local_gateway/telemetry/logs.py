@@ -1,0 +1,175 @@
+"""Logging: one line of JSON, or of text on a terminal, for each thing that happened.
+
+No line holds a prompt, an answer or a secret: prompts are never given to a logger, and secrets are taken out of what
+the lines would be, by their values and by their looks, wherever they come from.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+from local_gateway.accounts.usage import UsageRecord
+from local_gateway.config.settings import LogSettings
+
+request_id_var: ContextVar[str] = ContextVar("request_id", default="")  # of the request that this task works on
+
+MIN_SECRET = 8  # characters; shorter ones, like "none" for a server that asks for a key, are found in every text
+HIDDEN = "[redacted]"
+# Of what looks like a key only the beginning stays. There is no quote in these sets, so a line of JSON stays one.
+LOOKS = r"(?i:\b(bearer\s+))[\w.~+/=-]+|\b(sk-|lg-|rpa_)[\w-]{8,}"
+MARKS = ("bearer", "sk-", "lg-", "rpa_")  # without one of them nothing looks like that; much faster than the pattern
+STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a terminal would obey them
+TRACE_CONTROLS = {code: text for code, text in CONTROLS.items() if chr(code) not in "\t\n"}
+REQUESTS = logging.getLogger("local_gateway.requests")
+
+
+class Redactor:
+    """Takes secrets out of texts."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: set[str] = set()
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Further ones, as after a reload. Those of before stay secret."""
+        self._secrets.update(secret for secret in secrets if len(secret) >= MIN_SECRET)
+        forms = {form for secret in self._secrets for form in (secret, *_escaped(secret))}
+        self._forms = tuple(forms)
+        by_length = sorted(forms, key=len, reverse=True)  # or of two that begin alike the longer's end would stay
+        self._pattern = re.compile("|".join([*map(re.escape, by_length), LOOKS]))
+
+    def __call__(self, text: str) -> str:
+        return self._pattern.sub(_hide, text) if self._may_hold_secret(text) else text
+
+    def _may_hold_secret(self, text: str) -> bool:
+        lower = text.lower()
+        return any(mark in lower for mark in MARKS) or any(form in text for form in self._forms)
+
+
+def setup(settings: LogSettings, redactor: Redactor, stream: TextIO | None = None) -> None:
+    """Let all loggers write to `stream`, stderr if None, and to nothing else. May be repeated."""
+    stream = stream or sys.stderr
+    is_text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter(redactor) if is_text else JsonFormatter(redactor))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.level)
+
+
+def log_request(record: UsageRecord) -> None:
+    """One line for a request that ended."""
+    level = logging.WARNING if record.outcome == "target_error" else logging.INFO
+    if not REQUESTS.isEnabledFor(level):
+        return
+    fields = {name: value for name in SHOWN if _is_known(value := getattr(record, name))}
+    REQUESTS.log(
+        level,
+        "%s %d %s in %.3f s, %d+%d tokens, model %s, target %s",
+        record.path,
+        record.status,
+        record.outcome,
+        record.total_seconds,
+        record.num_prompt_tokens,
+        record.num_completion_tokens,
+        record.alias or "-",
+        record.target or "-",
+        extra=fields,
+    )
+
+
+def _is_known(value: object) -> bool:
+    """A count of 0 is."""
+    return value is not None and value is not False and value != ""
+
+
+SHOWN = (
+    "request_id",
+    "key_id",
+    "key_name",
+    "alias",
+    "model",
+    "target",
+    "path",
+    "is_stream",
+    "status",
+    "outcome",
+    "num_prompt_tokens",
+    "num_cached_tokens",
+    "num_completion_tokens",
+    "is_estimated",
+    "cost",
+    "execution_seconds",
+    "queue_seconds",
+    "first_token_seconds",
+    "total_seconds",
+    "num_attempts",
+    "is_cold",
+    "sharing",
+)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object on one line: time, level, logger, message, request_id, then what was given as `extra`."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := request_id_var.get():
+            fields["request_id"] = request_id
+        fields |= _extra(record)
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return self._redactor(_dump(fields))
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, message; for people. What else is known is in the message."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        message = record.getMessage().translate(CONTROLS)
+        line = f"{time} {record.levelname:<7} {message}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info).translate(TRACE_CONTROLS)
+        return self._redactor(line)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in STANDARD}
+
+
+def _dump(fields: dict[str, object]) -> str:
+    try:
+        return orjson.dumps(fields, default=str).decode()
+    except orjson.JSONEncodeError:  # half a character, which clients may send
+        return json.dumps(fields, default=str)
+
+
+def _escaped(secret: str) -> tuple[str, str]:
+    """As it stands in JSON, of each of our two writers."""
+    return orjson.dumps(secret).decode()[1:-1], json.dumps(secret)[1:-1]
+
+
+def _hide(match: re.Match[str]) -> str:
+    return (match[1] or match[2] or "") + HIDDEN

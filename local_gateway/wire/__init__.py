@@ -1,0 +1,1 @@
+"""OpenAI's wire format: server-sent events, answers, and the repairs of streams."""

@@ -1,0 +1,189 @@
+"""A cache with cells for each slot alone: running slots lie side by side, and what is worth keeping is kept."""
+
+import random
+
+import pytest
+
+from handler.engine.cache import placement
+from handler.engine.cache.kv_cache import Slot
+from handler.engine.cache.split_cache import MIN_COPIED, MIN_KEPT, SplitCache
+from handler.engine.scheduler import Limits, Scheduler
+from tests.engine.cache_bench import Bench, text, tokens
+from tests.engine.fakes import Call, FakeRunner
+from tests.engine.test_scheduler import create_sequence
+
+CAPACITY = 600
+LONG = "a conversation that is worth keeping, " * 10
+assert MIN_KEPT < len(LONG) < CAPACITY
+
+
+class StreamBench(Bench):
+    def __init__(self, num_slots: int = 4) -> None:
+        super().__init__("streams", num_slots=num_slots, num_cells=num_slots * CAPACITY)
+
+    def check(self) -> None:
+        super().check()
+        assert max(slot.num_tokens for slot in self.cache.slots) <= CAPACITY
+        assert sorted(slot.seq_id for slot in self.cache.slots) == list(range(len(self.cache.slots)))
+
+    @property
+    def running(self) -> list[int]:
+        return sorted(slot.seq_id for slot in self.cache.slots if slot.is_claimed)
+
+    @property
+    def cached(self) -> list[str]:
+        return [text(slot) for slot in self.cache.slots if not slot.is_claimed and not slot.is_empty]
+
+    def copies(self) -> list[Call]:
+        return self.calls("copy")
+
+
+def test_running_slots_lie_side_by_side() -> None:
+    """Whatever else is cached."""
+    bench = StreamBench(8)
+    for name in "abcdefgh":
+        bench.leave(name * 5)
+    for name in "ijkl":
+        bench.start(name * 5)
+    assert placement.num_gaps(bench.running) == 0
+
+
+def test_a_hole_is_filled_first() -> None:
+    """The next prompt goes where one among the running ones has finished."""
+    bench = StreamBench(6)
+    slots = [bench.start(name * 5) for name in "abc"]
+    hole = slots[1].seq_id
+    bench.cache.release(slots[1])
+    assert bench.cache.padding_slots([slots[0], slots[2]]) == [slots[1]]
+    assert bench.start("new").seq_id == hole
+    assert placement.num_gaps(bench.running) == 0
+
+
+def test_a_long_conversation_makes_way_and_stays() -> None:
+    """What lies in the hole is moved where there is place, and found there."""
+    bench = StreamBench(6)
+    slots = [bench.start(name * 5) for name in "a" + "b"] + [bench.start(LONG), bench.start("c")]
+    bench.cache.release(slots[2])
+    bench.start("new")
+    assert placement.num_gaps(bench.running) == 0
+    assert LONG in bench.cached
+    assert bench.start(LONG + "and on").num_tokens == len(LONG) + 6
+    assert [call.num_tokens for call in bench.copies()].count(len(LONG)) >= 1
+
+
+def test_a_short_one_is_forgotten() -> None:
+    """To compute it anew takes less time than a copy."""
+    bench = StreamBench(6)
+    slots = [bench.start(name * 5) for name in "abc"]
+    bench.cache.release(slots[1])
+    bench.start("new")
+    assert bench.cached == []
+    assert bench.copies() == []
+
+
+def test_a_conversation_goes_on_in_place_if_nobody_runs() -> None:
+    """Wherever it lies."""
+    bench = StreamBench()
+    for name in "abcd":
+        bench.leave(name + LONG)
+    slot = bench.start("c" + LONG + "and on")
+    assert text(slot) == "c" + LONG + "and on"
+    assert bench.copies() == []
+
+
+def test_a_conversation_goes_on_beside_the_others() -> None:
+    """It is moved to them, and leaves nothing where it was."""
+    bench = StreamBench(6)
+    slots = [bench.start(name + LONG) for name in "abcdef"]
+    for slot in slots[:5]:
+        bench.cache.release(slot)
+    far = bench.start("a" + LONG + "and on")
+    assert text(far) == "a" + LONG + "and on"
+    assert placement.num_gaps(bench.running) == 0
+    assert "a" + LONG not in bench.cached
+
+
+def test_a_prefix_is_copied_and_its_owner_keeps_it() -> None:
+    """Running or finished."""
+    bench = StreamBench()
+    system = "s" * MIN_COPIED
+    first = bench.start(system + "one")
+    second = bench.start(system + "two")
+    assert [call.num_tokens for call in bench.copies()] == [MIN_COPIED]
+    assert (text(first), text(second)) == (system + "one", system + "two")
+
+
+def test_a_short_prefix_is_computed_anew() -> None:
+    """A copy takes as long as the computation of more."""
+    bench = StreamBench()
+    bench.start("s" * MIN_COPIED + "one")
+    assert bench.cache.find_prefix(tokens("s" * (MIN_COPIED - 1) + "two")) is None
+
+
+def test_scattered_slots_are_drawn_together() -> None:
+    """One move a step, until few gaps are left; nothing of the running ones is lost."""
+    bench = StreamBench(8)
+    slots = [bench.start(f"{name} talks") for name in "abcdefgh"]
+    for slot in slots[1:7]:
+        bench.cache.release(slot)
+    bench.cache.compact()
+    bench.check()
+    assert placement.num_gaps(bench.running) == 0
+    assert [text(slots[0]), text(slots[7])] == ["a talks", "h talks"]
+    assert len(bench.copies()) == 1
+
+
+def test_a_full_slot_is_no_pad() -> None:
+    """There is no cell in it for one more token."""
+    bench = StreamBench(3)
+    slots = [bench.start("a"), bench.start("b" * CAPACITY), bench.start("c")]
+    bench.cache.release(slots[1])
+    assert bench.cache.padding_slots([slots[0], slots[2]]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_use(seed: int) -> None:
+    """Hundreds of prompts come and go: our count and the memory agree, and few gaps are left."""
+    rng, bench = random.Random(seed), StreamBench(rng_slots := 4 + seed % 9)
+    running: list[Slot] = []
+    for _ in range(200):
+        if running and rng.random() < 0.45:
+            bench.cache.release(running.pop(rng.randrange(len(running))))
+        elif len(running) < rng_slots:
+            prompt = rng.choice("abc") * rng.choice([3, 90, 300]) + rng.choice("xyz") * rng.randrange(1, 200)
+            running.append(bench.start(prompt))
+            assert text(running[-1]) == prompt
+        bench.cache.compact()
+        bench.check()
+        assert bench.running == sorted(slot.seq_id for slot in running)
+        seq_ids = [*bench.running, *(slot.seq_id for slot in bench.cache.padding_slots(running))]
+        assert placement.num_gaps(seq_ids) == 0 or any(slot.num_tokens == CAPACITY for slot in bench.cache.slots)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_batches_have_no_gaps(seed: int) -> None:
+    """Scheduled at random, with aborts: texts are right, and each batch lies in one piece."""
+    rng, num_slots = random.Random(seed), 8
+    runner = FakeRunner(kind="streams", num_slots=num_slots, num_cells=num_slots * 256, max_model_len=256)
+    cache = SplitCache(runner.memory, num_slots=num_slots, num_cells=num_slots * 256)
+    scheduler = Scheduler(cache, Limits(5, 64, 16))
+    waiting = [create_sequence(runner, f"{rng.randrange(3)}" * 70 + f"{i}", max_tokens=9) for i in range(30)]
+    everyone = list(waiting)
+    while waiting or scheduler.has_work:
+        if waiting and rng.random() < 0.5:
+            scheduler.add(waiting.pop())
+        elif scheduler.running and rng.random() < 0.1:
+            scheduler.abort(rng.choice(scheduler.running))
+        if scheduler.has_work:
+            batch = scheduler.schedule()
+            seq_ids = [item.slot.seq_id for item in batch.items]
+            assert seq_ids == sorted(seq_ids)
+            assert placement.num_gaps([*seq_ids, *(slot.seq_id for slot in batch.padding_slots)]) == 0
+            assert not {slot.seq_id for slot in batch.padding_slots} & set(seq_ids)
+            scheduler.postprocess(batch, runner.run(batch))
+            cache.check_integrity()
+    for sequence in everyone:
+        prompt = bytes(sequence.token_ids[: sequence.num_prompt_tokens]).decode()
+        answer = bytes(sequence.token_ids[sequence.num_prompt_tokens :]).decode()
+        assert runner.answer(prompt, len(answer)) == answer
+    assert sum(len(sequence.token_ids) - sequence.num_prompt_tokens == 9 for sequence in everyone) > 15

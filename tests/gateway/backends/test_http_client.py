@@ -1,0 +1,353 @@
+"""HTTP to targets: what is sent, what comes back, and that nobody works for a client who left."""
+
+import asyncio
+import socket
+
+import pytest
+
+from local_gateway.backends.http import HttpClient, visible_headers
+from local_gateway.config.settings import TimeoutSettings
+from local_gateway.errors import AnswerBrokenError, TargetTimeoutError, TargetUnreachableError
+from tests.gateway.fake_target import Exchange, Script, always, chunk, head, reply, target_and_client
+
+HI = b"data: Hi\n\n"
+
+
+class Gate:
+    """Lets a script pass step by step."""
+
+    def __init__(self) -> None:
+        self._steps: asyncio.Queue[None] = asyncio.Queue()
+
+    def open(self) -> None:
+        self._steps.put_nowait(None)
+
+    async def passed(self) -> None:
+        await self._steps.get()
+
+
+# What comes back
+
+
+async def test_bytes_come_as_they_are_sent() -> None:
+    """Nothing is collected: each piece is there before the target sends the next."""
+    gate = Gate()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head(200, content_type="text/event-stream", transfer_encoding="chunked"))
+        for piece in (HI, HI[:5], HI[5:]):
+            await gate.passed()
+            await exchange.send(chunk(piece))
+        await exchange.send(chunk(b""))
+
+    async with target_and_client(script) as (target, http):
+        upstream = await http.open("POST", target.url, body=b"{}")
+        pieces = []
+        for _ in range(3):
+            gate.open()
+            pieces.append(await anext(upstream))
+        rest = [piece async for piece in upstream]
+        await upstream.aclose()
+
+    assert (upstream.status, upstream.headers) == (200, {"content-type": "text/event-stream"})
+    assert pieces == [HI, HI[:5], HI[5:]]
+    assert rest == []
+
+
+@pytest.mark.parametrize("status", [200, 204, 400, 404, 429, 500, 503])
+async def test_every_status_is_given_back(status: int) -> None:
+    """With its body; whether it is an error is for others to say."""
+    body = b"" if status == 204 else b'{"a": 1}'
+    async with target_and_client(always(reply(status, body, retry_after="7"))) as (target, http):
+        upstream = await http.open("GET", target.url)
+        content = await upstream.read()
+        again = [piece async for piece in upstream]
+        await upstream.aclose()
+
+    assert (upstream.status, upstream.headers["retry-after"], content) == (status, "7", body)
+    assert b"".join(again) == body
+
+
+def test_headers_for_clients() -> None:
+    """A short list; nothing about the connection, the server, or whose account it is."""
+    harmless = {
+        "content-type": "application/json",
+        "retry-after": "3",
+        "x-request-id": "req-1",
+        "openai-processing-ms": "12",
+        "openai-version": "2020-10-01",
+        "x-ratelimit-remaining-tokens": "9",
+        "content-disposition": "attachment",
+    }
+    others = {
+        "set-cookie": "a=b",
+        "server": "x",
+        "location": "/",
+        "content-encoding": "gzip",
+        "content-length": "3",
+        "connection": "close",
+        "transfer-encoding": "chunked",
+        "cache-control": "no-store",
+        "openai-organization": "org-1",
+        "x-runpod-worker-id": "w1",
+    }
+
+    assert visible_headers({name.title(): value for name, value in (harmless | others).items()}) == harmless
+    assert "cache-control" in visible_headers({"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+
+
+# What is sent
+
+
+async def test_a_request() -> None:
+    """As it is, but for characters that no address may have; large ones too; no encoding is accepted."""
+    body = b"x" * 3_000_000
+    async with target_and_client(always(reply(200, b"ok"))) as (target, http):
+        await http.fetch("PATCH", f"{target.url}/a%20b/\u00e9\r\n?q=%2F&r=a b", body=body, timeout=10)
+        exchange = target.exchanges[0]
+
+    assert (exchange.method, exchange.path) == ("PATCH", "/a%20b/%C3%A9%0D%0A?q=%2F&r=a%20b")
+    assert exchange.body == body
+    assert exchange.headers["accept-encoding"] == "identity"
+    assert not {"cookie", "authorization"} & exchange.headers.keys()
+
+
+async def test_cookies_are_not_kept() -> None:
+    """One client's must not be sent with another's request."""
+    async with target_and_client(always(reply(200, b"ok", set_cookie="a=b"))) as (target, http):
+        for _ in range(2):
+            await http.fetch("GET", target.url, timeout=10)
+        second = target.exchanges[1]
+
+    assert "cookie" not in second.headers
+
+
+# Connections
+
+
+async def test_a_connection_is_kept_after_a_whole_answer() -> None:
+    """Also when the upstream is closed then."""
+    async with target_and_client(always(reply(200, b"ok"))) as (target, http):
+        for _ in range(3):
+            upstream = await http.open("GET", target.url)
+            await upstream.read()
+            await upstream.aclose()
+
+        assert target.num_connections == 1
+
+
+async def test_closing_ends_the_work() -> None:
+    """The target sees that nobody listens any more, at once."""
+    ended = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head(200, transfer_encoding="chunked") + chunk(HI))
+        await exchange.hung_up()
+        ended.set()
+
+    async with target_and_client(script) as (target, http):
+        upstream = await http.open("GET", target.url)
+        await anext(upstream)
+        await upstream.aclose()
+        await upstream.aclose()
+        await ended.wait()
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\ncontent-"])
+async def test_cancelling_ends_the_work(sent: bytes) -> None:
+    """Before there is an answer, too."""
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(sent)
+        asked.set()
+        await exchange.hung_up()
+        ended.set()
+
+    async with target_and_client(script) as (target, http):
+        opening = asyncio.create_task(http.open("POST", target.url, body=b"{}"))
+        await asked.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await ended.wait()
+
+
+async def test_cancelling_at_any_moment() -> None:
+    """No connection with a request on it stays open."""
+    working: set[Exchange] = set()
+    idle = asyncio.Condition()
+
+    async def script(exchange: Exchange) -> None:
+        working.add(exchange)
+        try:
+            await exchange.send(head(200, transfer_encoding="chunked") + chunk(HI))
+            await exchange.hung_up()
+        finally:
+            working.remove(exchange)
+            async with idle:
+                idle.notify()
+
+    async with target_and_client(script) as (target, http):
+        for num_steps in range(100):
+            opening = asyncio.create_task(http.open("POST", target.url, body=b"{}"))
+            for _ in range(num_steps):
+                await asyncio.sleep(0)
+            if opening.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await opening
+            else:
+                await opening.result().aclose()
+        async with idle:
+            await idle.wait_for(lambda: not working)
+
+        assert 0 < len(target.exchanges) < 100
+
+
+def closing_when_asked_again(*, resets: bool) -> Script:
+    """Answers one request on each connection. The next finds that it is closed."""
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.path == "/first":
+            await exchange.send(reply(200, b"first"))
+        elif exchange.num_connection == 1:
+            exchange.abort() if resets else exchange.close()
+        else:
+            await exchange.send(reply(200, b"second"))
+
+    return script
+
+
+@pytest.mark.parametrize("resets", [True, False])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_kept_connection_that_is_closed(method: str, resets: bool) -> None:
+    """The request goes out once more on a new one, and nobody notices."""
+    async with target_and_client(closing_when_asked_again(resets=resets)) as (target, http):
+        await http.fetch("GET", f"{target.url}/first", timeout=10)
+        upstream = await http.open(method, f"{target.url}/second", body=b"{}")
+        content = await upstream.read()
+        await upstream.aclose()
+
+        assert content == b"second"
+        assert [exchange.path for exchange in target.exchanges] == ["/first", "/second", "/second"]
+
+
+async def test_a_request_that_must_not_be_repeated() -> None:
+    """What reads away is sent once, even where HTTP would allow to repeat it."""
+    async with target_and_client(closing_when_asked_again(resets=False)) as (target, http):
+        await http.fetch("GET", f"{target.url}/first", timeout=10)
+        with pytest.raises(TargetUnreachableError, match="without an answer"):
+            await http.fetch("GET", f"{target.url}/second", timeout=10, may_repeat=False)
+
+        assert len(target.exchanges) == 2
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_target_that_hangs_up_on_a_new_connection(method: str) -> None:
+    """It has seen the request, so whether to repeat it is for others to say."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.close()
+
+    async with target_and_client(script) as (target, http):
+        with pytest.raises(TargetUnreachableError, match="closed the connection without an answer"):
+            await http.open(method, target.url, body=b"{}")
+
+        assert len(target.exchanges) == 1
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("framing", [{"transfer_encoding": "chunked"}, {"content_length": "100"}])
+async def test_an_answer_that_breaks_off(framing: dict[str, str]) -> None:
+    """What came is given out; then it is an error, never an end."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head(200, **framing) + (chunk(HI) if "transfer_encoding" in framing else HI))
+        exchange.close()
+
+    async with target_and_client(script) as (target, http):
+        upstream = await http.open("GET", target.url)
+        piece = await anext(upstream)
+        with pytest.raises(TargetUnreachableError, match="broke off"):
+            await anext(upstream)
+        await upstream.aclose()
+
+    assert piece == HI
+
+
+async def test_silence_in_the_middle() -> None:
+    """After a while it counts as an end that nobody announced."""
+    async with target_and_client(always(head(200, content_length="5")), idle=0.05) as (target, http):
+        upstream = await http.open("GET", target.url)
+        with pytest.raises(TargetTimeoutError, match="sent nothing"):
+            await anext(upstream)
+        await upstream.aclose()
+
+
+@pytest.mark.parametrize("begun", [b"", head(200, content_length="5")])
+async def test_a_whole_answer_has_its_own_deadline(begun: bytes) -> None:
+    """It is for small questions to a target, about its health for example."""
+    ended = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(begun)
+        await exchange.hung_up()
+        ended.set()
+
+    async with target_and_client(script) as (target, http):
+        with pytest.raises(TargetTimeoutError):
+            await http.fetch("GET", target.url, timeout=0.05)
+        await ended.wait()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (reply(302, b"", location="http://127.0.0.1/elsewhere"), "redirects"),
+        (reply(200, b"x", content_encoding="gzip"), "compressed"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP"),
+    ],
+)
+async def test_answers_that_cannot_be_passed_on(answer: bytes, message: str) -> None:
+    """No redirect is followed: the key would go along."""
+    async with target_and_client(always(answer)) as (target, http):
+        with pytest.raises(AnswerBrokenError, match=message):
+            await http.open("GET", target.url)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:{port}/secret?key=secret", "Connection refused"),
+        ("http://secret.invalid/?key=secret", "its host name is not known"),
+        ("http://[secret/", "its address is not valid"),
+    ],
+)
+async def test_a_target_that_cannot_be_reached(url: str, reason: str) -> None:
+    """The message tells why, and no address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    http = HttpClient(TimeoutSettings())
+
+    with pytest.raises(TargetUnreachableError) as caught:
+        await http.open("GET", url.replace("{port}", str(port)))
+    await http.aclose()
+
+    assert str(caught.value) == f"The target could not be reached: {reason}."
+
+
+async def test_a_target_without_tls() -> None:
+    """The message tells that, too."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(400))
+        writer.close()
+
+    http = HttpClient(TimeoutSettings())
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TargetUnreachableError, match="no TLS"):
+            await http.open("GET", f"https://127.0.0.1:{port}")
+        await http.aclose()

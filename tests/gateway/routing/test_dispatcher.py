@@ -1,0 +1,297 @@
+"""A route and a request → an answer, over targets that fail, wait and break."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from local_gateway.backends.base import Health
+from local_gateway.config.settings import GatewaySettings, OpenAITarget, RunpodQueueTarget
+from local_gateway.edge.client_request import ClientRequest
+from local_gateway.errors import (
+    AnswerBrokenError,
+    RequestError,
+    TargetConfigError,
+    TargetRefusedError,
+    TargetTimeoutError,
+    TargetUnreachableError,
+)
+from local_gateway.routing.dispatcher import Dispatcher
+from local_gateway.routing.router import Route, Router
+from local_gateway.routing.target import Target
+from local_gateway.telemetry.metrics import Metrics
+from local_gateway.wire.answer import Answer
+from tests.gateway.scripted_backend import (
+    DONE,
+    FINISH,
+    ROLE,
+    USAGE,
+    ScriptedBackend,
+    ScriptedUpstream,
+    Time,
+    chunk,
+    json_answer,
+    make_target,
+    stream_answer,
+)
+
+CHAT = "/chat/completions"
+OVERLOADED = {"error": {"message": "too busy", "type": "server_error", "code": None, "param": None}}
+
+
+def settings_for(num_targets: int, **more: Any) -> GatewaySettings:
+    targets = [{"type": "openai", "name": f"t{n}", "priority": n + 1} for n in range(num_targets)]
+    retry = {"backoff": 0, "max_wait": 0}
+    return GatewaySettings.model_validate({"models": {"llama": {"targets": targets}}, "retry": retry, **more})
+
+
+class Setting:
+    """A model `llama` with a target for each backend, in order of priority."""
+
+    def __init__(
+        self,
+        *backends: ScriptedBackend,
+        targets: tuple[Target, ...] = (),
+        clock: Callable[[], float] | None = None,
+        **more: Any,
+    ) -> None:
+        self.settings = settings_for(len(backends) or 1, **more)
+        configured = self.settings.models["llama"].targets
+        self.targets = targets or tuple(
+            make_target(backend, each.name, each) for backend, each in zip(backends, configured, strict=True)
+        )
+        self.dispatcher = Dispatcher(self.settings, Metrics(), clock or Time(), random.Random(1))
+
+    @property
+    def route(self) -> Route:
+        return Router(self.settings, {"llama": self.targets}).resolve("llama")
+
+    async def ask(self, *, stream: bool = False, path: str = CHAT) -> Answer:
+        body = {"model": "llama", "stream": stream}
+        request = ClientRequest(path=path, raw=json.dumps(body).encode(), body=body)
+        return await self.dispatcher.answer(self.route, request, "me")
+
+
+async def text_of(answer: Answer) -> bytes:
+    try:
+        return b"".join([block async for block in answer.body])
+    finally:
+        await answer.aclose()
+
+
+async def test_json_answer() -> None:
+    """It comes whole, as it is, with the headers that a client may see."""
+    upstream = json_answer({"ok": 1}, x_request_id="r1")
+    answer = await Setting(ScriptedBackend(upstream)).ask()
+
+    assert (answer.status, answer.headers["x-target-request-id"], await text_of(answer)) == (200, "r1", b'{"ok": 1}')
+    assert (answer.origin.target, answer.origin.num_attempts, upstream.is_closed) == ("t0", 1, True)
+
+
+async def test_stream() -> None:
+    """Byte for byte what the target sent."""
+    upstream = ScriptedUpstream(
+        [b": hi\r\n\r\ndata: ", b'{"choices":[{"delta":{"content":"x"}}]}\r\n', b"\r\nda", b"ta: [DONE]\n"]
+    )
+    answer = await Setting(ScriptedBackend(upstream)).ask(stream=True)
+
+    assert answer.is_events
+    assert await text_of(answer) == b"".join(piece for piece in upstream.pieces if isinstance(piece, bytes))
+
+
+async def test_next_target() -> None:
+    """The second answers when the first refuses, and the client does not notice."""
+    first = ScriptedBackend(json_answer(OVERLOADED, 503))
+    second = ScriptedBackend(json_answer({"ok": 1}))
+    answer = await Setting(first, second).ask()
+
+    assert await text_of(answer) == b'{"ok": 1}'
+    assert (answer.origin.target, answer.origin.num_attempts) == ("t1", 2)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [ROLE, TargetUnreachableError("gone")],
+        [ROLE],
+        [],
+        [ROLE, b'data: {"error": {"message": "out of memory", "code": "engine_error"}, "status": 500}\n\n'],
+        [b": ping\n\n", USAGE, TargetTimeoutError("silent")],
+    ],
+    ids=["breaks-off", "ends", "empty", "error-event", "silent"],
+)
+async def test_stream_without_content(broken: list[Any]) -> None:
+    """Until the first content another target can take over; nothing of the first is seen."""
+    failed = ScriptedUpstream(broken)
+    answer = await Setting(ScriptedBackend(failed), ScriptedBackend(stream_answer("hi"))).ask(stream=True)
+
+    assert await text_of(answer) == b"".join([ROLE, chunk("hi"), FINISH, USAGE, DONE])
+    assert failed.is_closed
+
+
+async def test_stream_that_breaks_after_content() -> None:
+    """It is too late: the error goes to the client, and the target keeps its name as well as its state."""
+    upstream = ScriptedUpstream([ROLE, chunk("hi"), TargetUnreachableError("gone")])
+    other = ScriptedBackend()
+    setting = Setting(ScriptedBackend(upstream), other)
+    answer = await setting.ask(stream=True)
+    with pytest.raises(TargetUnreachableError):
+        await text_of(answer)
+
+    assert not other.calls
+    assert upstream.is_closed
+
+
+async def test_status_of_an_error_event() -> None:
+    """A worker behind a queue can say its status only in the stream; the client gets it as a status."""
+    event = b'data: {"error": {"message": "too long", "code": "context_length_exceeded"}, "status": 400}\n\n'
+    with pytest.raises(TargetRefusedError) as caught:
+        await Setting(ScriptedBackend(ScriptedUpstream([event]))).ask(stream=True)
+
+    assert (caught.value.status, caught.value.body["error"]["code"]) == (400, "context_length_exceeded")
+
+
+async def test_mistake_of_the_client() -> None:
+    """It is told to the client and to nobody else; the target's own words stay."""
+    error = {"message": "bad temperature", "type": "invalid_request_error", "param": "temperature", "code": None}
+    second = ScriptedBackend()
+    setting = Setting(ScriptedBackend(json_answer({"error": error}, 400)), second)
+    with pytest.raises(TargetRefusedError) as caught:
+        await setting.ask()
+
+    assert (caught.value.status, caught.value.body) == (400, {"error": error})
+    assert not second.calls
+    assert setting.targets[0].breaker.state == "closed"
+
+
+async def test_key_that_is_refused() -> None:
+    """The client is told neither the target's words, which may hold a part of the key, nor that its own is wrong."""
+    setting = Setting(ScriptedBackend(json_answer({"error": {"message": "Incorrect API key: sk-abc"}}, 401)))
+    with pytest.raises(TargetConfigError) as caught:
+        await setting.ask()
+
+    assert caught.value.status == 502
+    assert "sk-" not in str(caught.value)
+    assert setting.targets[0].breaker.state == "config_error"
+
+
+async def test_retry_after() -> None:
+    """What the target asks for is passed on."""
+    with pytest.raises(TargetRefusedError) as caught:
+        await Setting(ScriptedBackend(json_answer(OVERLOADED, 429, retry_after="30"))).ask()
+
+    assert (caught.value.status, caught.value.retry_after) == (429, 30)
+
+
+async def test_no_target_left() -> None:
+    """After the last try the client is told not to try by itself."""
+    backend = ScriptedBackend(*(json_answer(OVERLOADED, 500) for _ in range(4)))
+    with pytest.raises(RequestError) as caught:
+        await Setting(backend).ask()
+
+    assert (caught.value.status, caught.value.may_retry, len(backend.calls)) == (500, False, 4)
+
+
+async def test_time_is_up() -> None:
+    """A target that says nothing until the deadline is left, and told so."""
+    backend = ScriptedBackend(asyncio.Event())
+    with pytest.raises(TargetTimeoutError):
+        await Setting(backend, clock=time.monotonic, timeouts={"total": 0.01}).ask()
+
+    assert backend.num_cancelled == 1
+
+
+async def test_client_that_leaves_while_a_target_is_asked() -> None:
+    """Nothing goes on there, and it says nothing about the target."""
+    backend = ScriptedBackend(asyncio.Event())
+    setting = Setting(backend)
+    asking = asyncio.create_task(setting.ask())
+    await backend.called.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+
+    assert (backend.num_cancelled, setting.targets[0].num_in_flight) == (1, 0)
+    assert setting.targets[0].breaker.state == "closed"
+
+
+async def test_client_that_leaves_before_the_first_content() -> None:
+    """What was opened is closed."""
+    upstream = ScriptedUpstream([ROLE, asyncio.Event()])
+    backend = ScriptedBackend(upstream)
+    setting = Setting(backend)
+    asking = asyncio.create_task(setting.ask(stream=True))
+    await backend.called.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+
+    assert upstream.is_closed
+    assert not setting.targets[0].num_in_flight
+
+
+async def test_in_flight_until_the_end() -> None:
+    """A target is at work until its answer is closed."""
+    setting = Setting(ScriptedBackend(stream_answer("hi")))
+    answer = await setting.ask(stream=True)
+
+    assert setting.targets[0].num_in_flight == 1
+    await text_of(answer)
+    assert setting.targets[0].num_in_flight == 0
+
+
+async def test_repaired_stream() -> None:
+    """What llama.cpp servers leave out is added, where the configuration says so."""
+    configured = OpenAITarget(type="openai", name="t0", normalize=True)
+    upstream = ScriptedUpstream([ROLE + chunk("a") + chunk("b")])
+    setting = Setting(targets=(make_target(ScriptedBackend(upstream), "t0", configured),))
+    events = (await text_of(await setting.ask(stream=True))).split(b"\n\n")
+
+    assert [b'"ab"' in events[0], b'"finish_reason":"stop"' in events[1].replace(b" ", b""), events[2]] == [
+        True,
+        True,
+        b"data: [DONE]",
+    ]
+
+
+async def test_endless_prologue() -> None:
+    """A target that sends much but no content is given up."""
+    upstream = ScriptedUpstream([b": " + b"x" * 600_000 + b"\n\n"] * 3)
+    with pytest.raises(AnswerBrokenError):
+        await Setting(ScriptedBackend(upstream), retry={"max_attempts": 1}).ask(stream=True)
+
+
+async def test_answer_that_is_neither() -> None:
+    """Speech, images and files go on as they come."""
+    upstream = ScriptedUpstream([b"\x00", b"\x01"], headers={"content-type": "audio/mpeg"})
+    answer = await Setting(ScriptedBackend(upstream)).ask(path="/audio/speech")
+
+    assert (answer.is_events, await text_of(answer)) == (False, b"\x00\x01")
+
+
+class Waiting:
+    """A target that lets the request wait until it has been looked at."""
+
+    def __init__(self, health: Health) -> None:
+        self.looked = asyncio.Event()
+        self.backend = ScriptedBackend(self.looked, stream_answer("hi"))
+        self._health = health
+        self.backend.health = self._look  # type: ignore[method-assign]  # this target is asked how it is
+
+    async def _look(self) -> Health:
+        asyncio.get_running_loop().call_soon(self.looked.set)
+        return self._health
+
+
+@pytest.mark.parametrize(("num_ready", "is_cold"), [(0, True), (1, False), (None, False)])
+async def test_cold_start(num_ready: int | None, is_cold: bool) -> None:
+    """A worker that had to start is remembered in the record; one that is only slow is not."""
+    waiting = Waiting(Health(True, "starting", num_ready_workers=num_ready))
+    configured = RunpodQueueTarget(type="runpod_queue", endpoint_id="e", api_key="k")
+    setting = Setting(targets=(make_target(waiting.backend, "t0", configured),), timeouts={"commit": 0})
+    answer = await setting.ask(stream=True)
+
+    assert answer.origin.is_cold is is_cold
+    await text_of(answer)

@@ -21,11 +21,12 @@ class Circumstances(NamedTuple):
     model: str
     llama_cpp_python: str
     python: str
+    busy: str  # what else the machine did when it began
 
     def __str__(self) -> str:
         return (
             f"{self.model}\n{self.machine}\n"
-            f"{self.date}, llama-cpp-python {self.llama_cpp_python}, Python {self.python}\n"
+            f"{self.date}, llama-cpp-python {self.llama_cpp_python}, Python {self.python}; {self.busy}\n"
         )
 
 
@@ -36,6 +37,7 @@ def circumstances(model: Path, threads: int) -> Circumstances:
         f"{model.name}, {model.stat().st_size / 1e6:,.0f} MB",
         _version("llama-cpp-python"),
         platform.python_version(),
+        f"a load of {os.getloadavg()[0]:.1f} before",
     )
 
 

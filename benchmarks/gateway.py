@@ -10,6 +10,7 @@ records in SQLite, no keys. Latencies are compared by their difference, rates an
 
 import argparse
 import asyncio
+import json
 import math
 import shlex
 import socket
@@ -22,23 +23,53 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.load import Caller, Times, address_of, connect, get, load, request_to
-from tests.gateway.gateway_process import GatewayProcess, started  # the path comes first
+from benchmarks.client import CHAT, Answer, Client  # the path comes first
+from benchmarks.connection import get
+from benchmarks.progress import Progress
+from tests.gateway.gateway_process import GatewayProcess, started
 
-CHAT = {"model": "mock", "messages": [{"role": "user", "content": "What is the capital of France? " * 8}]}
-STREAM = {**CHAT, "stream": True}
+QUESTION = {"model": "mock", "messages": [{"role": "user", "content": "What is the capital of France? " * 8}]}
+STREAM = {**QUESTION, "stream": True}
 HELD = {**STREAM, "holds": True}
 MANY = 32  # clients at once
+NUM_LOADS = 5  # kinds of load in `measure`
 MB = 1_000_000
-PATIENCE = 60.0  # seconds
+PATIENCE = 120.0  # seconds until a load that hangs fails
+KEY = "none"  # the gateway has no keys here
 PEER_SHARE = 0.1  # a peer may be a hundred times slower
 LEFT_WITHIN = 3.0  # seconds after which a target counts as never told
+
+
+@dataclass(slots=True)
+class Times:
+    """Of one load. Seconds; for each answer one of each kind, in the order of their ends."""
+
+    whole: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)  # to the first event of a stream
+    num_events: int = 0
+    seconds: float = 0.0  # all of it
+
+    def take(self, answer: Answer) -> None:
+        """Raises ConnectionError for an answer that is none."""
+        if answer.error:
+            raise ConnectionError(answer.error)
+        self.whole.append(answer.whole)
+        self.num_events += answer.num_events
+        if answer.num_events:
+            self.first.append(answer.first)
+
+    def add(self, other: "Times") -> None:
+        self.whole += other.whole
+        self.first += other.first
+        self.num_events += other.num_events
+        self.seconds += other.seconds
 
 
 class Sizes(NamedTuple):
@@ -82,17 +113,40 @@ class Row(NamedTuple):
 # Measuring
 
 
-async def measure(subjects: Sequence[Subject], target: str, sizes: Sizes) -> None:
-    """Each kind of load by itself; in each round all subjects one after the other."""
+async def load(url: str, body: dict[str, Any], *, num_requests: int, num_callers: int) -> Times:
+    """The same request again and again over kept connections, so many at once."""
+    times = Times()
+    clients = [Client(url, KEY) for _ in range(num_callers)]
+
+    async def call(client: Client) -> None:
+        for _ in range(num_requests // num_callers):
+            times.take(await client.count(CHAT, body))
+
+    await asyncio.gather(*(client.connect() for client in clients))
+    start = time.perf_counter()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*map(call, clients))
+    times.seconds = time.perf_counter() - start
+    for client in clients:
+        client.close()
+    return times
+
+
+async def measure(subjects: Sequence[Subject], target: str, sizes: Sizes, progress: Progress) -> None:
+    """Each kind of load by itself; in each round all subjects one after the other, every second time backwards."""
     for subject in subjects:
-        await load(subject.url, CHAT, num_requests=int(200 * subject.share), num_callers=4)  # what is done once is done
+        await load(
+            subject.url, QUESTION, num_requests=int(200 * subject.share), num_callers=4
+        )  # what is done once is done
 
     async def single(subject: Subject) -> None:
-        subject.single.add(await load(subject.url, CHAT, num_requests=int(sizes.single * subject.share), num_callers=1))
+        subject.single.add(
+            await load(subject.url, QUESTION, num_requests=int(sizes.single * subject.share), num_callers=1)
+        )
 
     async def many(subject: Subject) -> None:
         subject.many.add(
-            await load(subject.url, CHAT, num_requests=max(MANY, int(sizes.many * subject.share)), num_callers=MANY)
+            await load(subject.url, QUESTION, num_requests=max(MANY, int(sizes.many * subject.share)), num_callers=MANY)
         )
 
     async def stream(subject: Subject) -> None:
@@ -112,55 +166,77 @@ async def measure(subjects: Sequence[Subject], target: str, sizes: Sizes) -> Non
 
     loads: list[Callable[[Subject], Awaitable[None]]] = [single, many, stream, burst, cancel]
     for one_load in loads:
-        for _ in range(sizes.rounds):
-            for subject in subjects:
+        for number in range(sizes.rounds):
+            for subject in subjects if number % 2 == 0 else reversed(subjects):
+                progress.begin(f"{one_load.__name__}, {subject.name}")
                 await one_load(subject)
+                progress.done()
 
 
 async def seconds_until_left(url: str, target: str) -> float:
     """From a client's close to the moment when the target sees it."""
-    num_left = len(await get(target, "/left"))
-    (caller,) = await open_streams(url, 1)
+    num_left = len(await when_left(target))
+    (stream,) = await open_streams(url, 1)
     closed = time.monotonic()
-    caller.transport.close()
+    stream.close()
     while time.monotonic() - closed < LEFT_WITHIN:
-        left: list[float] = await get(target, "/left")
+        left = await when_left(target)
         if len(left) > num_left:
             return left[-1] - closed
         await asyncio.sleep(0.002)
     return math.inf
 
 
-async def open_streams(url: str, num_streams: int) -> list[Caller]:
-    """All with their first event. They stay open until they are closed."""
-    request = request_to(url, HELD)
-    callers = [await connect(url, request) for _ in range(num_streams)]
-    for caller in callers:
-        caller.send()
+async def when_left(target: str) -> list[float]:
+    """The times at which the target's held streams were left."""
+    times: list[float] = json.loads(await get(target, "/left"))
+    return times
+
+
+class HeldStream:
+    """An answer that stays open after its first event, until it is closed."""
+
+    def __init__(self, url: str) -> None:
+        self._client = Client(url, KEY)
+        self._task = asyncio.create_task(self._client.count(CHAT, HELD))
+
+    @property
+    def has_begun(self) -> bool:
+        """Raises ConnectionError if it has ended instead."""
+        if self._task.done():
+            raise ConnectionError(self._task.result().error)
+        return self._client.answer is not None and self._client.answer.num_events > 0
+
+    def close(self) -> None:
+        self._client.close()
+
+
+async def open_streams(url: str, num_streams: int) -> list[HeldStream]:
+    """All with their first event."""
+    streams = [HeldStream(url) for _ in range(num_streams)]
     async with asyncio.timeout(PATIENCE):
-        await asyncio.gather(*(caller.began for caller in callers))
-    for caller in callers:
-        caller.over.cancel()
-    return callers
+        while not all(stream.has_begun for stream in streams):  # noqa: ASYNC110  # no event: each is a look at a number
+            await asyncio.sleep(0.002)
+    return streams
 
 
 async def memory_of(gateway: GatewayProcess, num_requests: int, sizes: Sizes) -> list[Row]:
     """Of a fresh gateway: at its start, after many requests, with many open streams."""
     start = gateway.memory
     half = num_requests // 2 // MANY * MANY
-    await load(gateway.url, CHAT, num_requests=half, num_callers=MANY)
+    await load(gateway.url, QUESTION, num_requests=half, num_callers=MANY)
     middle = gateway.memory
-    await load(gateway.url, CHAT, num_requests=half, num_callers=MANY)
+    await load(gateway.url, QUESTION, num_requests=half, num_callers=MANY)
     end = gateway.memory
-    callers = await open_streams(gateway.url, sizes.streams)
-    streams = gateway.memory
-    for caller in callers:
-        caller.transport.close()
+    streams = await open_streams(gateway.url, sizes.streams)
+    open_memory = gateway.memory
+    for stream in streams:
+        stream.close()
     return [
         _memory("memory at start", start, None),
         _memory(f"memory after {2 * half:,} requests", end, 90),
         _memory("  grown in the second half of them", end - middle, 2),
-        _memory(f"memory with {sizes.streams:,} open streams", streams, 250),
+        _memory(f"memory with {sizes.streams:,} open streams", open_memory, 250),
     ]
 
 
@@ -264,7 +340,8 @@ def peer_for(target: str, command: str, url: str) -> Iterator[Subject]:
 
 def listens(url: str) -> bool:
     with socket.socket() as client:
-        return client.connect_ex(address_of(url)) == 0
+        address = urlsplit(url)
+        return client.connect_ex((address.hostname, address.port or 80)) == 0
 
 
 def start_row(target: str, times: int) -> Row:
@@ -290,7 +367,9 @@ def main(args: argparse.Namespace) -> None:
         subjects = [Subject("direct", target), Subject("gateway", gateway.url)]
         if args.peer:
             subjects.append(stack.enter_context(peer_for(target, args.peer, args.peer_url)))
-        runner.run(measure(subjects, target, sizes))
+        progress = Progress(NUM_LOADS * sizes.rounds * len(subjects))
+        runner.run(measure(subjects, target, sizes, progress))
+        progress.close()
         sys.stdout.write(table(rows_of(subjects) + rows, [subject.name for subject in subjects]))
 
 

@@ -3,8 +3,9 @@
 # puts it elsewhere), and anew when the pins or the CPU have changed:
 #
 #   bin/            llama-server and llama-batched-bench, compiled for this machine from the very sources that
-#                   llama-cpp-python's pinned release has in it; five to ten minutes on two cores
-#   environment/    the Python packages of llama-cpp-python's own server, and of the plot
+#                   llama-cpp-python's pinned release has in it; five to ten minutes on two cores. Beside them the
+#                   server with batching that the same release has among its examples
+#   environment/    the Python packages of that server, and of the plot
 #
 # Each is made beside its place and renamed when it is whole. A second run at the same time waits for the first.
 set -euo pipefail
@@ -71,9 +72,12 @@ fetch_sources() {
     $python -m pip download --quiet --no-deps --no-binary llama-cpp-python --require-hashes \
         --build-constraint requirements/build.txt -r "$making/pin.txt" -d "$making"
     local archive=("$making"/llama_cpp_python-*.tar.gz)
-    mkdir "$making/sources"
-    tar xzf "${archive[0]}" -C "$making/sources" --strip-components 3 \
-        "$(basename "${archive[0]}" .tar.gz)/vendor/llama.cpp"
+    local inside
+    inside=$(basename "${archive[0]}" .tar.gz)
+    mkdir "$making/sources" "$making/bin"
+    tar xzf "${archive[0]}" -C "$making/sources" --strip-components 3 "$inside/vendor/llama.cpp"
+    tar xzf "${archive[0]}" -C "$making/bin" --strip-components 3 "$inside/examples/server/server.py"
+    mv "$making/bin/server.py" "$making/bin/llama_cpp_python_server.py"
 }
 
 # logged NAME COMMAND...: shows the end of what a command said only if it fails.
@@ -90,13 +94,12 @@ compile() {
     logged configuring cmake -S "$making/sources" -B "$making/build" -G Ninja "${options[@]}" \
         -DCMAKE_CXX_FLAGS="-include $PWD/builder/amx_fix.h"
     logged compiling cmake --build "$making/build" --target llama-server llama-batched-bench
-    mkdir "$making/bin"
     mv "$making"/build/bin/llama-{server,batched-bench} "$making/bin"
 }
 
 main() {
     local key
-    key=$(echo "$pin$cpu" | cat - builder/amx_fix.h | cksum | cut -d' ' -f1)
+    key=$(echo "$pin$cpu with the example server" | cat - builder/amx_fix.h | cksum | cut -d' ' -f1)
     if ! is_there bin "$key"; then
         find_tools
         fetch_sources
@@ -105,7 +108,7 @@ main() {
     fi
     key=$(cat requirements/peer.txt <($python -V) | cksum | cut -d' ' -f1)
     if ! is_there environment "$key" || ! "$folder/environment/bin/python" -c '' 2>/dev/null; then
-        echo "peers: installing the packages of llama-cpp-python's own server"
+        echo "peers: installing the packages of llama-cpp-python's server"
         environment "$making/environment" requirements/peer.txt
         put environment "$key"
     fi

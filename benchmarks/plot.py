@@ -14,7 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-COLOURS = {"this worker": "#c2410c", "llama-server": "#1d4ed8", "llama-cpp-python": "#4d7c0f"}
+COLOURS = {
+    "this worker": "#c2410c",
+    "this worker (defaults)": "#f59e0b",
+    "llama-server -bs": "#1d4ed8",
+    "llama-server -kvu": "#0e7490",
+    "llama-server (defaults)": "#7c3aed",
+    "llama-cpp-python": "#4d7c0f",
+}
 OTHER = "#6b7280"
 INK, GRID = "#1f2937", "#e5e7eb"
 TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold", "color": INK, "pad": 12}
@@ -32,14 +39,21 @@ def draw(results: dict[str, Any]) -> Figure:
     panels = figure.subplots(len(workloads), 2, squeeze=False)
     for (rates, firsts), workload in zip(panels, workloads, strict=True):
         some = [row for row in rows if row["workload"] == workload]
-        has_ceiling = any(row["of_ceiling"] for row in some)
-        ceilings = {int(number): found["whole"] for number, found in results["ceilings"].items()} if has_ceiling else {}
-        draw_rates(rates, some, ceilings)
+        draw_rates(rates, some, best_ceilings(results["ceilings"], workload))
         draw_firsts(firsts, some)
         rates.set_title(f"{workload}: tokens/s", **TITLE)
         firsts.set_title(f"{workload}: seconds to the first text, median, log scale", **TITLE)
     caption(figure, results["circumstances"], results["shape"])
     return figure
+
+
+def best_ceilings(ceilings: Rows, workload: str) -> dict[int, float]:
+    """Of llama-batched-bench's two modes the better, by the number of chats."""
+    found: dict[int, float] = {}
+    for row in ceilings:
+        if row["workload"] == workload:
+            found[row["concurrency"]] = max(row["whole"], found.get(row["concurrency"], 0.0))
+    return found
 
 
 def draw_rates(axes: Axes, rows: Rows, ceilings: dict[int, float]) -> None:
@@ -119,8 +133,8 @@ def points(rows: Rows, server: str, what: str) -> Points:
     return [(row["concurrency"], row[what]) for row in rows if row["server"] == server]
 
 
-def caption(figure: Figure, where: dict[str, str], shape: dict[str, int]) -> None:
-    sizes = f"prompts of {shape['prompt']} tokens, answers of {shape['tokens']}"
+def caption(figure: Figure, where: dict[str, str], shape: dict[str, Any]) -> None:
+    sizes = f"loop: {shape['seconds']:g} s of log-normal lengths; equal: {shape['prompt']} + {shape['tokens']} tokens"
     figure.suptitle(
         f"{where['model']}; {sizes}\n{where['machine']}\nllama-cpp-python {where['llama_cpp_python']}; {where['date']}",
         x=0.01,

@@ -1,4 +1,5 @@
-"""This worker and its peers as processes: the same model, the same cache, the same number of chats at once."""
+"""This worker and its peers as processes: the same model, the same cache, the same number of chats at once; or, where a
+name says "defaults", nothing but the model, as a first user would start them."""
 
 import functools
 import importlib.util
@@ -22,6 +23,9 @@ FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gg
 PATIENCE = 180.0  # seconds until a server that does not answer is given up
 NEVER = -1000.0  # added to the logit of a token that shall not be drawn
 WORKER, LLAMA_SERVER, LLAMA_CPP_PYTHON = "this worker", "llama-server", "llama-cpp-python"
+STREAMS, UNIFIED = f"{LLAMA_SERVER} -bs", f"{LLAMA_SERVER} -kvu"  # its two best modes
+WORKER_DEFAULTS, LLAMA_SERVER_DEFAULTS = f"{WORKER} (defaults)", f"{LLAMA_SERVER} (defaults)"
+EXAMPLE_SERVER = "llama_cpp_python_server.py"
 
 
 class Load(NamedTuple):
@@ -53,6 +57,7 @@ class Server:
     health: str
     more: dict[str, Any] | None
     started: float  # of time.perf_counter, when its process was spawned
+    command: str  # with what it has in its environment
 
     @property
     def peak_megabytes(self) -> float:
@@ -80,11 +85,15 @@ class NotHereError(Exception):
 
 
 def program(name: str, folder: Path) -> str:
-    """Where one of llama.cpp's programs is. Raises NotHereError."""
+    """Where one of llama.cpp's programs is: where the environment says (LLAMA_SERVER, LLAMA_BATCHED_BENCH), in the
+    folder that peers.sh fills, or in PATH. Raises NotHereError."""
+    variable = name.upper().replace("-", "_")
     places = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-    found = shutil.which(name, path=places)
-    if found is None:
-        raise NotHereError(f"{name} is neither in PATH nor in {folder / 'bin'}; benchmarks/peers.sh compiles it")
+    found = os.environ.get(variable) or shutil.which(name, path=places)
+    if not found or not Path(found).exists():
+        raise NotHereError(
+            f"{name} is neither in PATH nor in {folder / 'bin'}; benchmarks/peers.sh makes it, or {variable} names it"
+        )
     return found
 
 
@@ -98,43 +107,62 @@ def peers_python(folder: Path) -> Path:
 
 def worker(load: Load, port: int) -> Start:
     settings = {
-        "MODEL": str(load.model),
         "N_CTX": str(load.n_ctx),
         "MAX_NUM_SEQS": str(load.concurrency),
         "N_THREADS": str(load.threads),
         "MAX_QUEUE": "1000",
-        "LOG_LEVEL": "WARNING",
     }
+    start = worker_defaults(load, port)
+    return start._replace(environment=start.environment | settings)
+
+
+def worker_defaults(load: Load, port: int) -> Start:
+    settings = {"MODEL": str(load.model), "LOG_LEVEL": "WARNING"}
     return Start([sys.executable, "-m", "handler", "serve", "--port", str(port)], settings)
 
 
-def llama_server(load: Load, port: int) -> Start:
-    options = {"-m": load.model, "-c": load.n_ctx, "-np": load.concurrency, "-t": load.threads, "-ngl": 999}
-    return Start([program(LLAMA_SERVER, load.folder), *_words(options), "-kvu", "--port", str(port)], {})
+def llama_server(load: Load, port: int, *mode: str) -> Start:
+    options = {"-c": load.n_ctx, "-np": load.concurrency, "-t": load.threads, "-ngl": 999}
+    start = llama_server_defaults(load, port)
+    return start._replace(arguments=[*start.arguments, *_words(options), *mode])
+
+
+def llama_server_streams(load: Load, port: int) -> Start:
+    """A stream of the cache for each slot, and samplers on the backend."""
+    return llama_server(load, port, "-bs")
+
+
+def llama_server_unified(load: Load, port: int) -> Start:
+    return llama_server(load, port, "-kvu")
+
+
+def llama_server_defaults(load: Load, port: int) -> Start:
+    return Start([program(LLAMA_SERVER, load.folder), "-m", str(load.model), "--port", str(port)], {})
 
 
 def llama_cpp_python(load: Load, port: int) -> Start:
-    """One request at a time: it has no batching. By default a new request would end the one that runs."""
+    """The server with batching among its examples."""
+    script = load.folder / "bin" / EXAMPLE_SERVER
+    if not script.exists():
+        raise NotHereError(f"{script} is not there; benchmarks/peers.sh makes it")
     python = str(peers_python(load.folder))
     environment = {"PYTHONPATH": str(_our_llama_cpp(load.logs))}
-    options = {
-        "--model": load.model,
-        "--n_ctx": load.n_ctx,
-        "--n_batch": 512,
-        "--n_threads": load.threads,
-        "--n_threads_batch": load.threads,
-        "--n_gpu_layers": -1,
-        "--flash_attn": "true",  # as the others choose by themselves
-        "--logits_all": "false",  # n_ctx rows of logits: 5 GB for the demo model
-        "--interrupt_requests": "false",
-        "--host": "127.0.0.1",
-        "--port": port,
+    model = {
+        "path": str(load.model),
+        "n_ctx": load.n_ctx,
+        "n_seq_max": load.concurrency,
+        "threads": load.threads,
+        "threads_batch": load.threads,
+        "n_gpu_layers": -1,
+        "store_logits": False,  # n_ctx rows of logits: 5 GB for the demo model
     }
+    config = load.logs / "llama-cpp-python.json"
+    config.write_text(json.dumps({"server": {"host": "127.0.0.1", "port": port}, "model": model}))
     return Start(
-        [python, "-m", "llama_cpp.server", *_words(options)],
+        [python, str(script), "-C", str(config)],
         environment,
-        "/v1/models",
-        {"repeat_penalty": 1.0, "logit_bias": _never_end(python, environment["PYTHONPATH"], load.model)},
+        "/healthz",
+        {"logit_bias": _never_end(python, environment["PYTHONPATH"], load.model)},
     )
 
 
@@ -172,9 +200,14 @@ def _words(options: dict[str, Any]) -> list[str]:
 
 STARTS: dict[str, Callable[[Load, int], Start]] = {
     WORKER: worker,
-    LLAMA_SERVER: llama_server,
+    STREAMS: llama_server_streams,
+    UNIFIED: llama_server_unified,
     LLAMA_CPP_PYTHON: llama_cpp_python,
+    WORKER_DEFAULTS: worker_defaults,
+    LLAMA_SERVER_DEFAULTS: llama_server_defaults,
 }
+TUNED = [WORKER, STREAMS, UNIFIED, LLAMA_CPP_PYTHON]  # told how many chats there will be
+ALIASES = {LLAMA_SERVER: [STREAMS, UNIFIED], "defaults": [WORKER_DEFAULTS, LLAMA_SERVER_DEFAULTS]}
 
 
 @contextmanager
@@ -184,13 +217,14 @@ def spawned(name: str, load: Load) -> Iterator[Server]:
         port = free.getsockname()[1]
     start = STARTS[name](load, port)
     log = load.logs / f"{name.replace(' ', '-')}.log"
+    command = " ".join([*(f"{key}={value}" for key, value in start.environment.items()), *start.arguments])
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
             start.arguments, cwd=ROOT, env={**os.environ, **start.environment}, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        yield Server(name, f"http://127.0.0.1:{port}", process, log, start.health, start.more, started)
+        yield Server(name, f"http://127.0.0.1:{port}", process, log, start.health, start.more, started, command)
     finally:
         process.terminate()
         try:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.circumstances import circumstances  # the path comes first
-from benchmarks.servers import FOLDER, LLAMA_SERVER, PATIENCE, STARTS, WORKER, Load, NotHereError, Server, spawned
+from benchmarks.servers import ALIASES, FOLDER, PATIENCE, STARTS, UNIFIED, WORKER, Load, NotHereError, Server, spawned
 from benchmarks.throughput import demo_model, some_of
 from benchmarks.workloads import Driver, Shape
 from handler.cpu_quota import num_usable_cores
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         times = "  ".join(f"{seconds:.2f}" for seconds in self.times)
-        return f"{self.server:17}{statistics.median(self.times):>8.2f}    {times}\n"
+        return f"{self.server:24}{statistics.median(self.times):>8.2f}    {times}\n"
 
 
 async def seconds_to_first_text(server: Server) -> float:
@@ -75,7 +75,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a GGUF file; the demo model if not given")
     parser.add_argument(
-        "--servers", type=some_of(STARTS), default=[WORKER, LLAMA_SERVER], help=f"of {', '.join(STARTS)}"
+        "--servers", type=some_of(STARTS, ALIASES), default=[WORKER, UNIFIED], help=f"of {', '.join(STARTS)}"
     )
     parser.add_argument("--repeat", type=int, default=3, help="starts of each")
     parser.add_argument("--n-ctx", type=int, default=8192)
@@ -90,7 +90,7 @@ def main() -> None:
     args = parse(sys.argv[1:])
     model = args.model or demo_model()
     where = circumstances(model, args.threads)
-    sys.stdout.write(f"{where}\n{'server':17}{'median':>8}    each, in seconds\n")
+    sys.stdout.write(f"{where}\n{'server':24}{'median':>8}    each, in seconds\n")
     sys.stdout.flush()
     read(model)
     with tempfile.TemporaryDirectory() as logs:

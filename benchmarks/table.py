@@ -3,47 +3,55 @@
 import math
 from collections.abc import Iterable
 
+from benchmarks.ceiling import Ceiling
 from benchmarks.row import Row
-from benchmarks.servers import LLAMA_CPP_PYTHON, WORKER
+from benchmarks.servers import LLAMA_SERVER, WORKER
+from benchmarks.workloads import BURSTS
 
 SECOND_TURN_TARGET = 0.1
-LONG_PROMPT_TARGET = 3.0
+LONG_PROMPT_TARGET = 1.7
 HEAD = (
-    f"{'workload':10}{'chats':>6}  {'server':17}{'tokens/s':>9}{'spread':>7}{'/ceiling':>9}{'/llama-s.':>10}"
-    f"{'first p50':>10}{'p95':>8}{'gap p50':>9}{'p95':>8}{'computed':>9}{'failed':>7}{'MB':>7}\n"
+    f"{'workload':10}{'chats':>5}  {'server':23}{'tokens/s':>9}{'spread':>7}{'/ceiling':>9}{'/llama-s':>9}"
+    f"{'first p50':>10}{'p95':>7}{'gap p50':>8}{'p95':>7}{'p99':>7}{'answers':>8}{'failed':>7}\n"
 )
 
 
 def line(row: Row) -> str:
-    rates = f"{row.rate:>9.1f}{_percent(row.spread):>7}{_ratio(row.of_ceiling):>9}{_ratio(row.of_peer):>10}"
-    times = f"{row.first_p50:>10.0f}{row.first_p95:>8.0f}{row.gap_p50:>9.1f}{row.gap_p95:>8.1f}"
-    counts = f"{'' if row.computed is None else row.computed:>9}{row.failed:>7}{row.memory:>7.0f}"
-    return f"{row.workload:10}{row.concurrency:>6}  {row.server:17}{rates}{times}{counts}\n"
+    rates = f"{row.rate:>9.1f}{_percent(row.spread):>7}{_ratio(row.of_ceiling):>9}{_ratio(row.of_peer):>9}"
+    times = f"{row.first_p50:>10.0f}{row.first_p95:>7.0f}{row.gap_p50:>8.1f}{row.gap_p95:>7.1f}{row.gap_p99:>7.1f}"
+    return f"{row.workload:10}{row.concurrency:>5}  {row.server:23}{rates}{times}{row.answers:>8}{row.failed:>7}\n"
 
 
-def ceiling_line(workload: str, concurrency: int, rate: float) -> str:
-    return f"{workload:10}{concurrency:>6}  {'the ceiling':17}{rate:>9.1f}\n"
+def ceiling_line(ceiling: Ceiling) -> str:
+    return f"{ceiling.workload:10}{ceiling.concurrency:>5}  {f'ceiling, {ceiling.mode}':23}{ceiling.whole:>9.1f}\n"
 
 
 def conclusions(rows: list[Row]) -> str:
     """In sentences: this worker's ratios over all loads, and what a workload is about."""
     ours = [row for row in rows if row.server == WORKER]
     sentences = [
-        _range("of llama-server's tokens/s", (row.of_peer for row in ours)),
+        _range(f"of the tokens/s of {LLAMA_SERVER}'s best mode here", (row.of_peer for row in ours)),
         _range("of the ceiling's tokens/s", (row.of_ceiling for row in ours)),
+        *map(_burst, rows),
         *map(_second_turn, rows),
         *map(_long_prompt, rows),
+        *map(_shared, rows),
     ]
-    if any(row.server == LLAMA_CPP_PYTHON for row in rows):
-        sentences.append(
-            f"{LLAMA_CPP_PYTHON}: its server answers one chat after the other; the first texts wait for that"
-        )
     return "".join(f"{sentence}\n" for sentence in sentences if sentence)
 
 
 def _range(what: str, ratios: Iterable[float | None]) -> str:
     known = [ratio for ratio in ratios if ratio is not None]
     return f"{WORKER}: {min(known):.2f} to {max(known):.2f} {what}" if known else ""
+
+
+def _burst(row: Row) -> str:
+    if row.workload not in BURSTS or row.computed is None or math.isnan(row.first_last):
+        return ""
+    return (
+        f"{_name(row)}: all had begun after {row.first_last:,.0f} ms, "
+        f"{1000 * row.computed / row.first_last:,.0f} prompt tokens/s till then"
+    )
 
 
 def _second_turn(row: Row) -> str:
@@ -66,6 +74,12 @@ def _long_prompt(row: Row) -> str:
         f"{_name(row)}: gap p95 {row.gap_p95:.1f} ms while the long prompt comes, {row.quiet_p95:.1f} otherwise, "
         f"{row.gap_p95 / row.quiet_p95:.1f} times (target: {LONG_PROMPT_TARGET:g})"
     )
+
+
+def _shared(row: Row) -> str:
+    if row.workload != "shared" or row.computed is None:
+        return ""
+    return f"{_name(row)}: {row.computed:,} prompt tokens computed"
 
 
 def _name(row: Row) -> str:

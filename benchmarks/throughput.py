@@ -1,15 +1,17 @@
 """This worker and its peers under the same load, in one table, with what llama.cpp itself can compute above it.
 
     python benchmarks/throughput.py                                           the demo model, on the CPU
-    python benchmarks/throughput.py --model m.gguf --concurrency 1,8,32,64 --n-ctx 32768 --repeat 3
-    python benchmarks/throughput.py --workloads shared,turns,long,trace --concurrency 8
+    python benchmarks/throughput.py --model m.gguf --concurrency 8,32,64 --repeat 3
+    python benchmarks/throughput.py --workloads equal,unequal,lognormal --concurrency 32,64
+    python benchmarks/throughput.py --servers "this worker,llama-server,defaults" --concurrency 32
 
-All servers are up at the same time, and every measurement is made with one after the other, so that a machine that
-others use too is as noisy for all; for each number of chats they begin anew. Tokens/s are those generated, over the
-time from the first request to the last token; "spread" says how far the slowest and the fastest of several runs are
-from their middle. "/ceiling" is their ratio to llama-batched-bench, whose time has the same prompts in it, "/llama-s."
-to llama-server. "computed" counts the prompt tokens that were not taken from the cache. Times are in milliseconds, of
-the first text and between two texts.
+The headline is the closed loop of people's chats (benchmarks/people.py), measured for --seconds from its first
+question; "equal" is prompts and answers of one length, all at once. Each program is measured alone: the others are not
+running. In each of the --repeat rounds all of them take their turn, every second time in the opposite order, started
+anew with the same questions. Tokens/s are those generated; "spread" says how far the slowest and the fastest run are
+from their middle. "/ceiling" is the ratio to llama-batched-bench in the better of its two modes, whose time has prompts
+of the same (for the loop: of the mean) length in it; "/llama-s" the ratio to llama-server in the best mode measured
+here. Times are in milliseconds, of the first text and between two texts.
 """
 
 import argparse
@@ -19,8 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +30,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import ceiling  # the path comes first
 from benchmarks.ceiling import Ceiling
 from benchmarks.circumstances import Circumstances, circumstances
+from benchmarks.people import MEAN_ANSWER_TOKENS, MEAN_PROMPT_TOKENS, MOST_TOKENS
+from benchmarks.progress import Progress
 from benchmarks.row import Row, middle, summarise
-from benchmarks.servers import FOLDER, LLAMA_SERVER, STARTS, Load, NotHereError, Server, peers_python, spawned
+from benchmarks.servers import (
+    ALIASES,
+    FOLDER,
+    LLAMA_SERVER,
+    STARTS,
+    TUNED,
+    Load,
+    NotHereError,
+    Server,
+    peers_python,
+    spawned,
+)
 from benchmarks.table import HEAD, ceiling_line, conclusions, line
+from benchmarks.workloads import ALIASES as OLD_NAMES
 from benchmarks.workloads import WORKLOADS, Driver, Shape
 from handler.cpu_quota import num_usable_cores
 
-CEILINGS_WORKLOAD = "chats"  # what llama-batched-bench does too
+LEAST_CACHE = 8192  # tokens
 
 
 class Results(NamedTuple):
@@ -44,106 +59,126 @@ class Results(NamedTuple):
     circumstances: Circumstances
     shape: Shape
     n_ctx: int
-    ceilings: dict[int, Ceiling]
+    ceilings: list[Ceiling]
     rows: list[Row]
+    commands: dict[str, str]  # how each server was started
 
     def json(self) -> str:
         parts: dict[str, Any] = self._asdict()
         parts |= {"circumstances": self.circumstances._asdict(), "shape": self.shape._asdict()}
-        parts["ceilings"] = {number: ceiling._asdict() for number, ceiling in self.ceilings.items()}
+        parts["ceilings"] = [ceiling._asdict() for ceiling in self.ceilings]
         parts["rows"] = [row._asdict() for row in self.rows]
         return json.dumps(parts, indent=1)
 
 
 class Bench:
-    """Servers that are up, and the seed of the next texts."""
+    """Measures one server after the other, each alone. Those that cannot start are left out from then on."""
 
-    def __init__(self, servers: list[Server], shape: Shape, repeat: int) -> None:
-        self._servers = servers
+    def __init__(self, args: argparse.Namespace, load: Load, shape: Shape, ceilings: list[Ceiling]) -> None:
+        self.commands: dict[str, str] = {}
+        self._args = args
+        self._load = load
         self._shape = shape
-        self._repeat = repeat
-        self._seed = 0
+        self._ceilings = ceilings
+        self._names = list(args.servers)
+        self._progress = Progress(len(args.concurrency) * args.repeat * len(args.servers) * len(args.workloads))
 
-    async def warm_up(self) -> None:
-        for server in self._servers:
-            await self._driver(server, -1).ask("Hello", 4)
+    def measure(self) -> list[Row]:
+        self._progress.write("\n" + HEAD)
+        rows = [row for concurrency in self._args.concurrency for row in self._compare(concurrency)]
+        self._progress.close()
+        return rows
 
-    async def compare(self, workload: str, concurrency: int) -> list[Row]:
-        runs: dict[str, list[Row]] = {server.name: [] for server in self._servers}
-        for _ in range(self._repeat):
-            self._seed += 1
-            for server in self._servers:
-                runs[server.name].append(await self._run(server, workload, concurrency))
-        return with_peer([middle(rows) for rows in runs.values()])
+    def _compare(self, concurrency: int) -> list[Row]:
+        """All workloads at one number of chats."""
+        runs: dict[str, dict[str, list[Row]]] = {workload: {} for workload in self._args.workloads}
+        for round_number in range(self._args.repeat):
+            for name in in_turn(self._names, round_number):
+                for row in self._run(name, concurrency, round_number):
+                    runs[row.workload].setdefault(name, []).append(row)
+        rows = []
+        for workload, by_name in runs.items():
+            known = [
+                found for found in self._ceilings if (found.workload, found.concurrency) == (workload, concurrency)
+            ]
+            some = compared([middle(by_name[name]) for name in self._args.servers if name in by_name], known)
+            self._progress.write("".join([*map(ceiling_line, known), *map(line, some)]))
+            rows += some
+        return rows
 
-    async def _run(self, server: Server, workload: str, concurrency: int) -> Row:
-        answers = await WORKLOADS[workload](self._driver(server, self._seed), concurrency)
-        for answer in answers:
-            if answer.error:
-                sys.stderr.write(f"{server.name}: {answer.error}\n")
+    def _run(self, name: str, concurrency: int, round_number: int) -> list[Row]:
+        """All workloads, on a server that was started for them: other chats would have left something in its cache."""
+        self._progress.begin(f"{name}, {concurrency} chats")
+        rows = []
+        try:
+            with spawned(name, self._load) as server:
+                server.wait()
+                self.commands[name] = server.command
+                asyncio.run(self._warm_up(server))
+                for number, workload in enumerate(self._args.workloads):
+                    seed = (round_number * len(self._args.workloads) + number) * 1000 + concurrency
+                    rows.append(asyncio.run(self._drive(server, workload, concurrency, seed)))
+                    self._progress.done()
+        except NotHereError as error:
+            self._names.remove(name)
+            self._progress.write(f"without {name}: {error}\n")
+        return rows
+
+    async def _warm_up(self, server: Server) -> None:
+        await Driver(server.url, self._shape, -1, server.more).ask("Hello", 4)
+
+    async def _drive(self, server: Server, workload: str, concurrency: int, seed: int) -> Row:
+        answers = await WORKLOADS[workload](Driver(server.url, self._shape, seed, server.more), concurrency)
+        for fault in sorted({answer.error for answer in answers if answer.error}):
+            self._progress.write(f"{server.name}: {fault}\n")
         return summarise(workload, concurrency, server.name, server.peak_megabytes, answers)
 
-    def _driver(self, server: Server, seed: int) -> Driver:
-        return Driver(server.url, self._shape, seed, server.more)
+
+def in_turn(names: list[str], round_number: int) -> list[str]:
+    """Every second round backwards, so that what drifts with time drifts for all."""
+    return list(names if round_number % 2 == 0 else reversed(names))
 
 
-def with_peer(rows: list[Row]) -> list[Row]:
-    peer = next((row.rate for row in rows if row.server == LLAMA_SERVER), None)
-    return [row._replace(of_peer=row.rate / peer if peer else None) for row in rows]
+def compared(rows: list[Row], ceilings: list[Ceiling]) -> list[Row]:
+    """With their parts of llama-server's best mode and of the better ceiling."""
+    peer = max((row.rate for row in rows if row.server.startswith(LLAMA_SERVER)), default=0.0)
+    ceiling = max((found.whole for found in ceilings), default=0.0)
+    return [
+        row._replace(of_peer=row.rate / peer if peer else None, of_ceiling=row.rate / ceiling if ceiling else None)
+        for row in rows
+    ]
 
 
-def measure_ceilings(args: argparse.Namespace, load: Load, shape: Shape) -> dict[int, Ceiling]:
+def measure_ceilings(args: argparse.Namespace, load: Load, shape: Shape) -> list[Ceiling]:
     """Empty where no peers are wanted; and, with a word about it, where llama-batched-bench is not to be had."""
-    if CEILINGS_WORKLOAD not in args.workloads or LLAMA_SERVER not in args.servers:
-        return {}
+    sizes = {"loop": (MEAN_PROMPT_TOKENS, MEAN_ANSWER_TOKENS), "equal": (shape.prompt, shape.tokens)}
+    wanted = [workload for workload in args.workloads if workload in sizes]
+    if args.no_ceiling or not any(name.startswith(LLAMA_SERVER) for name in args.servers):
+        return []
+    found: list[Ceiling] = []
     try:
-        return ceiling.measure(load, shape.prompt, shape.tokens, args.concurrency, args.repeat)
+        for workload in wanted:
+            for mode in ceiling.MODES:
+                job = ceiling.Job(workload, mode, *sizes[workload])
+                found += ceiling.measure(load, job, args.concurrency, args.repeat)
     except NotHereError as error:
         sys.stdout.write(f"no ceiling: {error}\n")
-        return {}
+    return found
 
 
-async def measure(args: argparse.Namespace, load: Load, shape: Shape, ceilings: dict[int, Ceiling]) -> list[Row]:
-    rows: list[Row] = []
-    names = list(args.servers)
-    for concurrency in args.concurrency:
-        with ExitStack() as stack:  # anew: what other chats left in a cache would be measured too
-            servers = start(names, load, stack)
-            names = [server.name for server in servers]
-            bench = Bench(servers, shape, args.repeat)
-            await bench.warm_up()
-            sys.stdout.write("" if rows else "\n" + HEAD)
-            for workload in args.workloads:
-                known = ceilings.get(concurrency) if workload == CEILINGS_WORKLOAD else None
-                rows += show(await bench.compare(workload, concurrency), known)
-    return rows
-
-
-def show(rows: list[Row], known: Ceiling | None) -> list[Row]:
-    """Print the rows of one load; return them with their part of the ceiling."""
-    if known:
-        sys.stdout.write(ceiling_line(rows[0].workload, rows[0].concurrency, known.whole))
-        rows = [row._replace(of_ceiling=row.rate / known.whole) for row in rows]
-    sys.stdout.write("".join(map(line, rows)))
-    sys.stdout.flush()
-    return rows
-
-
-def start(names: list[str], load: Load, stack: ExitStack) -> list[Server]:
-    """All at the same time: loading a model is mostly waiting. Those that cannot start are left out, with a word."""
-    spawning, servers = [], []
-    for name in names:
-        try:
-            spawning.append(stack.enter_context(spawned(name, load)))
-        except NotHereError as error:
-            sys.stdout.write(f"without {name}: {error}\n")
-    for server in spawning:
-        try:
-            server.wait()
-            servers.append(server)
-        except NotHereError as error:
-            sys.stdout.write(f"without {server.name}: {error}\n")
-    return servers
+def cache_size(workloads: list[str], shape: Shape, concurrency: int) -> int:
+    """Tokens for all chats, so that each has room in a stream of its own."""
+    a_chat = {
+        "equal": shape.prompt + shape.tokens,
+        "unequal": shape.prompt + shape.tokens + 64,
+        "shared": shape.shared + shape.tokens + 64,
+        "turns": shape.shared + 3 * (shape.tokens // 2 + 64),
+        "long": max(shape.long, shape.prompt + shape.tokens) + 64,
+        "trace": 4 * (shape.prompt + shape.tokens) + 64,
+        "structured": shape.prompt + 4 * shape.tokens + 128,
+    }
+    most = max(a_chat.get(workload, MOST_TOKENS) for workload in workloads)
+    return max(LEAST_CACHE, -(-most // 256) * 256 * concurrency)
 
 
 def write(results: Results, json_path: Path | None, plot_path: Path | None, folder: Path, temporary: Path) -> None:
@@ -171,28 +206,37 @@ def plot(rows: Path, path: Path, folder: Path) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a GGUF file; the demo model if not given")
-    parser.add_argument("--workloads", type=some_of(WORKLOADS), default=["chats"], help=f"of {', '.join(WORKLOADS)}")
+    parser.add_argument(
+        "--workloads", type=some_of(WORKLOADS, OLD_NAMES), default=["loop"], help=f"of {', '.join(WORKLOADS)}"
+    )
     parser.add_argument("--concurrency", type=lambda text: list(map(int, text.split(","))), default=[1, 4, 8, 16])
-    parser.add_argument("--servers", type=some_of(STARTS), default=list(STARTS), help=f"of {', '.join(STARTS)}")
+    parser.add_argument(
+        "--servers", type=some_of(STARTS, ALIASES), default=TUNED, help=f"of {', '.join([*STARTS, *ALIASES])}"
+    )
     parser.add_argument("--repeat", type=int, default=1, help="runs; the middle one is shown, of two the faster")
-    parser.add_argument("--n-ctx", type=int, default=8192)
+    parser.add_argument(
+        "--n-ctx", type=int, help="tokens of the cache; what the workloads need for all chats if not given"
+    )
     parser.add_argument("--threads", type=int, default=num_usable_cores())
     for name, size in Shape()._asdict().items():
-        parser.add_argument(f"--{name}", type=int, default=size, help="tokens")
+        unit = "of the closed loop" if name == "seconds" else "tokens"
+        parser.add_argument(f"--{name}", type=type(size), default=size, help=unit)
+    parser.add_argument("--no-ceiling", action="store_true", help="without llama-batched-bench")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of what benchmarks/peers.sh makes")
     parser.add_argument("--json", type=Path, help="write the rows here too, and what they were measured on and with")
     parser.add_argument("--plot", type=Path, help="a PNG; benchmarks/plot.py draws it later too, from the JSON")
     return parser.parse_args(argv)
 
 
-def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """A parser of names with commas between them."""
+def some_of(known: Iterable[str], aliases: Mapping[str, list[str]] | None = None) -> Callable[[str], list[str]]:
+    """A parser of names with commas between them; an alias stands for a few of them."""
+    known, aliases = list(known), aliases or {}
 
     def parse(text: str) -> list[str]:
-        names = text.split(",")
+        names = [name for word in text.split(",") for name in aliases.get(word, [word])]
         if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not of {', '.join(known)}")
-        return names
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not of {', '.join([*known, *aliases])}")
+        return list(dict.fromkeys(names))
 
     return parse
 
@@ -206,17 +250,20 @@ def demo_model() -> Path:
 
 def main() -> None:
     args = parse(sys.argv[1:])
-    shape = Shape(args.prompt, args.tokens, args.shared, args.long)
+    shape = Shape(args.prompt, args.tokens, args.shared, args.long, args.seconds)
+    concurrency = max(args.concurrency)
+    n_ctx = args.n_ctx or cache_size(args.workloads, shape, concurrency)
     with tempfile.TemporaryDirectory() as temporary:
         model = args.model or demo_model()
-        load = Load(model, args.n_ctx, max(args.concurrency), args.threads, args.folder, Path(temporary))
+        load = Load(model, n_ctx, concurrency, args.threads, args.folder, Path(temporary))
         where = circumstances(model, args.threads)
-        sys.stdout.write(f"{where}{shape}\n")
+        sys.stdout.write(f"{where}{shape}, a cache of {n_ctx:,} tokens, {args.repeat} runs; each program alone\n")
         sys.stdout.flush()
         ceilings = measure_ceilings(args, load, shape)
-        rows = asyncio.run(measure(args, load, shape, ceilings))
+        bench = Bench(args, load, shape, ceilings)
+        rows = bench.measure()
         sys.stdout.write("\n" + conclusions(rows))
-        results = Results(where, shape, args.n_ctx, ceilings, rows)
+        results = Results(where, shape, n_ctx, ceilings, rows, bench.commands)
         write(results, args.json, args.plot, args.folder, Path(temporary))
 
 

@@ -1,7 +1,7 @@
 """What clients ask for. Texts are made of common words, which are a token each; the same seed makes the same texts.
 
 A workload drives one server and returns all answers; every text it sends is new to the server, but for what the
-workload is about. Knows nothing of servers but their address.
+workload is about. Knows nothing of servers but their address. The closed loop of people's lengths is in people.py.
 """
 
 import asyncio
@@ -11,24 +11,25 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
+from benchmarks import people
 from benchmarks.client import CHAT, COMPLETIONS, Answer, ask
+from benchmarks.people import NUM_UNIQUE, PROMPT_WORDS, unique_text
 
-WORDS = (
-    *("time", "way", "day", "man", "thing", "woman", "life", "child", "world", "school"),
-    *("state", "family", "student", "group", "country", "problem", "hand", "part"),
-)
+WORDS = people.WORDS  # other programs take them from here
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
 MODEL = "demo"
+UNEQUAL = 0.08  # of a prompt: how far the longest is from the shortest
 TOKENS_OF_AN_ITEM = 14  # of the structured answers' lists
 
 
 class Shape(NamedTuple):
-    """Sizes in tokens."""
+    """Sizes in tokens, and a time."""
 
     prompt: int = 128
     tokens: int = 128
     shared: int = 1000  # of a system prompt, or of a conversation's first prompt
     long: int = 4000  # of a prompt that comes in between
+    seconds: float = 12.0  # that the closed loop is measured for
 
 
 class Driver:
@@ -37,36 +38,48 @@ class Driver:
     def __init__(self, url: str, shape: Shape, seed: int, more: dict[str, Any] | None = None) -> None:
         self.url = url
         self.shape = shape
+        self.seed = seed
         self.random = random.Random(seed)
-        self._more = more or {}  # of each request: what one kind of server needs beside
+        self.more = more or {}  # of each request: what one kind of server needs beside
 
     def words(self, count: int) -> str:
         """Text of about so many tokens that begins like no other."""
-        unique = [str(self.random.randrange(10)) for _ in range(8)]
-        return " ".join([*unique, *self.random.choices(WORDS, k=max(0, count - 2 * len(unique)))])
+        return unique_text(self.random, count - NUM_UNIQUE)
 
     async def ask(self, prompt: str, tokens: int | None = None) -> Answer:
-        body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens or self.shape.tokens, **SAMPLING, **self._more}
+        body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens or self.shape.tokens, **SAMPLING, **self.more}
         return await ask(self.url, COMPLETIONS, body)
 
     async def ask_chat(self, body: dict[str, Any]) -> Answer:
         return await ask(self.url, CHAT, body)
 
 
-async def chats(driver: Driver, concurrency: int) -> list[Answer]:
-    """Independent ones, all at once."""
-    prompts = [driver.words(driver.shape.prompt) for _ in range(concurrency)]
+async def loop(driver: Driver, concurrency: int) -> list[Answer]:
+    """A closed loop of people: each asks anew when it has its answer. See people.py."""
+    return await people.closed_loop(driver.url, concurrency, driver.shape.seconds, driver.seed, more=driver.more)
+
+
+async def equal(driver: Driver, concurrency: int) -> list[Answer]:
+    """Prompts and answers of one length, all at once."""
+    return await burst(driver, [driver.shape.prompt] * concurrency)
+
+
+async def unequal(driver: Driver, concurrency: int) -> list[Answer]:
+    """The same with prompts that differ a little: by up to 8 %, as 130 to 140 tokens do."""
+    spread = round(driver.shape.prompt * UNEQUAL)
+    first = driver.shape.prompt + 2
+    return await burst(driver, [driver.random.randint(first, first + spread) for _ in range(concurrency)])
+
+
+async def lognormal(driver: Driver, concurrency: int) -> list[Answer]:
+    """The same with prompts of people's lengths."""
+    return await burst(driver, [PROMPT_WORDS.draw(driver.random) for _ in range(concurrency)])
+
+
+async def burst(driver: Driver, prompt_tokens: list[int]) -> list[Answer]:
+    """A completion for each, all at once."""
+    prompts = [driver.words(count) for count in prompt_tokens]
     return list(await asyncio.gather(*map(driver.ask, prompts)))
-
-
-async def closed_loop(driver: Driver, concurrency: int, rounds: int = 3) -> list[Answer]:
-    """Each client asks anew when it has its answer, of different length."""
-
-    async def client() -> list[Answer]:
-        lengths = [driver.random.randint(driver.shape.tokens // 2, driver.shape.tokens) for _ in range(rounds)]
-        return [await driver.ask(driver.words(driver.shape.prompt), length) for length in lengths]
-
-    return list(chain(*await asyncio.gather(*(client() for _ in range(concurrency)))))
 
 
 async def shared_prompt(driver: Driver, concurrency: int) -> list[Answer]:
@@ -164,12 +177,16 @@ def list_format(num_items: int) -> dict[str, Any]:
 
 
 Workload = Callable[[Driver, int], Awaitable[list[Answer]]]
+BURSTS = ("equal", "unequal", "lognormal")  # of prompts that come all at once
 WORKLOADS: dict[str, Workload] = {
-    "chats": chats,
-    "loop": closed_loop,
+    "loop": loop,
+    "equal": equal,
+    "unequal": unequal,
+    "lognormal": lognormal,
     "shared": shared_prompt,
     "turns": turns,
     "long": long_prompt,
     "trace": trace,
     "structured": structured,
 }
+ALIASES = {"chats": ["equal"]}  # names that were

@@ -6,6 +6,7 @@ from benchmarks.client import Answer
 from benchmarks.ratios import percentile, quiet_gaps, second_turn
 from benchmarks.row import Row, middle, summarise
 from benchmarks.table import HEAD, conclusions, line
+from benchmarks.throughput import compared, in_turn
 
 
 def answer(*arrivals: float, started: float = 0.0) -> Answer:
@@ -13,8 +14,8 @@ def answer(*arrivals: float, started: float = 0.0) -> Answer:
     return Answer(started, list(arrivals), arrivals[-1], num_tokens=len(arrivals))
 
 
-def row(answers: list[Answer], workload: str = "chats", concurrency: int = 1) -> Row:
-    return summarise(workload, concurrency, "this worker", 100.0, answers)
+def row(answers: list[Answer], workload: str = "equal", concurrency: int = 1, server: str = "this worker") -> Row:
+    return summarise(workload, concurrency, server, 100.0, answers)
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 3), (0.95, 4), (1.0, 4)])
@@ -64,7 +65,7 @@ def test_prompt_tokens_that_a_server_does_not_count_are_left_out() -> None:
 
 def test_a_line_fits_under_the_head() -> None:
     """And into a terminal."""
-    large = row([answer(100, 130)], "structured", 64)._replace(of_ceiling=0.9, of_peer=10.0, computed=999_999)
+    large = row([answer(100, 130)], "structured", 64, "llama-server (defaults)")._replace(of_ceiling=0.9, of_peer=10.0)
 
     assert len(line(large)) == len(HEAD) < 130
 
@@ -80,3 +81,53 @@ def test_chats_that_were_over_when_the_long_prompt_came_say_nothing_about_gaps()
     over.window = (5, 8)
 
     assert "over too soon" in conclusions([row([over], "long")])
+
+
+def test_in_the_closed_loop_only_tokens_of_the_measured_time_count() -> None:
+    """Of an answer that reaches beyond it as many as its texts within it, two tokens a text here."""
+    within, across = answer(1, 2, 3, 4), answer(8, 9, 11, 12)
+    for one in (within, across):
+        one.window, one.num_tokens = (0, 10), 8
+
+    assert row([within, across], "loop").rate == (8 + 4) / 10
+
+
+def test_an_answer_that_was_cut_counts_with_what_the_others_have_for_each_text() -> None:
+    over, cut = answer(1, 2), answer(3, 4, 5)
+    over.num_tokens, cut.num_tokens, cut.is_cut = 4, 0, True
+    over.window = cut.window = (0, 10)
+
+    found = row([over, cut], "loop")
+
+    assert (found.rate, found.answers, found.cut, found.failed) == ((4 + 6) / 10, 1, 1, 0)
+
+
+def test_an_answer_that_never_began_waited_as_long_as_it_was_watched() -> None:
+    """Left out, it would make a server look better the longer its queue is."""
+    waiting = Answer(1.0, ended=9.0, is_cut=True, window=(0, 10))
+    began = answer(2)
+    began.window = (0, 10)
+
+    assert row([began, waiting], "loop").first_p95 == 8000
+
+
+def test_a_burst_says_when_all_had_begun() -> None:
+    early, late = answer(1, 2), answer(4, 5)
+    early.num_prompt_tokens = late.num_prompt_tokens = 100
+
+    assert "all had begun after 4,000 ms, 50 prompt tokens/s" in conclusions([row([early, late])])
+
+
+def test_servers_take_turns_in_both_directions() -> None:
+    names = ["a", "b", "c"]
+
+    assert [in_turn(names, number) for number in range(2)] == [["a", "b", "c"], ["c", "b", "a"]]
+
+
+def test_the_peer_is_llama_server_in_its_best_mode() -> None:
+    rows = [row([answer(1)], server=name)._replace(rate=rate) for name, rate in RATES.items()]
+
+    assert [found.of_peer for found in compared(rows, [])] == [3.0, 0.5, 1.0]
+
+
+RATES = {"this worker": 300.0, "llama-server -kvu": 50.0, "llama-server -bs": 100.0}

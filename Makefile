@@ -5,10 +5,10 @@ SETUP := .venv/.installed handler/engine/llama/libdraw.so
 BIN := .venv/bin
 comma := ,
 
-.PHONY: help run gateway test check fix bench model docs lock image wheel clean
+.PHONY: help run gateway test unit check fix bench model docs lock image wheel clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 # exec: no shell stands between make and the server, so the server itself gets the signal that stops it.
 run: model  ## Serve the demo model at http://127.0.0.1:8000 until Ctrl-C: the gateway and its worker.
@@ -20,12 +20,18 @@ gateway: $(SETUP)  ## Serve what gateway.yaml or the environment says, at the sa
 test: model  ## Run all tests.
 	@$(BIN)/pytest $(ARGS)
 
-check: $(SETUP)  ## Lint, formatting and types; changes nothing.
+# Tests that need a compiled llama.cpp, real processes or other programs; the rest are unit tests.
+STAGES := tests/contract tests/emulator tests/end_to_end tests/engine/llama tests/gateway/process
+
+unit: .venv/.unit-installed  ## Run the unit tests: nothing is compiled, no network, under two minutes.
+	@$(BIN)/pytest $(STAGES:%=--ignore=%) $(ARGS)
+
+check: .venv/.unit-installed  ## Lint, formatting and types; changes nothing.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-fix: $(SETUP)  ## Format, and repair what the linter can.
+fix: .venv/.unit-installed  ## Format, and repair what the linter can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -75,6 +81,9 @@ wheel:  ## Compile llama-cpp-python as the image needs it, into builder/wheels.
 clean:  ## Remove the virtual environment and the tools' caches; what is shared between clones stays.
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache handler/engine/llama/libdraw.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.unit-installed: builder/setup.sh $(wildcard requirements/*.txt)
+	@builder/setup.sh unit
 
 .venv/.installed: builder/setup.sh $(wildcard requirements/*.txt)
 	@builder/setup.sh

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv: every package that requirements/*.txt pins, with llama-cpp-python compiled for this machine's CPU.
+# `setup.sh unit` leaves llama-cpp-python out: enough for linter, types and unit tests, in a minute and without a compiler.
 # `make` calls it when .venv is missing or older than the pins. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,8 +26,9 @@ find_python() {
         "on Debian or Ubuntu: apt-get install python3-venv, or say where it is: make PYTHON=/path/to/python3"
 }
 
+what=${1:-all}
 find_python
-command -v "${CXX:-c++}" >/dev/null ||
+[ "$what" = unit ] || command -v "${CXX:-c++}" >/dev/null ||
     fail "a C++ compiler is needed to compile llama.cpp; on Debian or Ubuntu: apt-get install g++"
 
 # --clear when the interpreter it was made from is gone: such a .venv cannot repair itself.
@@ -38,6 +40,17 @@ pip=(.venv/bin/python -m pip)
 
 # pip first, by itself: the one that comes with Python may be too old for what follows.
 "${pip[@]}" install --quiet --require-hashes -r requirements/pip.txt
+
+# The pins are complete and agree with each other, so nothing is left to resolve.
+packages=$(mktemp)
+sed '/^llama-cpp-python==/,/[^\\]$/d' requirements/worker.txt >"$packages"
+"${pip[@]}" install --quiet --no-deps --require-hashes -r "$packages" -r requirements/gateway.txt -r requirements/dev.txt
+rm "$packages"
+touch .venv/.unit-installed
+if [ "$what" = unit ]; then
+    echo "setup: done, without llama-cpp-python"
+    exit
+fi
 
 # llama-cpp-python is kept compiled in a folder of its own: pip's cache would take a wheel compiled for another CPU, or
 # without amx_fix.h, for this one.
@@ -63,7 +76,5 @@ compile() {
 
 [ -e "$(echo "$wheels"/*.whl)" ] || compile
 "${pip[@]}" install --quiet --no-deps --no-index "$wheels"/*.whl
-"${pip[@]}" install --quiet --require-hashes -r requirements/worker.txt -r requirements/gateway.txt -r requirements/dev.txt
-
 touch .venv/.installed
 echo "setup: done"

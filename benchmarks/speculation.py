@@ -1,11 +1,10 @@
-"""What drafts bring: tokens/s without them, with prompt lookup, with a draft model; the engine here, without HTTP.
+"""What drafts bring: tokens/s without them and with prompt lookup; the engine in this process, without HTTP.
 
     python benchmarks/speculation.py --concurrency 1,2,4,8
     python benchmarks/speculation.py --modes off,lookup --drafted 4,8,16 --tasks copy
 
 Two tasks: free text at temperature 0.8, and code that is to be repeated with one name changed, at temperature 0. The
-settings are the worker's, from the environment. Unless DRAFT_MODEL is set, the draft model is the model itself at the
-lowest quantisation that llama.cpp makes by itself: the mechanics are real, but it is hardly faster than its target.
+settings are the worker's, from the environment.
 
 Tokens/s are of the time in which all generate: from the last first token to the first last one. "of off" compares with
 the same task and concurrency without drafts in the same run, which is what counts on a machine that others use too.
@@ -16,7 +15,6 @@ import asyncio
 import logging
 import os
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from itertools import product
@@ -25,16 +23,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import llama_cpp.llama_cpp as llama  # the path comes first
-
-from handler import loading
+from handler import loading  # the path comes first
 from handler.chat.template import model_template
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
 from handler.engine.llama.context import supports_gpu
 from handler.engine.sampling_params import SamplingParams
 from handler.loading import LoadedModel, limits, load_model
-from handler.models.locate import locate
 from handler.settings import Settings
 
 FREE = (
@@ -166,14 +161,6 @@ def measure(subjects: list[Subject], args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def quantise(source: Path, target: Path) -> Path:
-    params = llama.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize = llama.LLAMA_FTYPE_MOSTLY_Q2_K, True
-    code = llama.llama_model_quantize(str(source).encode(), str(target).encode(), params)
-    assert code == 0, "llama.cpp cannot quantise this model"
-    return target
-
-
 def show(rows: list[Row]) -> str:
     lines = ["task  chats  mode    drafted  tokens/s  of off  accepted"]
     off = {(row.task, row.concurrency): row.rate for row in rows if row.mode == "off"}
@@ -191,7 +178,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concurrency", type=numbers, default=[1, 2, 4, 8])
-    parser.add_argument("--modes", type=lambda text: text.split(","), default=["off", "lookup", "draft"])
+    parser.add_argument("--modes", type=lambda text: text.split(","), default=["off", "lookup"])
     parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(TASKS))
     parser.add_argument("--drafted", type=numbers, default=[12], help="tokens drafted at once, at most")
     parser.add_argument("--tokens", type=int, default=96, help="tokens of an answer")
@@ -206,14 +193,11 @@ def main() -> None:
     environ = dict(os.environ)
     if args.max_drafting:
         loading.MAX_DRAFTING_ON_CPU = loading.MAX_DRAFTING_ON_GPU = args.max_drafting
-    with tempfile.TemporaryDirectory() as folder:
-        if "draft" in args.modes and "DRAFT_MODEL" not in environ:
-            environ["DRAFT_MODEL"] = str(quantise(locate(Settings.from_env(environ)), Path(folder) / "draft.gguf"))
-        kinds = [(mode, n) for mode in args.modes for n in (args.drafted[:1] if mode == "off" else args.drafted)]
-        subjects = [open_subject(mode, drafted, args, environ) for mode, drafted in kinds]
-        sys.stdout.write(show(measure(subjects, args)))
-        for subject in subjects:
-            subject.engine.close()
+    kinds = [(mode, n) for mode in args.modes for n in (args.drafted[:1] if mode == "off" else args.drafted)]
+    subjects = [open_subject(mode, drafted, args, environ) for mode, drafted in kinds]
+    sys.stdout.write(show(measure(subjects, args)))
+    for subject in subjects:
+        subject.engine.close()
 
 
 if __name__ == "__main__":

@@ -50,7 +50,6 @@ SECTIONS: dict[str, dict[str, str]] = {
         "main_gpu": "Main GPU",
         "tensor_split": "Shares of the GPUs",
         "speculate": "Speculative decoding",
-        "draft_model": "Draft model",
         "num_draft_tokens": "Drafted tokens",
     },
     "RunPod jobs": {

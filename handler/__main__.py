@@ -87,11 +87,9 @@ def _parse_args(argv: list[str]) -> tuple[str, argparse.Namespace]:
 
 
 def _fetch(settings: Settings) -> int:
-    from handler.models.locate import locate, locate_draft_model
+    from handler.models.locate import locate
 
     sys.stdout.write(f"{locate(settings)}\n")
-    if draft_model := locate_draft_model(settings):
-        sys.stdout.write(f"{draft_model}\n")
     return 0
 
 

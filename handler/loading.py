@@ -1,7 +1,6 @@
 """From settings to loaded models: what is left open is chosen here, by the machine. Imports llama.cpp."""
 
 import logging
-from dataclasses import replace
 from typing import NamedTuple
 
 from handler.cpu_quota import num_usable_cores
@@ -9,12 +8,10 @@ from handler.engine.cache.cache_size import Layout
 from handler.engine.llama.context import RunnerConfig, supports_gpu
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.scheduler import Limits
-from handler.engine.speculative.draft_model import DraftModel, check_same_vocabulary
-from handler.engine.speculative.drafter import Drafter
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import DraftLimits, Speculation
 from handler.errors import ConfigError
-from handler.models.locate import locate, locate_draft_model
+from handler.models.locate import locate
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,7 +23,6 @@ MAX_BURST_ON_GPU, MAX_BURST_ON_CPU = 8192, 2048  # prompt tokens: about a second
 # H100, 0.12 us and 8 ms on two CPU cores.
 MAX_IDLE_ON_GPU, MAX_IDLE_ON_CPU = 4_000, 60_000
 MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step has enough to compute without drafts
-DRAFT_CELLS = 32768  # of the draft model's cache, which holds the few sequences that it drafts for
 
 
 class LoadedModel(NamedTuple):
@@ -35,52 +31,26 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(settings: Settings) -> LoadedModel:
-    """Find or download the model, and the one that drafts for it, and load them. Blocks; raises ModelError or
-    ConfigError."""
+    """Find or download the model and load it. Blocks; raises ModelError or ConfigError."""
     path, on_gpu = locate(settings), supports_gpu()
-    drafting = _load_draft_model(settings, on_gpu=on_gpu)  # first: the target's cache takes what memory is left
     runner = ModelRunner(path, runner_config(settings, on_gpu=on_gpu))
     log.info(
         "model loaded in %s: %d slots %s a cache of %d tokens, %d a sequence at most",
         runner.load_time, runner.num_slots, "share" if runner.memory.is_unified else "divide", runner.num_cells,
         runner.max_model_len,
     )  # fmt: skip
-    return LoadedModel(runner, _speculation(settings, runner, drafting, on_gpu=on_gpu))
+    return LoadedModel(runner, _speculation(settings, runner, on_gpu=on_gpu))
 
 
-def _load_draft_model(settings: Settings, *, on_gpu: bool) -> ModelRunner | None:
-    path = locate_draft_model(settings)
-    if path is None:
-        return None
-    n_ctx = settings.n_ctx or max(DRAFT_CELLS, settings.max_model_len)
-    config = replace(
-        runner_config(settings, on_gpu=on_gpu), n_ctx=n_ctx, max_model_len=0, max_draft_tokens=0, kv_unified="on"
-    )
-    runner = ModelRunner(path, config)
-    log.info("draft model loaded in %s: a cache of %d tokens", runner.load_time, runner.num_cells)
-    return runner
-
-
-def _speculation(
-    settings: Settings, runner: ModelRunner, drafting: ModelRunner | None, *, on_gpu: bool
-) -> Speculation | None:
+def _speculation(settings: Settings, runner: ModelRunner, *, on_gpu: bool) -> Speculation | None:
     if settings.speculate == "off":
         return None
-    if not all(model.memory.can_go_back for model in (runner, drafting) if model):
+    if not runner.memory.can_go_back:
         raise ConfigError(
             f"SPECULATE has value '{settings.speculate}': recurrent and hybrid models keep only their latest state, "
             "and would compute everything anew after each wrong draft. Set it to off."
         )
-    drafter: Drafter = PromptLookup()
-    if drafting:
-        check_same_vocabulary(runner.vocabulary, drafting.vocabulary)
-        shares = limits(settings, on_gpu=on_gpu)
-        drafter = DraftModel(
-            drafting,
-            max_batch_tokens=min(shares.max_prompt_tokens, shares.max_batch_tokens),
-            num_target_tokens=runner.vocabulary.num_tokens,
-        )
-    return Speculation(drafter, draft_limits(settings, on_gpu=on_gpu))
+    return Speculation(PromptLookup(), draft_limits(settings, on_gpu=on_gpu))
 
 
 def runner_config(settings: Settings, *, on_gpu: bool) -> RunnerConfig:

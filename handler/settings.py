@@ -48,6 +48,13 @@ ALIASES = {
     "api_key": ("LLAMA_API_KEY",),
 }
 
+# Settings, or single values of one, that this worker once had: (variable, value; None: any value) and what to do.
+NO_DRAFT_MODEL = "a second model that drafts is no longer supported. "
+REMOVED: dict[tuple[str, str | None], str] = {
+    ("SPECULATE", "draft"): NO_DRAFT_MODEL + "Set it to lookup or off.",
+    ("DRAFT_MODEL", None): NO_DRAFT_MODEL + "Unset it; SPECULATE=lookup drafts without one.",
+}
+
 
 class Settings(BaseModel):
     """What can be set, with units and defaults. 0 means "choose for me" where the description says so."""
@@ -116,13 +123,12 @@ class Settings(BaseModel):
         (), description="Each GPU's share, as numbers separated by commas. Empty: by their free memory."
     )
 
-    speculate: Literal["off", "lookup", "draft"] = Field(
+    speculate: Literal["off", "lookup"] = Field(
         "off",
-        description="Guess tokens and compute several of a sequence at once, while few generate; no text changes. "
-        "lookup: from what the sequence repeats. draft: by DRAFT_MODEL.",
+        description="Speculative decoding at low concurrency; output is unchanged. "
+        "lookup: drafts come from what the sequence repeats of its prompt or itself.",
     )
-    draft_model: str = Field("", description="A smaller model of the same family, in any form that MODEL may have.")
-    num_draft_tokens: int = Field(12, ge=1, le=32, description="Tokens guessed at once for a sequence, at most.")
+    num_draft_tokens: int = Field(12, ge=1, le=32, description="Tokens of one draft, at most.")
 
     serve: bool = Field(
         False, description="Serve HTTP as `python -m handler serve` does: for load-balancing endpoints and pods."
@@ -154,6 +160,7 @@ class Settings(BaseModel):
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings from environment variables; raise ConfigError for a wrong one."""
+        _refuse_removed(environ)
         keys = {name: key for name in cls.model_fields if (key := _key_of(name, environ))}
         try:
             settings = cls.model_validate({name: environ[key] for name, key in keys.items()})
@@ -164,9 +171,14 @@ class Settings(BaseModel):
                 f"MAX_MODEL_LEN has value {settings.max_model_len}: the cache holds {keys['n_ctx']}={settings.n_ctx} "
                 "tokens, and one sequence cannot have more."
             )
-        if settings.speculate == "draft" and not settings.draft_model:
-            raise ConfigError("SPECULATE has value 'draft': DRAFT_MODEL must say which model drafts.")
         return settings
+
+
+def _refuse_removed(environ: Mapping[str, str]) -> None:
+    for (key, value), advice in REMOVED.items():
+        given = environ.get(key)
+        if given and value in (None, given):
+            raise ConfigError(f"{key} has value {given!r}: {advice}")
 
 
 def names_of(setting: str) -> tuple[str, ...]:

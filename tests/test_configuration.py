@@ -86,13 +86,3 @@ def test_option_overrides_every_name(tiny_model_paths: Mapping[Architecture, Pat
     result = subprocess.run(fetch, env=environ, capture_output=True, text=True, check=False)
 
     assert result.stdout == f"{model}\n", result.stderr
-
-
-def test_fetch_gets_the_draft_model_too(tiny_model_paths: Mapping[Architecture, Path]) -> None:
-    """A worker whose models are baked in asks nobody for them."""
-    model, draft = str(tiny_model_paths["llama"]), str(tiny_model_paths["qwen2"])
-    environ = {"SPECULATE": "draft", "DRAFT_MODEL": draft, "PATH": os.environ["PATH"]}
-    fetch = [sys.executable, "-m", "handler", "fetch", "--model", model]
-    result = subprocess.run(fetch, env=environ, capture_output=True, text=True, check=False)
-
-    assert result.stdout == f"{model}\n{draft}\n", result.stderr

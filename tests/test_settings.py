@@ -130,3 +130,17 @@ def test_runpod_is_quiet_unless_told_otherwise(environ: dict[str, str], level: s
     quiet_runpod(environ)
 
     assert environ["RUNPOD_LOG_LEVEL"] == level
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"SPECULATE": "draft"}, "SPECULATE has value 'draft': a second model that drafts is no longer supported"),
+        ({"DRAFT_MODEL": "org/small"}, "DRAFT_MODEL has value 'org/small': .* SPECULATE=lookup drafts without one"),
+    ],
+)
+def test_what_was_removed_is_refused(environ: dict[str, str], message: str) -> None:
+    """A setting that no longer does anything stops the start and says what to do instead; left empty, it is unset."""
+    with pytest.raises(ConfigError, match=message):
+        Settings.from_env(environ)
+    assert Settings.from_env(dict.fromkeys(environ, "")) == Settings.from_env({})

@@ -58,16 +58,6 @@ def locate(settings: Settings) -> Path:
     return path
 
 
-def locate_draft_model(settings: Settings) -> Path | None:
-    """The same for the model that drafts, where there shall be one."""
-    if settings.speculate != "draft":
-        return None
-    try:
-        return locate(settings.model_copy(update={"model": settings.draft_model}))
-    except ModelError as error:
-        raise ModelError(f"DRAFT_MODEL, which is looked for like MODEL: {error}") from error
-
-
 def _find(source: Source, settings: Settings) -> Path | None:
     """Wherever it may be on this machine."""
     try:

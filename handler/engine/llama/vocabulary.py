@@ -16,7 +16,6 @@ class ModelVocabulary:
 
     def __init__(self, vocab: Pointer) -> None:
         self.vocab = vocab
-        self.kind: int = llama.llama_vocab_type(vocab)  # SentencePiece, BPE, ...
         self.num_tokens: int = llama.llama_vocab_n_tokens(vocab)
         self.bos_token = self._special(llama.llama_vocab_bos(vocab))
         self.eos_token = self._special(llama.llama_vocab_eos(vocab))
@@ -24,10 +23,6 @@ class ModelVocabulary:
         self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
         self.piece = functools.cache(self._piece)  # there are as many at most as tokens
         self.is_end_of_generation = functools.cache(self._is_end_of_generation)
-
-    def texts(self) -> list[bytes]:
-        """Of all tokens, as the file has them: for comparing two vocabularies."""
-        return [llama.llama_vocab_get_text(self.vocab, token_id) for token_id in range(self.num_tokens)]
 
     @functools.cached_property
     def end_of_generation(self) -> frozenset[int]:

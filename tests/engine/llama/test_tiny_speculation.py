@@ -1,4 +1,4 @@
-"""Drafts on llama.cpp itself: whatever is guessed, by whomever, no text changes."""
+"""Drafts on llama.cpp itself: whatever is drafted, no text changes."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 
 from handler.engine.engine import Engine
-from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.speculative.draft_model import DraftModel
-from handler.engine.speculative.drafter import Drafter
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from tests.engine.fake_drafters import Answers, FakeDrafter, MixedDrafter, RandomDrafter, RightDrafter, WrongDrafter
 from tests.engine.llama.test_tiny import MEMORIES, PROMPTS, SHARING, STREAMS, WINDOW, Memory, for_each
@@ -26,9 +23,8 @@ from tests.engine.tiny_engine import (
     ask_one_by_one,
     forget,
     open_engine,
-    tiny_config,
 )
-from tests.tiny_models import Architecture, write_tiny_model
+from tests.tiny_models import Architecture
 
 LONG = replace(GREEDY, max_tokens=60)
 WILD = SamplingParams(
@@ -165,16 +161,6 @@ async def test_random_traffic_with_drafts(memory: Memory, open_tiny: OpenEngine)
     assert engine.stats.num_drafted_tokens > 50
 
 
-@pytest.mark.parametrize("seed", [0, 1], ids=["itself", "another"])
-async def test_random_traffic_with_a_draft_model(seed: int, open_tiny: OpenEngine, tmp_path: Path) -> None:
-    """The same where the draft model's cache is too small, too."""
-    drafter = open_draft_model(write_tiny_model(tmp_path / "draft.gguf", "llama", seed=seed), n_ctx=256)
-    engine, fresh = open_tiny(n_ctx=256, drafter=drafter), open_tiny(n_ctx=256)
-    await check_random_traffic(engine, fresh)
-    assert engine.stats.num_drafted_tokens > 50
-    assert_follows(drafter)
-
-
 class RandomOrLookup(RandomDrafter):
     """Whatever follows anywhere, and noise behind it."""
 
@@ -195,55 +181,3 @@ async def test_lookup_finds_what_repeats(open_tiny: OpenEngine) -> None:
     engine = open_tiny(drafter=PromptLookup(sizes=(3, 2, 1)))
     assert_same(await ask_all(engine, PROMPTS, LONG), alone)
     assert engine.stats.num_drafted_tokens > 0
-
-
-@pytest.mark.parametrize("seed", [0, 1], ids=["itself", "another"])
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-async def test_draft_model(architecture: Architecture, seed: int, open_tiny: OpenEngine, tmp_path: Path) -> None:
-    """The model itself drafts what it will say, another one something else; the text is the same. So are those of
-    later turns, with what either has kept."""
-    drafter = open_draft_model(write_tiny_model(tmp_path / "draft.gguf", architecture, seed=seed))
-    plain, engine = open_tiny(Memory(architecture)), open_tiny(Memory(architecture), drafter=drafter)
-    chats = [engine.runner.tokenize(prompt) for prompt in PROMPTS]
-    for turn in range(3):
-        alone = [await ask(plain, chat, LONG) for chat in chats]
-        together = await asyncio.gather(*(ask(engine, chat, LONG) for chat in chats))
-        assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
-        chats = [chat + answer.token_ids + [turn + 20] for chat, answer in zip(chats, together, strict=True)]
-    assert_follows(drafter)
-    if seed == 0:
-        assert engine.stats.num_accepted_tokens > 0.9 * engine.stats.num_drafted_tokens > 100
-
-
-async def test_draft_model_with_a_seed(open_tiny: OpenEngine, tmp_path: Path) -> None:
-    """The same text again and again, as without drafts."""
-    drafter = open_draft_model(write_tiny_model(tmp_path / "draft.gguf", "llama"))
-    plain, engine = open_tiny(), open_tiny(drafter=drafter)
-    expected = await ask(plain, PROMPTS[1], WILD)
-    for _ in range(3):
-        assert (await ask(engine, PROMPTS[1], WILD)).text == expected.text
-
-
-async def test_draft_model_whose_cache_is_too_small(open_tiny: OpenEngine, tmp_path: Path) -> None:
-    """Some get no drafts, and none another text."""
-    path = write_tiny_model(tmp_path / "draft.gguf", "llama")
-    drafter = open_draft_model(path, n_ctx=256)
-    plain, engine = open_tiny(), open_tiny(drafter=drafter)
-    alone = await ask_one_by_one(plain, PROMPTS, replace(LONG, max_tokens=150))
-    assert_same(await ask_all(engine, PROMPTS, replace(LONG, max_tokens=150)), alone)
-    assert engine.stats.num_drafted_tokens > 0
-    assert_follows(drafter)
-
-
-def open_draft_model(path: Path, *, n_ctx: int = 1024) -> DraftModel:
-    """The engine that gets it closes it."""
-    runner = ModelRunner(path, tiny_config(n_ctx=n_ctx, n_batch=64, num_slots=4))
-    return DraftModel(runner, max_batch_tokens=32, num_target_tokens=runner.vocabulary.num_tokens)
-
-
-def assert_follows(drafter: Drafter) -> None:
-    """It has forgotten who is over, and its cells are counted."""
-    assert isinstance(drafter, DraftModel)
-    assert not drafter._shadows
-    assert not any(slot.is_claimed for slot in drafter._cache.slots)
-    drafter._cache.check_integrity()

@@ -5,7 +5,7 @@ SETUP := .venv/.installed handler/engine/llama/libdraw.so
 BIN := .venv/bin
 comma := ,
 
-.PHONY: help run gateway test unit check fix bench model docs lock image wheel clean
+.PHONY: help run gateway test unit check deploy-check fix bench model docs lock image wheel clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ check: .venv/.unit-installed  ## Lint, formatting and types; changes nothing.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+deploy-check:  ## Check compose.yaml, deploy/, the Tiltfile, Dockerfiles and workflows with the tools that read them.
+	@deploy/check/run.sh $(ARGS)
 
 fix: .venv/.unit-installed  ## Format, and repair what the linter can.
 	$(BIN)/ruff check --fix
@@ -59,6 +62,7 @@ lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
 	$(COMPILE) $(ARGS) pyproject.toml -o requirements/worker.txt
 	$(COMPILE) $(ARGS) --group gateway -c requirements/worker.txt -o requirements/gateway.txt
 	$(COMPILE) $(ARGS) --group peer -c requirements/worker.txt --no-emit-package llama-cpp-python -o requirements/peer.txt
+	$(COMPILE) $(ARGS) deploy/check/requirements.in -o deploy/check/requirements.txt
 	$(COMPILE) $(ARGS) --group dev -c requirements/worker.txt -c requirements/gateway.txt -o requirements/dev.txt
 
 # make image VARIANT=cpu                   for machines without a GPU

@@ -19,6 +19,11 @@ class Principal:
     name: str
     key: Key | None = None  # None: no limits
 
+    @property
+    def is_admin(self) -> bool:
+        """May see all requests, and make and revoke keys. Without any key, this machine's own client may."""
+        return self.key is None or self.key.is_admin
+
     def may_use(self, model: str) -> bool:
         """`model` as the client names it."""
         return self.key is None or self.key.may_use(model)
@@ -30,12 +35,13 @@ ANONYMOUS = Principal("", "local")
 class Authenticator:
     """Knows the keys of this moment. Nothing is read here; whoever reads the database calls `update`."""
 
-    def __init__(self, *, require_keys: bool, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds since 1970."""
+    def __init__(self, *, require_keys: bool, clock: Callable[[], float], own_keys: tuple[Key, ...] = ()) -> None:
+        """`clock` gives seconds since 1970; `own_keys` are valid beside those of the database."""
         self.require_keys = require_keys
         self._clock = clock
+        self._own_keys = own_keys
         self._keyring: Keyring | None = None
-        self._has_had_keys = False
+        self._has_had_keys = bool(own_keys)
 
     @property
     def is_ready(self) -> bool:
@@ -48,7 +54,7 @@ class Authenticator:
         return self.require_keys or self._has_had_keys
 
     def update(self, keyring: Keyring) -> None:
-        self._keyring = keyring
+        self._keyring = Keyring([*keyring, *self._own_keys])
         self._has_had_keys = self._has_had_keys or len(keyring) > 0
 
     def authenticate(self, headers: Headers) -> Principal:
@@ -57,7 +63,13 @@ class Authenticator:
             raise UnavailableError("The gateway cannot read its keys yet.", code="loading", retry_after=1.0)
         if not self.needs_key:
             return ANONYMOUS
-        key = self._keyring.find(_credential(headers))
+        return self._principal(self._keyring.find(_credential(headers)))
+
+    def authenticate_session(self, key_id: str) -> Principal:
+        """A principal who showed the key before. Raises AuthenticationError when it is revoked or expired meanwhile."""
+        return self._principal(self._keyring.get(key_id) if self._keyring else None)
+
+    def _principal(self, key: Key | None) -> Principal:
         if key is None or not key.is_valid(self._clock()):
             raise AuthenticationError(REFUSAL)
         return Principal(key.id, key.name, key)

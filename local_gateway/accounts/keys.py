@@ -10,6 +10,7 @@ from typing import Literal
 
 Period = Literal["day", "month"]
 
+ENVIRONMENT_KEY = "environment"  # the id of the one that GATEWAY_ADMIN_KEY holds
 SECRET_PREFIX = "lg-"  # noqa: S105 - by this a person and a scanner know what it is
 NUM_SHOWN = 8  # characters of a secret that are kept, to tell keys apart
 
@@ -30,6 +31,7 @@ class Key:
     period: Period = "month"  # in UTC
     created: float  # seconds since 1970
     expires: float | None = None  # seconds since 1970
+    is_admin: bool = False  # may see all requests, and make and revoke keys
     is_disabled: bool = False
 
     def is_valid(self, now: float) -> bool:
@@ -51,6 +53,10 @@ class Keyring:
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys.values())
 
+    def get(self, key_id: str) -> Key | None:
+        """The key with this id, valid or not."""
+        return next((key for key in self if key.id == key_id), None)
+
     def find(self, secret: bytes) -> Key | None:
         """The key with this secret, valid or not."""
         digest = hash_of(secret)
@@ -69,6 +75,7 @@ def new_key(
     budget: float | None = None,
     period: Period = "month",
     expires: float | None = None,
+    is_admin: bool = False,
 ) -> tuple[str, Key]:
     """The secret, which is shown once and kept nowhere, and its key."""
     secret = SECRET_PREFIX + secrets.token_urlsafe(32)
@@ -84,8 +91,15 @@ def new_key(
         period=period,
         created=created,
         expires=expires,
+        is_admin=is_admin,
     )
     return secret, key
+
+
+def environment_key(secret: str) -> Key:
+    """An administrator's key whose secret the operator chose: it is in no database, and nothing of it is shown."""
+    digest = hash_of(secret.encode())
+    return Key(id=ENVIRONMENT_KEY, name="admin", prefix="", hash=digest, created=0.0, is_admin=True)
 
 
 def hash_of(secret: bytes) -> str:

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--budget", type=_money, metavar="MONEY", help="in the currency of the models' prices")
     create.add_argument("--period", choices=get_args(Period), default="month", help="of the budget (default: month)")
     create.add_argument("--expires", type=_time, metavar="DATE", help="when it stops working, in UTC: 2027-01-31")
+    create.add_argument("--admin", action="store_true", help="may see all requests, and make and revoke keys")
     lister = commands.add_parser("list", help="show all keys, with what they may use")
     lister.add_argument("--csv", action="store_true", help="as CSV")
     revoke = commands.add_parser("revoke", help="disable a key for good")
@@ -59,6 +60,7 @@ def _create(args: argparse.Namespace, store: Store) -> None:
         budget=args.budget,
         period=args.period,
         expires=args.expires,
+        is_admin=args.admin,
     )
     try:
         store.add_key(key)

@@ -27,6 +27,7 @@ OVERRIDES: dict[str, Place] = {
     "GATEWAY_HOST": ("server", "host"),
     "GATEWAY_PORT": ("server", "port"),
     "GATEWAY_REQUIRE_KEYS": ("server", "require_keys"),
+    "GATEWAY_ADMIN_KEY": ("server", "admin_key"),
     "GATEWAY_DATABASE_URL": ("database", "url"),
     "GATEWAY_LOG_LEVEL": ("log", "level"),
 }
@@ -70,21 +71,24 @@ def _text_of(path: Path) -> str:
 
 
 def from_environment(environ: Environ) -> GatewaySettings:
-    """RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID make `llama`, OPENAI_API_KEY makes OpenAI's models; else there is the demo.
+    """RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID make `llama`, WORKER_BASE_URL does or stands in for them; OPENAI_API_KEY
+    makes OpenAI's models; else there is the demo.
 
     Raises ConfigError that names the variable.
     """
     models: dict[str, Any] = {}
     variables: dict[Place, str] = {}
-    for names, target, of_target in (_runpod(environ), _openai(environ)):
+    for names, target, of_target in (_runpod(environ), _worker(environ), _openai(environ)):
         for name in names:
-            models[name] = {"targets": [target]}
-            variables |= {("models", name, "targets", 0, key): variable for key, variable in of_target.items()}
+            targets = models.setdefault(name, {"targets": []})["targets"]
+            index = len(targets)
+            targets.append({**target, "priority": index + 1})
+            variables |= {("models", name, "targets", index, key): variable for key, variable in of_target.items()}
     models = models or {"llama": {"targets": [{"type": "local"}]}}
     return _validate(Document({"models": models}, variables=variables), environ)
 
 
-_Found = tuple[tuple[str, ...], dict[str, str], dict[str, str]]  # models, their target, and which variable set what
+_Found = tuple[tuple[str, ...], dict[str, Any], dict[str, str]]  # models, their target, and which variable set what
 
 
 def _runpod(environ: Environ) -> _Found:
@@ -99,6 +103,15 @@ def _runpod(environ: Environ) -> _Found:
     if endpoint_type not in RUNPOD_TYPES:
         raise ConfigError("RUNPOD_ENDPOINT_TYPE: must be `queue` or `lb`")
     return ("llama",), {"type": RUNPOD_TYPES[endpoint_type], **values}, variables
+
+
+def _worker(environ: Environ) -> _Found:
+    """A worker that runs elsewhere already: in a container beside this one, on another machine."""
+    variables = {"base_url": "WORKER_BASE_URL", "api_key": "WORKER_API_KEY"}
+    values = _set_ones(variables, environ)
+    if "base_url" not in values:
+        return (), {}, {}
+    return ("llama",), {"type": "openai", "name": "worker", "normalize": True, **values}, variables
 
 
 def _openai(environ: Environ) -> _Found:
@@ -166,6 +179,7 @@ def _secrets(settings: GatewaySettings) -> Iterator[str]:
             yield from (value for name, value in target.env.items() if any(word in name for word in SECRET_WORDS))
         else:
             yield from _password(target.base_url)
+    yield settings.server.admin_key.get_secret_value()
     yield from _password(settings.database.url)
 
 

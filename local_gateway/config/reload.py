@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0  # seconds between two looks at the file
 # Until the next start.
 FIXED = (
-    *(("server", key) for key in ("host", "port", "insecure", "cors_origins", "drain")),
+    *(("server", key) for key in ("host", "port", "insecure", "admin_key", "cors_origins", "drain")),
     *(("timeouts", key) for key in ("connect", "idle")),
     *(("database", key) for key in ("url", "keep_usage")),
     ("log", "format"),

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 HEADER_TEXT = r"^[\x21-\x7e]*$"
+MIN_ADMIN_KEY = 20  # characters
 DURATION = r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$"
 
 
@@ -47,8 +48,15 @@ def _check_secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_admin_key(value: SecretStr) -> SecretStr:
+    if 0 < len(value.get_secret_value()) < MIN_ADMIN_KEY:
+        raise ValueError(f"is too short to be a secret: write {MIN_ADMIN_KEY} characters or more")
+    return value
+
+
 Url = Annotated[str, AfterValidator(_check_url)]
 Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+AdminKey = Annotated[Secret, AfterValidator(_check_admin_key)]
 HeaderText = Annotated[str, Field(pattern=HEADER_TEXT)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 ModelName = Annotated[str, Field(min_length=1, pattern=r"^[^*]*\*?$")]
@@ -177,6 +185,7 @@ class ServerSettings(Part):
     port: int = Field(8000, ge=0, le=65535, description="0: any free one.")
     insecure: bool = Field(False, description="Allow an address that others can reach although there are no keys.")
     require_keys: bool = Field(False, description="Ask for a key even while there is none. With keys it always does.")
+    admin_key: AdminKey = Field(SecretStr(""), description="An administrator's key beside those of the database.")
     cors_origins: tuple[Origin, ...] = Field((), description="Origins whose pages may call. Empty: none.")
     max_body_bytes: int = Field(20_000_000, ge=1, description="The largest request.")
     body_timeout: Duration = Field(30.0, gt=0, description="Within which a request's body must arrive.")

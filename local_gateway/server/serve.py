@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from local_gateway.accounts.auth import Authenticator
+from local_gateway.accounts.keys import Key, environment_key
 from local_gateway.accounts.limiter import Limiter
 from local_gateway.config.reload import ConfigWatcher
 from local_gateway.config.settings import GatewaySettings, ServerSettings
@@ -43,7 +44,7 @@ async def serve(
     Raises ConfigError if the address cannot be had, or must not be had without keys.
     """
     stopping = Stopping()
-    auth = Authenticator(require_keys=settings.server.require_keys, clock=time.time)
+    auth = Authenticator(require_keys=settings.server.require_keys, clock=time.time, own_keys=own_keys(settings.server))
     limiter = Limiter(time.time)
     url = settings.database.url
     writer = StoreWriter(lambda known: Store(url, known), keep_usage=settings.database.keep_usage)
@@ -184,6 +185,12 @@ def listen(server: ServerSettings) -> socket.socket:
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def own_keys(server: ServerSettings) -> tuple[Key, ...]:
+    """Keys of the configuration, which are in no database."""
+    secret = server.admin_key.get_secret_value()
+    return (environment_key(secret),) if secret else ()
 
 
 def refuse_open_door(server: ServerSettings, auth: Authenticator) -> None:

@@ -154,6 +154,9 @@ class Store:
     def _open(self, known: Known) -> None:
         with self.database.opening():
             version = self._version()
+            if version is not None and version in tables.MIGRATIONS:
+                with self.database.write() as connection:
+                    version = _migrate(connection)
             if version is not None and version != tables.SCHEMA_VERSION:
                 name = self.database.url.render_as_string(hide_password=True)
                 reason = f"its schema is number {version}, and this gateway knows {tables.SCHEMA_VERSION}"
@@ -192,10 +195,27 @@ def _insert_together(connection: Connection, rows: Sequence[dict[str, Any]]) -> 
     connection.exec_driver_sql(statement, tuple(value for row in rows for value in row.values()))
 
 
-def _make_tables(connection: Connection) -> None:
-    """In the same transaction as what is put into them: nobody sees a database without the known keys."""
+def _lock_opening(connection: Connection) -> None:
+    """SQLite's write transaction is such a lock by itself."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(OPENING_LOCK)))
+
+
+def _migrate(connection: Connection) -> int:
+    """Bring an older database to this version, in one transaction; returns the version it has then."""
+    _lock_opening(connection)
+    version: int = connection.execute(select(func.max(tables.schema.c.version))).scalar_one()
+    while version in tables.MIGRATIONS:  # unless another gateway did it meanwhile
+        for statement in tables.MIGRATIONS[version]:
+            connection.execute(text(statement))
+        version += 1
+        connection.execute(update(tables.schema).values(version=version))
+    return version
+
+
+def _make_tables(connection: Connection) -> None:
+    """In the same transaction as what is put into them: nobody sees a database without the known keys."""
+    _lock_opening(connection)
     if not inspect(connection).has_table(tables.schema.name):
         tables.metadata.create_all(connection)
         connection.execute(tables.schema.insert(), {"version": tables.SCHEMA_VERSION})

@@ -14,7 +14,11 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# What makes a database of version N one of version N + 1, in both dialects.
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    1: ("ALTER TABLE gateway_keys ADD COLUMN is_admin BOOLEAN NOT NULL DEFAULT FALSE",),
+}
 
 metadata = MetaData()
 
@@ -35,6 +39,7 @@ keys = Table(
     Column("period", Text, CheckConstraint("period IN ('day', 'month')"), nullable=False),
     Column("created", Double, nullable=False),
     Column("expires", Double),
+    Column("is_admin", Boolean, nullable=False, server_default=false()),
     Column("is_disabled", Boolean, nullable=False),
 )
 _is_active = keys.c.is_disabled == false()

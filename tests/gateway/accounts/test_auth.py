@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from local_gateway.accounts.auth import ANONYMOUS, Authenticator
-from local_gateway.accounts.keys import Keyring, new_key
+from local_gateway.accounts.keys import Keyring, environment_key, new_key
 from local_gateway.errors import AuthenticationError, UnavailableError, to_response
 
 NOW = 1_000_000.0
@@ -140,3 +140,26 @@ def test_while_the_keys_are_unknown_nobody_is_served() -> None:
 def test_models_of_a_key(*, model: str, may_use: bool) -> None:
     """Whole names, or beginnings that end in a star."""
     assert authenticator().authenticate([(b"x-api-key", TOKEN)]).may_use(model) is may_use
+
+
+def test_key_of_the_environment_is_an_administrators() -> None:
+    """It needs no database, and with it a key is asked for although there is no other."""
+    auth = Authenticator(
+        require_keys=False, clock=lambda: NOW, own_keys=(environment_key("lg-chosen-by-the-operator"),)
+    )
+    auth.update(Keyring())
+
+    assert auth.authenticate([(b"x-api-key", b"lg-chosen-by-the-operator")]).is_admin
+    with pytest.raises(AuthenticationError):
+        auth.authenticate([])
+
+
+def test_session_ends_with_its_key() -> None:
+    """Revoked or expired: what was shown before is worth nothing any more."""
+    auth = authenticator()
+
+    assert auth.authenticate_session(KEY.id).key == KEY
+    assert not auth.authenticate_session(KEY.id).is_admin
+    auth.update(Keyring([replace(KEY, is_disabled=True)]))
+    with pytest.raises(AuthenticationError):
+        auth.authenticate_session(KEY.id)

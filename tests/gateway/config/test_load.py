@@ -437,6 +437,29 @@ def test_other_server_that_speaks_openai() -> None:
     assert list(settings.models) == ["*"]
 
 
+def test_worker_that_runs_already() -> None:
+    """As in the container beside this one: no other model is its, and RunPod comes before it."""
+    alone = from_environment({**HOME, "WORKER_BASE_URL": "http://worker:8001/v1", "WORKER_API_KEY": "w-key"})
+    both = from_environment(
+        {**HOME, "RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "abc", "WORKER_BASE_URL": "http://worker:8001/v1"}
+    )
+
+    (target,) = alone.models["llama"].targets
+    assert isinstance(target, OpenAITarget)
+    assert (target.base_url, target.normalize) == ("http://worker:8001/v1", True)
+    assert target.api_key.get_secret_value() == "w-key"
+    assert [(each.type, each.priority) for each in both.models["llama"].targets] == [("runpod_queue", 1), ("openai", 2)]
+
+
+def test_admin_key_from_the_environment() -> None:
+    """It is a secret, and a short one is none."""
+    settings = from_environment({**HOME, "GATEWAY_ADMIN_KEY": "lg-0123456789abcdef0123"})
+
+    assert "lg-0123456789abcdef0123" in secrets_of(settings)
+    with pytest.raises(ConfigError, match="GATEWAY_ADMIN_KEY: is too short to be a secret"):
+        from_environment({**HOME, "GATEWAY_ADMIN_KEY": "admin"})
+
+
 def test_empty_environment_is_the_demo_model() -> None:
     """Empty variables are as none."""
     settings = from_environment({**HOME, "OPENAI_API_KEY": "", "RUNPOD_API_KEY": "", "GATEWAY_PORT": ""})

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from local_gateway.accounts.keys import Key, new_key
 from local_gateway.accounts.usage import UsageRecord
@@ -21,7 +21,9 @@ from tests.gateway.usage_samples import NOON, paid, record_of
 
 DAY = 86400.0
 FULL_KEY = replace(
-    new_key("bob", created=1.5, models=("llama", "gpt-*"), max_rpm=1, max_tpm=2**40, max_concurrency=3)[1],
+    new_key("bob", created=1.5, models=("llama", "gpt-*"), max_rpm=1, max_tpm=2**40, max_concurrency=3, is_admin=True)[
+        1
+    ],
     budget=0.25,
     period="day",
     expires=NOON,
@@ -238,13 +240,29 @@ def test_a_new_database_is_given_what_is_known(url: str) -> None:
         assert store.spends(NOON) == {("k1", "2026-11"): 5.0, ("k1", "2026-11-22"): 5.0, ("k2", "2026-11"): 2.0}
 
 
+def test_the_database_of_an_older_gateway_is_brought_up_to_date(url: str) -> None:
+    """Its keys stay what they were; none of them becomes an administrator's."""
+    with closing(Store(url)) as store, store.database.write() as connection:
+        connection.execute(text("ALTER TABLE gateway_keys DROP COLUMN is_admin"))
+        connection.execute(tables.schema.update().values(version=1))
+        row = {"id": "k", "name": "old", "prefix": "lg-", "hash": "h", "models": "", "period": "day", "created": 1.0}
+        columns = ", ".join(row)
+        values = ", ".join(f":{name}" for name in row)
+        statement = f"INSERT INTO gateway_keys ({columns}, is_disabled) VALUES ({values}, FALSE)"
+        connection.execute(text(statement), row)
+
+    for _ in range(2):
+        with closing(Store(url)) as store:
+            assert [(key.name, key.is_admin) for key in store.all_keys()] == [("old", False)]
+
+
 def test_the_database_of_a_newer_gateway_is_left_alone(url: str) -> None:
     """Who does not know its tables does not write into them."""
     with closing(Store(url)) as store, store.database.write() as connection:
-        connection.execute(tables.schema.insert(), {"version": 2})
+        connection.execute(tables.schema.insert(), {"version": tables.SCHEMA_VERSION + 1})
 
     for known in (Known(), Known((FULL_KEY,))):
-        with pytest.raises(StoreError, match=r"made by another version .* number 2, .* knows 1"):
+        with pytest.raises(StoreError, match=r"made by another version .* number 3, .* knows 2"):
             Store(url, known)
 
 

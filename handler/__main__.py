@@ -95,10 +95,11 @@ def _fetch(settings: Settings) -> int:
 
 def _serve(settings: Settings, start: Stopwatch) -> int:
     loading = _start_loading(settings)
+    from handler.assembly import start_worker
     from handler.serve import serve
 
     start.lap("imports")
-    asyncio.run(serve(settings, loading, start))
+    asyncio.run(serve(settings, loading, start_worker, start))
     return 0
 
 
@@ -139,7 +140,7 @@ def _run_test(settings: Settings, start: Stopwatch, test_input: str | None) -> i
 
 
 def _start_worker(settings: Settings, loading: "Future[LoadedModel]", start: Stopwatch) -> "Worker":
-    from handler.worker import start_worker
+    from handler.assembly import start_worker
 
     start.lap("imports")
     model = loading.result()

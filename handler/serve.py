@@ -7,25 +7,29 @@ import shlex
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 
 from handler.engine.engine import Engine
 from handler.errors import ConfigError, EngineError
 from handler.http import HttpEdge
-from handler.loading import LoadedModel
 from handler.settings import Settings
 from handler.stopwatch import Stopwatch
-from handler.worker import Worker, start_worker
+from handler.worker import Worker
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks at the engine
 
+Model = TypeVar("Model")  # loaded; only `start_worker` knows what it is
 
-async def serve(settings: Settings, loading: Future[LoadedModel], start: Stopwatch) -> None:
+
+async def serve(
+    settings: Settings, loading: Future[Model], start_worker: Callable[[Settings, Model], Worker], start: Stopwatch
+) -> None:
     """Listen at once, answer when the model is loaded; on SIGTERM or SIGINT finish what runs, then return.
 
     Raises WorkerError if the address cannot be had, the model cannot be loaded, or the engine has died.
@@ -41,7 +45,9 @@ async def serve(settings: Settings, loading: Future[LoadedModel], start: Stopwat
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     try:
         if loaded.done():
-            edge.worker = _start_answering(settings, loaded, start)
+            start.lap("model")
+            edge.worker = start_worker(settings, loaded.result())
+            _announce(settings, edge.worker, start)
             await until_done_or_dead(serving, edge.worker.engine)
     finally:
         server.should_exit = True
@@ -64,14 +70,11 @@ def _make_server(edge: HttpEdge, settings: Settings) -> uvicorn.Server:
     )
 
 
-def _start_answering(settings: Settings, loaded: asyncio.Future[LoadedModel], start: Stopwatch) -> Worker:
-    start.lap("model")
-    worker = start_worker(settings, loaded.result())
+def _announce(settings: Settings, worker: Worker, start: Stopwatch) -> None:
     start.lap("worker")
     log.info("ready after %s", start)
     sys.stdout.write(greeting(settings, worker))
     sys.stdout.flush()
-    return worker
 
 
 async def until_done_or_dead(serving: asyncio.Task[None], engine: Engine) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_models import Architecture, write_tiny_models
 
-pytest_plugins = ("tests.end_to_end.real_models",)
+pytest_plugins = ("tests.command_line", "tests.end_to_end.real_models")
 
 
 @pytest.fixture(scope="session")

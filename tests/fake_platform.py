@@ -13,7 +13,8 @@ from handler.api.routes import Api
 from handler.job import make_handler
 from handler.job_run import Job, Output
 from tests.engine.fakes import TIMEOUT
-from tests.fake_worker import Json, eventually
+from tests.fake_worker import Json
+from tests.waiting import eventually
 
 
 class FakePlatform:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from handler.engine.engine import Engine
 from handler.engine.scheduler import Limits
 from handler.worker import Worker
 from tests.engine.fakes import TIMEOUT, FakeRunner
+from tests.waiting import eventually
 
 NAMES = ("llama", "org/model")
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}>"  # a chat of "Hi" is the prompt "Hi>"
@@ -120,13 +121,6 @@ def fake_worker(
 
 def messages(text: str) -> Json:
     return {"messages": [{"role": "user", "content": text}]}
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
-    """Returns when the condition holds, which another thread brings about; fails if it does not."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (no event tells it: it comes from another thread)
-            await asyncio.sleep(0.001)
 
 
 async def read(stream: EventStream) -> list[str]:

@@ -18,7 +18,8 @@ from handler.errors import DecodeError
 from handler.http import MAX_DRAINED_BYTES, HttpEdge
 from handler.settings import Settings
 from tests.engine.fakes import TIMEOUT
-from tests.fake_worker import FakeWorker, Json, chat_chunks, eventually, fake_worker
+from tests.fake_worker import FakeWorker, Json, chat_chunks, fake_worker
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "Hi"}]}

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.alias_generators import to_camel
 
 from builder import reference
-from handler.answer_check import checked
-from handler.job import make_handler
-from handler.loading import load_model
 from handler.models.source import HubModel, parse
 from handler.settings import Settings
-from handler.worker import Worker, start_worker
 
 ROOT = Path(__file__).parent.parent
 HUB_TEXT = (ROOT / ".runpod" / "hub.json").read_text()
@@ -173,22 +168,3 @@ def test_handler_py_is_there() -> None:
 
 def _as_sent(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@pytest.fixture(scope="module")
-def demo_worker() -> Iterator[Worker]:
-    settings = Settings.from_env({"MODEL": "demo", "N_CTX": "2048", "MAX_NUM_SEQS": "2"})
-    worker = start_worker(settings, load_model(settings))
-    yield worker
-    worker.engine.close()
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
-async def test_the_hubs_tests_pass(demo_worker: Worker, test: dict[str, Any]) -> None:
-    """With the model that they are run on."""
-    handler = checked(make_handler(demo_worker.api))
-    outputs = [output async for output in handler({"id": "1", "input": test["input"]})]
-
-    assert outputs
-    assert not [output for output in outputs if "error" in output]

@@ -11,7 +11,8 @@ from handler.api.routes import CHAT, COMPLETIONS
 from handler.errors import DecodeError, InvalidRequestError
 from handler.job import MAX_POST_CHARS, Call, make_handler, parse_job
 from tests.fake_platform import FakePlatform
-from tests.fake_worker import Json, chat_chunks, events, eventually, fake_worker
+from tests.fake_worker import Json, chat_chunks, events, fake_worker
+from tests.waiting import eventually
 
 HI = [{"role": "user", "content": "Hi"}]
 ENDLESS = [{"role": "user", "content": "endless"}]

@@ -46,7 +46,8 @@ WORKER_ROOMS: dict[str, set[str]] = {
         "settings",
         "errors",
     },
-    "worker": {"api", "chat", "engine", "engine.llama", "loading", "settings", "errors"},
+    "worker": {"api", "engine"},
+    "assembly": {"worker", "api", "chat", "engine", "engine.llama", "loading", "settings", "errors"},
     "health": {"engine", "settings", "errors"},
     "job_run": {"api", "settings", "errors"},
     "job": {"job_run", "api", "settings", "errors"},
@@ -54,7 +55,7 @@ WORKER_ROOMS: dict[str, set[str]] = {
     "local": {"api", "job", "job_run", "settings", "errors"},
     "metrics": {"engine"},
     "http": {"api", "metrics", "worker", "settings", "errors"},
-    "serve": {"http", "loading", "worker", "engine", "engine.llama", "settings", "errors", "stopwatch"},
+    "serve": {"http", "worker", "engine", "settings", "errors", "stopwatch"},
 }
 GATEWAY_ROOMS: dict[str, set[str]] = {
     "__init__": set(),

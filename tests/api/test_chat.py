@@ -7,7 +7,8 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from handler.errors import EngineError, RequestError
-from tests.fake_worker import chat_chunks, events, eventually, fake_worker, read
+from tests.fake_worker import chat_chunks, events, fake_worker, read
+from tests.waiting import eventually
 
 
 def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:

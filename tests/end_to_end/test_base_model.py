@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from handler.api.routes import CHAT, COMPLETIONS
+from handler.assembly import start_worker
 from handler.errors import InvalidRequestError
 from handler.loading import load_model
 from handler.settings import Settings
-from handler.worker import Worker, start_worker
+from handler.worker import Worker
 from tests.fake_worker import Json, messages
 
 pytestmark = pytest.mark.model

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from handler.api.routes import CHAT
+from handler.assembly import start_worker
 from handler.loading import load_model
 from handler.settings import Settings
-from handler.worker import Worker, start_worker
+from handler.worker import Worker
 from tests.end_to_end.program import PATIENCE
 from tests.fake_platform import FakePlatform
-from tests.fake_worker import Json, chat_chunks, eventually
+from tests.fake_worker import Json, chat_chunks
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.model
 

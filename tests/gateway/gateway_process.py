@@ -9,11 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 
@@ -24,7 +24,6 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 SECRET = re.compile(r"lg-[\w-]{43}")
 
 Config = dict[str, Any]
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -168,14 +167,6 @@ async def create_key(gateway: GatewayProcess, name: str, *limits: str) -> str:
 
 def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
-
-
-async def eventually(condition: Callable[[], T]) -> T:
-    """Its first true value. Another process makes it true, and tells nobody."""
-    async with asyncio.timeout(PATIENCE):
-        while not (value := condition()):  # noqa: ASYNC110 - no event of ours
-            await asyncio.sleep(0.02)
-        return value
 
 
 def rows(database: Path, statement: str) -> list[Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from local_gateway.backends.local.child_process import MAX_LINE_BYTES, PACKAGES, Child
-from tests.fake_worker import eventually
+from tests.waiting import eventually
 
 GRACE = 20.0  # seconds until a test that hangs fails
 IGNORES_SIGTERM = """

@@ -20,8 +20,8 @@ from local_gateway.backends.local import backend as local_backend
 from local_gateway.backends.local.backend import TOLD, LocalBackend, environment, without_model
 from local_gateway.config.settings import LocalTarget, TimeoutSettings
 from local_gateway.errors import TargetError
-from tests.fake_worker import eventually
 from tests.gateway.backends.test_die_with_parent import is_running
+from tests.waiting import eventually
 
 CHAT = Call(path="/chat/completions", body=b'{"model":"alias","messages":[]}')
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from local_gateway.backends.local.supervisor import GRACE, HEALTHY_SECONDS, PROBE_SECONDS, Restarts, Supervisor
-from tests.fake_worker import eventually
+from tests.waiting import eventually
 
 
 class FakeProcess:

@@ -15,10 +15,10 @@ import pytest
 from local_gateway.commands.cli import COMMANDS, main, parse, split, with_options, without_providers
 from local_gateway.config.load import from_environment
 from local_gateway.config.settings import LocalTarget
-from tests.fake_worker import eventually
 from tests.gateway.backends.test_die_with_parent import is_running
 from tests.gateway.terminal import CTRL_C, ROOT, Terminal, in_terminal
 from tests.tiny_models import Architecture
+from tests.waiting import eventually
 
 Start = Callable[..., int]
 WORKER_PID = re.compile(r"started, process (\d+)")

@@ -16,9 +16,10 @@ import pytest_asyncio
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.contract.stage import MANY, SETTINGS, content
-from tests.gateway.gateway_process import eventually, rows
+from tests.gateway.gateway_process import rows
 from tests.gateway.platform_stage import Platform, platform
 from tests.runpod_emulator import Clock, Fault, Job, State
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

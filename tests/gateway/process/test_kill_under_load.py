@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 from tests.gateway.fake_openai import FakeOpenAI
-from tests.gateway.gateway_process import Config, GatewayProcess, create_key, eventually, rows, running
+from tests.gateway.gateway_process import Config, GatewayProcess, create_key, rows, running
+from tests.waiting import eventually
 
 CHAT = {"model": "model", "messages": [{"role": "user", "content": "Hi"}]}
 RATE = 200  # requests per second

@@ -1,0 +1,62 @@
+"""From a loaded model to a worker: engine, chat template and API are put together here. Imports llama.cpp."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+from handler.api.chat import ChatCompletions
+from handler.api.completions import Completions
+from handler.api.model_names import ServedNames
+from handler.api.routes import Api
+from handler.chat.template import ChatTemplate, model_template
+from handler.engine.engine import Engine
+from handler.engine.llama.context import supports_gpu
+from handler.engine.llama.model_runner import ModelRunner
+from handler.errors import ConfigError, ModelError
+from handler.loading import LoadedModel, limits
+from handler.settings import Settings
+from handler.worker import Worker
+
+DEMO_NAMES = ("llama", "demo", "qwen2.5-coder-0.5b-instruct")
+
+
+def start_worker(settings: Settings, model: LoadedModel) -> Worker:
+    """Raises ConfigError for a chat template that was set and is broken."""
+    template = chat_template(settings, model.runner)
+    engine = Engine(
+        model.runner,
+        limits(settings, on_gpu=supports_gpu()),
+        max_queue=settings.max_queue,
+        speculation=model.speculation,
+    )
+    names = ServedNames(served_names(settings))
+    gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
+    return Worker(Api(ChatCompletions(engine, template, names), Completions(engine, names), names), engine)
+
+
+def served_names(settings: Settings) -> tuple[str, ...]:
+    """As set; else what MODEL says, in the forms that a client may use for it."""
+    if settings.model_alias:
+        return settings.model_alias
+    if settings.model == "demo":
+        return DEMO_NAMES
+    repo = settings.model.split("@")[0].split(":")[0]
+    file = Path(settings.model.split("?")[0]).name
+    names = (file.removesuffix(".gguf"),) if file.endswith(".gguf") else (settings.model, repo)
+    return tuple(dict.fromkeys(names))
+
+
+def chat_template(settings: Settings, runner: ModelRunner) -> Callable[[], ChatTemplate]:
+    """The one that was set, else the model's own."""
+    tokens = {"bos_token": runner.vocabulary.bos_token, "eos_token": runner.vocabulary.eos_token}
+    if not settings.chat_template:
+        return model_template(runner.chat_template(), **tokens)
+    try:
+        template = ChatTemplate(_read_template(settings.chat_template), **tokens)
+    except (OSError, ModelError) as error:
+        raise ConfigError(f"CHAT_TEMPLATE cannot be used: {error}") from error
+    return lambda: template
+
+
+def _read_template(value: str) -> str:
+    return value if "{" in value else Path(value).expanduser().read_text(encoding="utf-8")

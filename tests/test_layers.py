@@ -90,9 +90,7 @@ WORKER_OWNERS: dict[str, tuple[str, ...]] = {
 }
 GATEWAY_OWNERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("local_gateway/backends/http.py",),
-    "openai": (
-        "local_gateway/commands/chat_client.py",
-    ),  # drops unknown fields, so it is kept out of every request's way
+    "openai": ("local_gateway/commands/chat.py",),  # drops unknown fields, so it is kept out of every request's way
     "opentelemetry": ("local_gateway/telemetry/otel.py",),
     "prometheus_client": ("local_gateway/telemetry/metrics.py",),
     "rich": ("local_gateway/commands/",),

@@ -1,191 +1,252 @@
-"""`python -m local_gateway chat`: talk to a model in a terminal, or through a pipe."""
+"""`python -m local_gateway chat`: talk to a model in a terminal, or through a pipe.
 
+A client of the gateway like any other: it knows the OpenAI API and nothing of the gateway's inside.
+"""
+
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, suppress
-from typing import Protocol, TextIO
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+from urllib.parse import urlsplit
 
+import httpx2  # what openai raises when a connection breaks off within a stream
+import openai
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from rich.console import Console
 from rich.markup import escape
 
-from local_gateway.commands.chat_client import ChatClient, ChatError
-from local_gateway.commands.chat_session import Conversation, Message, Piece, Price, Reply, split_command
-from local_gateway.commands.chat_view import AnswerView
+from local_gateway.errors import GatewayError, one_line
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROMPT = "\001\033[1;36m\002>\001\033[0m\002 "  # \001 and \002 tell readline what has no width
-COMMANDS = {
-    "model": "/model NAME     another model answers from now on",
-    "models": "/models         the gateway's models",
-    "system": "/system TEXT    instructions for the whole conversation; without TEXT: none",
-    "retry": "/retry          ask the last question again",
-    "clear": "/clear          forget the conversation",
-    "help": "/help           this list",
-    "quit": "/quit           leave; Ctrl-D too",
-}
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but line ends and tabs: models may repeat hostile text
+HELP = """\
+/model NAME     another model answers from now on
+/models         the gateway's models
+/system TEXT    instructions for the whole conversation; without TEXT: none
+/retry          ask the last question again
+/clear          forget the conversation
+/help           this list
+/quit           leave; Ctrl-D too
+"""
 
 
-class Client(Protocol):
-    """What `ChatClient` does."""
+class ChatError(GatewayError):
+    """The gateway gave no answer, or only a part of one. The message says why, in one line."""
 
-    def models(self) -> dict[str, Price | None]: ...
 
-    def answer(self, model: str, messages: Sequence[Message]) -> AbstractContextManager[Iterator[Piece]]: ...
+class Chat:
+    """One conversation with one gateway. Failed questions are not part of it, but /retry asks them again."""
+
+    def __init__(self, url: str, key: str, model: str | None, system: str) -> None:
+        """Raises ChatError if no gateway answers at the URL, or if it has no model."""
+        self.url = url
+        self.system = system
+        self.turns: list[dict[str, str]] = []
+        self.question = ""
+        # A proxy from the environment does not lead to this machine. The gateway retries, so the client does not.
+        http = openai.DefaultHttpxClient(trust_env=urlsplit(url).hostname not in LOOPBACK)
+        self._client = openai.OpenAI(base_url=url, api_key=key or "none", max_retries=0, http_client=http)
+        self.models = self.list_models()
+        if not self.models and not model:
+            raise ChatError(f"The gateway at {url} has no model for you.")
+        self.model = model or self.models[0]
+
+    def list_models(self) -> list[str]:
+        """Model names in the gateway's order. Raises ChatError."""
+        with self._chat_errors():
+            return [model.id for model in self._client.models.list().data]
+
+    def answer(self, question: str, write: Callable[[str], None]) -> str:
+        """Ask, and write the text as it arrives. Returns a line of figures; Ctrl-C ends the answer and keeps its text.
+
+        Raises ChatError; the conversation is unchanged then.
+        """
+        self.question = question
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*system, *self.turns, {"role": "user", "content": question}]
+        figures = Figures(self.model)
+        text = ""
+        with self._chat_errors(), suppress(KeyboardInterrupt):
+            figures.is_stopped = True
+            with self._client.chat.completions.create(
+                model=self.model,
+                messages=cast(list[ChatCompletionMessageParam], messages),
+                stream=True,
+                stream_options={"include_usage": True},
+            ) as stream:
+                for chunk in stream:
+                    piece = figures.add(chunk)
+                    text += piece
+                    write(piece)
+            figures.is_stopped = False
+        if text or not figures.is_stopped:
+            self.turns += [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+        return str(figures)
+
+    def rewind(self) -> str:
+        """Take the last question and its answer out of the conversation; returns the question, empty if none."""
+        if self.turns and self.turns[-2]["content"] == self.question:
+            del self.turns[-2:]
+        return self.question
+
+    @contextmanager
+    def _chat_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except openai.APITimeoutError as error:
+            raise ChatError("The gateway did not answer in time.") from error
+        except openai.APIConnectionError as error:
+            raise ChatError(f"There is no gateway at {self.url}. Start one (make run), or say --url.") from error
+        except openai.APIError as error:
+            told = error.body.get("message") if isinstance(error.body, dict) else None
+            raise ChatError(one_line(str(told or error.message))) from error
+        except httpx2.HTTPError as error:
+            raise ChatError("The connection to the gateway broke off.") from error
+        except (ValueError, AttributeError, TypeError) as error:  # how openai meets what is not OpenAI's API
+            raise ChatError(f"What answers at {self.url} does not speak OpenAI's API.") from error
+
+
+class Figures:
+    """Tokens and times of one answer. Times are seconds."""
+
+    def __init__(self, model: str) -> None:
+        self.is_stopped = False
+        self._model = model
+        self._asked = time.monotonic()
+        self._first: float | None = None
+        self._usage: Any = None
+
+    def add(self, chunk: ChatCompletionChunk) -> str:
+        """The chunk's text without control characters."""
+        self._usage = chunk.usage or self._usage
+        content = (chunk.choices[0].delta.content or "") if chunk.choices else ""
+        if content and self._first is None:
+            self._first = time.monotonic()
+        return CONTROL.sub("", content)
+
+    def __str__(self) -> str:
+        parts = [self._model]
+        if self._usage:
+            parts.append(f"{self._usage.prompt_tokens} + {self._usage.completion_tokens} tokens")
+        if self._first is not None:
+            parts.append(f"first after {self._first - self._asked:.2f} s")
+            seconds = time.monotonic() - self._first
+            if self._usage and self._usage.completion_tokens > 1 and seconds > 0:
+                parts.append(f"{(self._usage.completion_tokens - 1) / seconds:.0f} tokens/s")
+        return " · ".join([*parts, "stopped"] if self.is_stopped else parts)
 
 
 def run(url: str, key: str, model: str | None, system: str) -> int:
-    """Until the person leaves; of a pipe, one answer to all of it. Raises ChatError if there is no gateway."""
-    with closing(ChatClient(url, key)) as client:
-        prices = client.models()
-        if not (model := model or next(iter(prices), None)):
-            raise ChatError(f"The gateway at {url} has no model for you.")
-        conversation = Conversation(model, system)
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            Terminal(client, conversation, prices, Console(highlight=False), _line_reader([*prices])).run(url)
-        else:
-            answer_pipe(client, conversation, sys.stdin.read(), sys.stdout)
+    """Until the terminal's user leaves; a pipe gets one answer to all of its text. Raises ChatError."""
+    chat = Chat(url, key, model, system)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        _Terminal(chat, Console(highlight=False)).run()
+        return 0
+    question = sys.stdin.read().strip()
+    if not question:
+        raise ChatError("There is no question: type one after starting chat in a terminal, or pipe it in.")
+    chat.answer(question, _write)
+    _write("" if chat.turns[-1]["content"].endswith("\n") else "\n")
     return 0
 
 
-def answer_pipe(client: Client, conversation: Conversation, question: str, out: TextIO) -> None:
-    """Plain text, as it comes. Raises ChatError."""
-    if not question.strip():
-        raise ChatError("There is no question: type one after starting chat in a terminal, or pipe it in.")
-    reply = Reply(conversation.model, asked_at=0.0)
-    with client.answer(conversation.model, conversation.messages(question.strip())) as pieces:
-        for piece in pieces:
-            out.write(reply.add(piece, now=0.0))
-            out.flush()
-    out.write("" if reply.text.endswith("\n") else "\n")
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
-class Terminal:
-    """A person at a keyboard. `read_line` raises EOFError when that person leaves."""
-
-    def __init__(
-        self,
-        client: Client,
-        conversation: Conversation,
-        prices: dict[str, Price | None],
-        console: Console,
-        read_line: Callable[[str], str],
-    ) -> None:
-        self._client = client
-        self._conversation = conversation
-        self._prices = prices
+class _Terminal:
+    def __init__(self, chat: Chat, console: Console) -> None:
+        self._chat = chat
         self._console = console
-        self._read_line = read_line
-        self._actions: dict[str, Callable[[str], None]] = {
-            "model": self._switch_model,
-            "models": lambda _: self._list_models(),
-            "system": self._instruct,
-            "retry": lambda _: self._retry(),
-            "clear": lambda _: self._clear(),
-            "help": lambda _: self._help(),
-        }
 
-    def run(self, url: str) -> None:
-        self._console.print(f"[bold]{escape(self._conversation.model)}[/] at {escape(url)}")
+    def run(self) -> None:
+        self._console.print(f"[bold]{escape(self._chat.model)}[/] at {escape(self._chat.url)}")
         self._note("/help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.\n")
-        with suppress(EOFError):
-            while (command := split_command(self._read()))[0] != "quit":
-                self._try(*command)
-            return
-        self._console.print()
-
-    def _read(self) -> str:
+        read_line = _line_reader(self._chat.models)
         while True:
             try:
-                return self._read_line(PROMPT).strip()
+                line = read_line(PROMPT).strip()
             except KeyboardInterrupt:
                 self._note("\nCtrl-D leaves.")
+                continue
+            except EOFError:
+                self._console.print()
+                return
+            if line == "/quit":
+                return
+            try:
+                self._obey(line)
+            except ChatError as error:
+                self._complain(str(error))
 
-    def _try(self, command: str, rest: str) -> None:
-        try:
-            self._obey(command, rest)
-        except ChatError as error:
-            self._complain(f"{error}\n")
-
-    def _obey(self, command: str, rest: str) -> None:
-        if not command:
-            self._ask(rest)
-        elif action := self._actions.get(command):
-            action(rest)
-        else:
-            self._complain(f"There is no command /{command}; /help lists them.")
+    def _obey(self, line: str) -> None:
+        chat = self._chat
+        match line.split(maxsplit=1):
+            case []:
+                return
+            case ["/model", name]:
+                listed = "" if name in chat.models else " (which is not in /models)"
+                chat.model = name
+                self._note(f"{name}{listed} answers.\n")
+            case ["/model"]:
+                self._note(f"{chat.model} answers.\n")
+            case ["/models"]:
+                chat.models = chat.list_models()
+                self._note("\n".join(f"{'>' if name == chat.model else ' '} {name}" for name in chat.models) + "\n")
+            case ["/system", *text]:
+                chat.system = "".join(text)
+                self._note("The instructions hold from now on.\n" if text else "There are no instructions now.\n")
+            case ["/retry"]:
+                if question := chat.rewind():
+                    self._note(f"> {question}")
+                    self._ask(question)
+                else:
+                    self._complain("There is no question yet.")
+            case ["/clear"]:
+                chat.turns.clear()
+                chat.question = ""
+                self._note("The conversation is forgotten.\n")
+            case ["/help"]:
+                self._note(HELP)
+            case [command, *_] if command.startswith("/"):
+                self._complain(f"There is no command {command}; /help lists them.")
+            case _:
+                self._ask(line)
 
     def _ask(self, question: str) -> None:
-        if not question:
-            return
-        self._conversation.last_question = question
-        reply = Reply(self._conversation.model, asked_at=self._console.get_time())
         self._console.print()
-        try:
-            self._stream(question, reply)
-        except ChatError as error:
-            raise ChatError(f"{error} /retry asks again.") from error
-        if reply.text or not reply.is_stopped:
-            self._conversation.answered(question, reply.text)
-        self._note(reply.summary(self._prices.get(reply.model)) + "\n")
+        with self._console.status(f"[dim]waiting for {escape(self._chat.model)}[/]") as status:
 
-    def _stream(self, question: str, reply: Reply) -> None:
-        """Ctrl-C ends it; what has come stays."""
-        now = self._console.get_time
-        try:
-            with (
-                AnswerView(self._console, reply) as view,
-                self._client.answer(reply.model, self._conversation.messages(question)) as pieces,
-            ):
-                for piece in pieces:
-                    view.add(reply.add(piece, now()))
-        except KeyboardInterrupt:
-            reply.end(now(), is_stopped=True)
-        else:
-            reply.end(now())
+            def write(text: str) -> None:
+                if text:
+                    status.stop()
+                    _write(text)
 
-    def _switch_model(self, name: str) -> None:
-        if name:
-            self._conversation.model = name
-        listed = "" if self._conversation.model in self._prices else " (which is not in /models)"
-        self._note(f"{self._conversation.model}{listed} answers.\n")
-
-    def _list_models(self) -> None:
-        self._prices = self._client.models()
-        for name in self._prices:
-            self._note(f"{'>' if name == self._conversation.model else ' '} {name}")
-        self._console.print()
-
-    def _instruct(self, text: str) -> None:
-        self._conversation.system = text
-        self._note("The instructions hold from now on.\n" if text else "There are no instructions now.\n")
-
-    def _retry(self) -> None:
-        if question := self._conversation.begin_again():
-            self._note(f"> {question}")
-            self._ask(question)
-        else:
-            self._complain("There is no question yet.")
-
-    def _clear(self) -> None:
-        self._conversation.clear()
-        self._note("The conversation is forgotten.\n")
-
-    def _help(self) -> None:
-        self._note("\n".join(COMMANDS.values()) + "\n")
+            try:
+                figures = self._chat.answer(question, write)
+            except ChatError as error:
+                raise ChatError(f"{error} /retry asks again.") from error
+        self._note(f"\n\n{figures}\n")
 
     def _note(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False)
 
     def _complain(self, text: str) -> None:
-        self._console.print(text, style="red", markup=False)
+        self._console.print(f"{text}\n", style="red", markup=False)
 
 
-def _line_reader(models: Sequence[str]) -> Callable[[str], str]:
-    """`input`, with a history by the arrow keys, and names by the tab key. Nothing of it is kept on disk."""
+def _line_reader(models: list[str]) -> Callable[[str], str]:
+    """`input` with a history by the arrow keys and names by the tab key. The history is never written to disk."""
     try:
         import readline  # noqa: PLC0415  # some Pythons are built without it
     except ImportError:
         return lambda _prompt: input("> ")
-    words = [f"/{command}" for command in COMMANDS] + [f"/model {name}" for name in models]
+    words = [f"/{word}" for word in ("model", "models", "system", "retry", "clear", "help", "quit")]
+    words += [f"/model {name}" for name in models]
 
     def complete(text: str, number: int) -> str | None:
         matches = [word for word in words if text and word.startswith(text)]

@@ -20,18 +20,17 @@ from local_gateway.backends.runpod.load_balancer import RunpodLbBackend
 from local_gateway.backends.runpod.queue import RunpodQueueBackend
 from local_gateway.config.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
 from local_gateway.config.settings import Target as TargetSettings
-from local_gateway.edge.client_request import ClientRequest
 from local_gateway.errors import UnavailableError
+from local_gateway.routing.answer_source import AnswerSource
 from local_gateway.routing.cold_start import ColdStartFallback
 from local_gateway.routing.dispatcher import Dispatcher
 from local_gateway.routing.model_list import ModelList
-from local_gateway.routing.router import Route, Router
+from local_gateway.routing.router import Router
 from local_gateway.routing.target import Target, names_of
-from local_gateway.sharing.shared_answers import SharedAnswers
+from local_gateway.sharing.shared_answers import SharedAnswers, Sharing
 from local_gateway.telemetry.logs import log_request
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.telemetry.tracing import NoTracer, Tracer
-from local_gateway.wire.answer import Answer
 
 log = logging.getLogger(__name__)
 
@@ -52,28 +51,15 @@ class Recorder(Protocol):
 
 
 class ActiveConfig:
-    """What follows from one configuration. Requests keep the one they began with."""
+    """Everything derived from one configuration snapshot. A request keeps the one it began with."""
 
     def __init__(self, settings: GatewaySettings, targets: Targets, shared: SharedAnswers, metrics: Metrics) -> None:
         self.settings = settings
         self.targets = targets
         self.router = Router(settings, targets)
         self.models = ModelList(settings, self.router, int(time.time()), time.monotonic)
-        self._shared = shared
         dispatcher = Dispatcher(settings, metrics, time.monotonic, random.Random())
-        self._standby = ColdStartFallback(dispatcher, self.router)
-
-    async def answer(self, route: Route, request: ClientRequest, scope: str, *, no_store: bool) -> Answer:
-        """Raises RequestError. `scope` is who asks: what is kept for one is not shown to another."""
-        return await self._shared.answer(
-            route.settings,
-            alias=route.alias,
-            scope=scope,
-            request=request,
-            no_store=no_store,
-            make=lambda: self._standby.answer(route, request, scope),
-            own_targets={target.name for target in route.targets},
-        )
+        self.answers: AnswerSource = Sharing(ColdStartFallback(dispatcher, self.router), shared)
 
 
 class Gateway:
@@ -99,23 +85,23 @@ class Gateway:
         self._shared = SharedAnswers()
         self._num_requests = 0
         self._retiring: dict[Target, asyncio.Task[None]] = {}
-        self.live = self._build(settings, [])
+        self.active = self._build(settings, [])
         self._is_started = False
 
     def start(self) -> None:
         """Start the workers on this machine; without it each starts with its first request."""
         self._is_started = True
-        for target in distinct(self.live.targets):
+        for target in distinct(self.active.targets):
             if isinstance(target.backend, LocalBackend):
                 target.backend.start()
 
     def reload(self, settings: GatewaySettings) -> None:
         """New requests go by the new configuration. A target that stays as it is keeps its state and its worker."""
-        before = distinct(self.live.targets)
-        self.live = self._build(settings, before)
+        before = distinct(self.active.targets)
+        self.active = self._build(settings, before)
         self._shared.forget_except(settings.models)
         self.auth.require_keys = settings.server.require_keys
-        kept = distinct(self.live.targets)
+        kept = distinct(self.active.targets)
         for target in before:
             if target not in kept:
                 self._retiring[target] = asyncio.create_task(self._retire(target))
@@ -127,13 +113,13 @@ class Gateway:
         """After the last request: ends workers and connections."""
         for retiring in self._retiring.values():
             retiring.cancel()
-        await asyncio.gather(*(close(target) for target in [*distinct(self.live.targets), *self._retiring]))
+        await asyncio.gather(*(close(target) for target in [*distinct(self.active.targets), *self._retiring]))
         await self._http.aclose()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def admit(self) -> Iterator[None]:
         """Around one request. Raises UnavailableError when there are too many."""
-        if self._num_requests >= self.live.settings.server.max_requests:
+        if self._num_requests >= self.active.settings.server.max_requests:
             raise UnavailableError("The gateway is busy. Try again later.", code="overloaded", retry_after=1.0)
         self._num_requests += 1
         try:
@@ -145,7 +131,7 @@ class Gateway:
         """All metrics, those included that nobody counts because they can be seen."""
         self.metrics.requests_in_flight(self._num_requests)
         self.metrics.usage_queue(self._recorder.num_queued, self._recorder.num_dropped)
-        for target in distinct(self.live.targets):
+        for target in distinct(self.active.targets):
             self.metrics.breaker_changed(target.name, target.breaker.state)
         return self.metrics.exposition()
 

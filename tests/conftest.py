@@ -17,6 +17,15 @@ def tiny_model_paths(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Archit
     return write_tiny_models(tmp_path_factory.mktemp("tiny"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the many seeds unless `-m` speaks of them."""
+    if "seeds" in str(config.option.markexpr):
+        return
+    many = [item for item in items if item.get_closest_marker("seeds")]
+    config.hook.pytest_deselected(items=many)
+    items[:] = [item for item in items if not item.get_closest_marker("seeds")]
+
+
 def pytest_unconfigure() -> None:
     """llama-cpp-python leaves two files open, and Python would say so after pytest's last line."""
     if utils := sys.modules.get("llama_cpp._utils"):

@@ -69,8 +69,8 @@ GATEWAY_ROOMS: dict[str, set[str]] = {
     "storage": {"accounts", "errors"},
     "telemetry": {"accounts", "backends", "config", "errors"},
     "edge": {"accounts", "wire", "config", "errors"},
-    "sharing": {"edge", "wire", "config", "errors"},
     "routing": {"edge", "accounts", "telemetry", "backends", "wire", "config", "errors"},
+    "sharing": {"routing", "edge", "wire", "config", "errors"},
     "server": {"gateway", "routing", "edge", "storage", "telemetry", "accounts", "wire", "config", "errors"},
     "commands": {"server", "gateway", "storage", "telemetry", "accounts", "backends", "config", "errors"},
 }

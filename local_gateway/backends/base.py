@@ -40,7 +40,6 @@ class Upstream(Protocol):
 
     status: int
     headers: Mapping[str, str]  # lower-case names; only what a client may see
-    worker_id: str  # where the target says who answers; else empty
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as it comes, once. Raises TargetError if it breaks off."""
@@ -50,7 +49,7 @@ class Upstream(Protocol):
         """Let go of it, at once. If its end was not reached, the target is told to stop working. May be repeated."""
         ...
 
-    async def settle(self) -> ExecutionStats:
+    async def execution_stats(self) -> ExecutionStats:
         """What is known when it is over. May ask the target; never raises; takes a few seconds at most."""
         ...
 

@@ -58,8 +58,6 @@ class Reply(NamedTuple):
 class HttpUpstream:
     """An answer over HTTP that has begun."""
 
-    worker_id = ""
-
     def __init__(self, response: aiohttp.ClientResponse, idle: float) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = visible_headers(response.headers)
@@ -102,7 +100,7 @@ class HttpUpstream:
         """Closes the connection if more may come: that is how a target learns to stop. Else the pool has it already."""
         self._response.close()
 
-    async def settle(self) -> ExecutionStats:
+    async def execution_stats(self) -> ExecutionStats:
         return ExecutionStats()
 
 

@@ -24,15 +24,16 @@ from local_gateway.errors import (
     TargetRefusedError,
     TargetTimeoutError,
 )
+from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.routing.error_policy import CLIENTS_FAULT, judge
 from local_gateway.routing.health_watch import ColdStartProbe
 from local_gateway.routing.retry_plan import RetryPlan
-from local_gateway.routing.router import Choice, Route
+from local_gateway.routing.router import Choice
 from local_gateway.routing.target import Target
 from local_gateway.routing.upstream_call import call_for
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire import stream_normalizer
-from local_gateway.wire.answer import Answer, Origin
+from local_gateway.wire.answer import Answer, ExecutionStats, Origin
 from local_gateway.wire.sse import EVENT_STREAM, EventSplitter, error_in, error_of, has_content, split_events
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,12 @@ OUR_ACCOUNT = (401, 402, 403)  # statuses that are about the gateway's key, not 
 
 
 class Dispatcher:
+    """The innermost AnswerSource: it asks targets.
+
+    Owns nothing but its settings; the state of targets is theirs. Lives in the task of each request. Raises a
+    RequestError when no target has an answer.
+    """
+
     def __init__(
         self, settings: GatewaySettings, metrics: Metrics, clock: Callable[[], float], rng: random.Random
     ) -> None:
@@ -52,16 +59,15 @@ class Dispatcher:
         self._clock = clock
         self._rng = rng
 
-    async def answer(self, route: Route, request: ClientRequest, scope: str = "") -> Answer:
+    async def answer(self, routed: RoutedRequest) -> Answer:
         """Raises a RequestError when no target has an answer. Cancelled, it leaves nothing running at any target."""
-        plan = RetryPlan(
-            route.order(self._rng), self._retry, self._clock() + self._timeouts.total, self._clock, self._rng
-        )
+        deadline = self._clock() + self._timeouts.total
+        plan = RetryPlan(routed.route.order(self._rng), self._retry, deadline, self._clock, self._rng)
         num_failed = 0
         while (step := plan.next()) is not None:
             await asyncio.sleep(step.delay)
             try:
-                answer = await self._try(step.choice, request, scope, plan.deadline)
+                answer = await self._try(step.choice, routed, plan.deadline)
             except RequestError as error:
                 if not isinstance(error, TargetPausedError):  # that one was not asked
                     num_failed += 1
@@ -73,26 +79,20 @@ class Dispatcher:
                 return answer
         raise plan.error()
 
-    async def _try(self, choice: Choice, request: ClientRequest, scope: str, deadline: float) -> Answer:
+    async def _try(self, choice: Choice, routed: RoutedRequest, deadline: float) -> Answer:
         """One target, to its first content. What was opened is closed with the answer, or here."""
         target = choice.target
         async with AsyncExitStack() as stack:
             attempt = stack.enter_context(target.attempt())
             with ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
                 async with _limit(deadline - self._clock(), target):
-                    upstream = await target.backend.open(call_for(request, choice, scope=scope))
+                    upstream = await target.backend.open(call_for(routed.request, choice, scope=routed.who))
                     stack.push_async_callback(upstream.aclose)
                     await _refuse_errors(upstream, target)
-                    body = await self._begin(upstream, target, request)
+                    body = await self._begin(upstream, target, routed.request)
             attempt.succeeded()
-            origin = Origin(
-                target.name,
-                target.settings.price,
-                is_cold=watch.is_cold,
-                worker_id=upstream.worker_id,
-                settle=upstream.settle,
-            )
-            return Answer(upstream.status, _headers(upstream), body, origin, stack.pop_all().aclose)
+            origin = Origin(target.name, target.settings.price, is_cold=watch.is_cold)
+            return Answer(upstream.status, _headers(upstream), TargetBody(body, upstream, stack.pop_all()), origin)
         raise AssertionError("unreachable: the stack swallows nothing")
 
     async def _begin(self, upstream: Upstream, target: Target, request: ClientRequest) -> AsyncIterator[bytes]:
@@ -120,6 +120,27 @@ def _headers(upstream: Upstream) -> dict[str, str]:
     if request_id := headers.pop("x-request-id", ""):
         headers["x-target-request-id"] = request_id
     return headers
+
+
+class TargetBody:
+    """The body of an answer, from its first content on; closing it closes all that the attempt opened."""
+
+    def __init__(self, blocks: AsyncIterator[bytes], upstream: Upstream, opened: AsyncExitStack) -> None:
+        self._blocks = blocks
+        self._upstream = upstream
+        self._opened = opened
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._blocks)
+
+    async def aclose(self) -> None:
+        await self._opened.aclose()
+
+    async def execution_stats(self) -> ExecutionStats:
+        return await self._upstream.execution_stats()
 
 
 class _limit:  # noqa: N801 (used like asyncio.timeout, which it is but for the error)

@@ -23,7 +23,7 @@ Handler = Callable[[Gateway, Request], Awaitable[Response]]
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
-    server = gateway.live.settings.server
+    server = gateway.active.settings.server
     pages = {
         "/healthz": healthz,
         "/readyz": readyz,
@@ -97,7 +97,7 @@ async def healthz(gateway: Gateway, request: Request) -> Response:
 
 async def readyz(gateway: Gateway, request: Request) -> Response:
     """Keys are known, and there is a target that is not known to be broken."""
-    states = {target.breaker.state for target in distinct(gateway.live.targets)}
+    states = {target.breaker.state for target in distinct(gateway.active.targets)}
     is_ready = gateway.auth.is_ready and not states <= {"open", "config_error"}
     return JSONResponse({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
 
@@ -114,7 +114,7 @@ async def openapi(gateway: Gateway, request: Request) -> Response:
 
 async def models(gateway: Gateway, request: Request) -> Response:
     principal = gateway.auth.authenticate(request.scope["headers"])
-    return JSONResponse({"object": "list", "data": await gateway.live.models.all(principal)})
+    return JSONResponse({"object": "list", "data": await gateway.active.models.all(principal)})
 
 
 async def model(gateway: Gateway, request: Request) -> Response:
@@ -122,4 +122,4 @@ async def model(gateway: Gateway, request: Request) -> Response:
     if not name:
         return await models(gateway, request)
     principal = gateway.auth.authenticate(request.scope["headers"])
-    return JSONResponse(gateway.live.models.one(principal, name))
+    return JSONResponse(gateway.active.models.one(principal, name))

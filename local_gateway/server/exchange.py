@@ -18,7 +18,7 @@ from local_gateway.edge.request import ClientLeftError, api_method, api_path, fo
 from local_gateway.edge.response import Reply
 from local_gateway.errors import RouteNotFoundError
 from local_gateway.gateway import Gateway
-from local_gateway.routing.cold_start import abandon
+from local_gateway.routing.answer_source import RoutedRequest, discard
 from local_gateway.routing.router import Route, not_found
 from local_gateway.server.request_accounting import RequestAccounting
 from local_gateway.telemetry.logs import request_id_var
@@ -28,7 +28,7 @@ from local_gateway.wire.answer import Answer
 class Exchange:
     def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway = gateway
-        self._live = gateway.live  # a reload does not change what has begun
+        self._active = gateway.active  # a reload does not change what has begun
         self._scope = scope
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
@@ -41,7 +41,7 @@ class Exchange:
     async def run(self) -> None:
         request_id_var.set(self._request_id)
         try:
-            with self._gateway.place():
+            with self._gateway.admit():
                 await self._serve()
         except ClientLeftError:
             self._account.outcome = "ok" if self._reply.is_complete else "client_left"
@@ -80,7 +80,7 @@ class Exchange:
     async def _read(self) -> ClientRequest:
         path = api_path(self._scope)
         method = api_method(self._scope, path)
-        server = self._live.settings.server
+        server = self._active.settings.server
         raw = await read_body(
             self._headers, self._receive, max_bytes=server.max_body_bytes, timeout=server.body_timeout
         )
@@ -101,11 +101,11 @@ class Exchange:
     def _find_route(self, principal: Principal, request: ClientRequest) -> Route:
         """Raises ModelNotFoundError, RouteNotFoundError."""
         if request.model:
-            route = self._live.router.resolve(request.model)
+            route = self._active.router.resolve(request.model)
             if not principal.may_use(request.model):
                 raise not_found(request.model)
             return route
-        other = self._live.router.route_without_model()
+        other = self._active.router.route_without_model()
         if other is None or (principal.key is not None and principal.key.models):
             raise RouteNotFoundError("There is nothing at this address.")
         return other
@@ -117,20 +117,20 @@ class Exchange:
     async def _open(self, principal: Principal, route: Route, request: ClientRequest) -> Answer:
         """The answer. A stream that must wait for it is opened before, and kept alive."""
         no_store = "no-store" in header(self._headers, b"cache-control").lower()
-        answering = self._live.answer(route, request, principal.id, no_store=no_store)
+        answering = self._active.answers.answer(RoutedRequest(route, request, principal.id, no_store=no_store))
         if not request.is_stream:
             return await answering
         task = asyncio.create_task(answering)
         try:
-            await asyncio.wait([task], timeout=self._live.settings.timeouts.commit)
+            await asyncio.wait([task], timeout=self._active.settings.timeouts.commit)
             if not task.done():
                 await self._reply.open_stream()
             while not task.done():
                 await self._reply.keep_alive()
-                await asyncio.wait([task], timeout=self._live.settings.timeouts.keep_alive)
+                await asyncio.wait([task], timeout=self._active.settings.timeouts.keep_alive)
             return task.result()
         except asyncio.CancelledError:
-            await abandon([task])
+            await discard([task])
             raise
 
 

@@ -45,7 +45,7 @@ class RequestAccounting:
         """When the reply is over: learn what the target tells of its work. Takes a few seconds at most."""
         self._total_seconds = time.monotonic() - self._start
         if self.answer is not None:
-            self._stats = await self.answer.origin.settle()
+            self._stats = await self.answer.execution_stats()
 
     def close(self, reply: Reply) -> UsageRecord:
         """Give back what was reserved beyond the cost, and say what there is to remember."""

@@ -151,7 +151,7 @@ class _Server(uvicorn.Server):
 
 
 def _config(gateway: Gateway) -> uvicorn.Config:
-    server = gateway.live.settings.server
+    server = gateway.active.settings.server
     return uvicorn.Config(
         create_app(gateway),
         http=BoundedHttpProtocol,
@@ -168,7 +168,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 
 def _greet(gateway: Gateway, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    sys.stdout.write(greeting(gateway.live.settings, host, port))
+    sys.stdout.write(greeting(gateway.active.settings, host, port))
     sys.stdout.flush()
 
 

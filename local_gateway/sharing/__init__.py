@@ -1,1 +1,1 @@
-"""Answers that several requests share: single-flight calls and cached responses. Knows no targets."""
+"""Answers that several requests share: single-flight and kept responses. Of routing it knows AnswerSource alone."""

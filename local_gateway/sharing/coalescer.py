@@ -1,48 +1,53 @@
-"""Identical requests in flight share one call: each gets the answer from its beginning, and then as it comes.
+"""Single-flight: identical requests share one call; each gets the answer from its beginning, and then as it comes.
 
-Which requests are identical is for others to say.
+Which requests are identical is the caller's to say.
 """
 
 import asyncio
 from collections.abc import Hashable
 
-from local_gateway.sharing.shared_call import Caller, Make, SharedCall
+from local_gateway.routing.answer_source import AnswerSource, RoutedRequest
+from local_gateway.sharing.shared_call import MAX_LAG_BYTES, SharedCall
 from local_gateway.wire.answer import Answer
-
-MAX_REPLAY_BYTES = 1_000_000  # of an answer that a newcomer is given at once; kept in memory until it is longer
-MAX_LAG_BYTES = 64_000_000  # kept for one caller who reads slower than another; an answer with embeddings is that long
 
 
 class Coalescer:
-    """The flights that can still be joined. For one event loop."""
+    """The calls of one model that run. For one event loop."""
 
-    def __init__(self, *, max_replay_bytes: int = MAX_REPLAY_BYTES, max_lag_bytes: int = MAX_LAG_BYTES) -> None:
-        self._max_replay_bytes = max_replay_bytes
+    def __init__(self, *, max_lag_bytes: int = MAX_LAG_BYTES) -> None:
         self._max_lag_bytes = max_lag_bytes
-        self._flights: dict[Hashable, SharedCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()  # also of flights that cannot be joined any more
+        self._calls: dict[Hashable, SharedCall] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # also of calls that cannot be joined any more
 
-    async def join(self, key: Hashable, make: Make) -> Answer:
-        """This caller's own Answer, made by `make` unless a flight with this key can be joined.
+    async def answer(self, key: Hashable, routed: RoutedRequest, source: AnswerSource) -> Answer:
+        """This request's own Answer, from `source` unless a call with this key can be joined.
 
-        `make` runs in a task of its own, so it must not depend on its caller's being there. Its errors are raised here
-        for every caller. While the answer is coming, exactly one caller's `origin.sharing` is "miss": who pays. Whose
-        it is may change until the caller has called `aclose`, so read it after that. `origin.settle` tells nothing to
-        those who leave before the others.
+        `source` is asked in a task of its own, which outlives the request that started it. Its errors are raised here
+        for every subscriber. `origin.sharing` says whether the request pays; it is final when the answer is closed.
         """
-        caller = Caller(self._flights.get(key) or self._start(key, make))
+        subscriber = self._call(key, routed, source).subscribe()
         try:
-            return await caller.answer()
+            return await subscriber.answer()
         except BaseException:
-            await caller.aclose()
+            await subscriber.aclose()
             raise
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._calls)
 
-    def _start(self, key: Hashable, make: Make) -> SharedCall:
-        flight = self._flights[key] = SharedCall(self._max_replay_bytes, self._max_lag_bytes)
-        task = flight.start(make, lambda: self._flights.pop(key, None))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return flight
+    def _call(self, key: Hashable, routed: RoutedRequest, source: AnswerSource) -> SharedCall:
+        call = self._calls.get(key)
+        if call is None or not call.is_joinable:
+            call = self._calls[key] = SharedCall(self._max_lag_bytes)
+            task = asyncio.create_task(self._run(key, call, routed, source))
+            call.task = task
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return call
+
+    async def _run(self, key: Hashable, call: SharedCall, routed: RoutedRequest, source: AnswerSource) -> None:
+        try:
+            await call.run(routed, source)
+        finally:
+            if self._calls.get(key) is call:
+                del self._calls[key]

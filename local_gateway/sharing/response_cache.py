@@ -1,18 +1,18 @@
 """Whole answers, kept for a while in memory.
 
-Which requests have the same answer is for others to say. Nothing is kept that broke off, failed, or came from an
-upstream that says less than that it is complete.
+Which requests have the same answer is the caller's to say. Nothing is kept that broke off, failed, or whose end the
+target did not mark.
 """
 
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from local_gateway.config.settings import CacheSettings
 from local_gateway.edge.client_request import JSON_TYPE
 from local_gateway.wire import stream_normalizer
-from local_gateway.wire.answer import Answer, Origin
+from local_gateway.wire.answer import Answer, AnswerBody, ExecutionStats, Origin
 
 ENTRY_BYTES = 1000  # about what an entry needs beside its body
 CHAT = "/chat/completions"
@@ -26,7 +26,7 @@ LAST_EVENT = re.compile(rb'\n?data: ?(?:\[DONE\]|\{"type"\s*:\s*"response\.compl
 class StoredAnswer(NamedTuple):
     body: bytes
     content_type: str
-    target: str  # who once gave it
+    target: str  # that once gave it
 
 
 class ResponseCache:
@@ -43,7 +43,7 @@ class ResponseCache:
         return len(self._entries)
 
     def find(self, key: Hashable) -> Answer | None:
-        """An answer that nobody has to be asked for."""
+        """The kept answer, for which no target is asked; None if there is none."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -55,7 +55,7 @@ class ResponseCache:
         return _answer_from(stored)
 
     def keep(self, key: Hashable, stored: StoredAnswer) -> None:
-        """For its time, if there is room for it at all."""
+        """Keep it until its time is over, unless it alone is larger than the cache."""
         self._remove(key)
         size = _size(stored)
         if size > self._max_bytes:
@@ -66,18 +66,23 @@ class ResponseCache:
             self._remove(next(iter(self._entries)))
 
     async def record(self, key: Hashable, path: str, answer: Answer) -> Answer:
-        """The same answer, which is kept when it has come to its end and is whole. Takes it over, also on errors."""
-
-        def keep(body: bytes) -> None:
-            if is_whole(body, is_events=answer.is_events):
-                kept = _compact(body) if answer.is_events and path == CHAT else body
-                self.keep(key, StoredAnswer(kept, answer.headers["content-type"], answer.origin.target))
-
+        """The same answer, which is kept when it has come to its end and is whole. Closes it on errors."""
         if answer.status == 200 and answer.is_events:
-            answer.body = _Recording(answer.body, self._max_bytes, keep)
+            answer.body = _Recording(answer.body, self, key, path, _blank(answer))
         elif answer.status == 200 and answer.headers.get("content-type", "").startswith(JSON_TYPE):
-            keep(await _read_ahead(answer))
+            body = await _read_ahead(answer)
+            if is_whole(body, is_events=False):
+                self.keep(key, _blank(answer)._replace(body=body))
         return answer
+
+    def keep_stream(self, key: Hashable, path: str, stored: StoredAnswer) -> None:
+        """Keep a stream that was read to its end, if that end is marked."""
+        if is_whole(stored.body, is_events=True):
+            self.keep(key, stored._replace(body=_compact(stored.body)) if path == CHAT else stored)
+
+    @property
+    def max_bytes(self) -> int:
+        return self._max_bytes
 
     def _remove(self, key: Hashable) -> None:
         if (entry := self._entries.pop(key, None)) is not None:
@@ -92,12 +97,15 @@ def is_whole(body: bytes, *, is_events: bool) -> bool:
 
 
 class _Recording:
-    """A body on its way, remembered up to a length. Only one that is read to its end is given to `keep`."""
+    """The body of a stream on its way, remembered up to the cache's size, and given to the cache at its end."""
 
-    def __init__(self, body: AsyncIterator[bytes], max_bytes: int, keep: Callable[[bytes], None]) -> None:
+    def __init__(self, body: AnswerBody, cache: ResponseCache, key: Hashable, path: str, blank: StoredAnswer) -> None:
+        """`blank` is what will be kept, but for the body."""
         self._body = body
-        self._max_bytes = max_bytes
-        self._keep = keep
+        self._cache = cache
+        self._key = key
+        self._path = path
+        self._blank = blank
         self._pieces: list[bytes] = []
         self._num_bytes = 0
 
@@ -108,22 +116,34 @@ class _Recording:
         try:
             piece = await anext(self._body)
         except StopAsyncIteration:
-            if self._num_bytes <= self._max_bytes:
-                self._keep(b"".join(self._pieces))
+            if self._is_remembered:
+                stored = self._blank._replace(body=b"".join(self._pieces))
+                self._cache.keep_stream(self._key, self._path, stored)
             raise
         self._num_bytes += len(piece)
-        if self._num_bytes <= self._max_bytes:
+        if self._is_remembered:
             self._pieces.append(piece)
         else:
             self._pieces.clear()
         return piece
 
+    @property
+    def _is_remembered(self) -> bool:
+        return self._num_bytes <= self._cache.max_bytes
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+    async def execution_stats(self) -> ExecutionStats:
+        return await self._body.execution_stats()
+
 
 class _Replay:
-    """A body that is there."""
+    """A body that is in memory, whole. `origin` is the body it was read from, if it is still to be closed."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, origin: AnswerBody | None = None) -> None:
         self._pieces = [body]
+        self._origin = origin
 
     def __aiter__(self) -> "_Replay":
         return self
@@ -133,25 +153,32 @@ class _Replay:
             raise StopAsyncIteration
         return self._pieces.pop()
 
+    async def aclose(self) -> None:
+        if self._origin is not None:
+            await self._origin.aclose()
+
+    async def execution_stats(self) -> ExecutionStats:
+        return ExecutionStats() if self._origin is None else await self._origin.execution_stats()
+
 
 async def _read_ahead(answer: Answer) -> bytes:
-    """A body that is no stream: who reads it need not come to its end."""
+    """Read a body that is no stream: its reader may take the only piece and not ask for the end."""
     try:
         body = b"".join([piece async for piece in answer.body])
     except BaseException:
         await answer.aclose()
         raise
-    answer.body = _Replay(body)
+    answer.body = _Replay(body, answer.body)
     return body
+
+
+def _blank(answer: Answer) -> StoredAnswer:
+    return StoredAnswer(b"", answer.headers["content-type"], answer.origin.target)
 
 
 def _answer_from(stored: StoredAnswer) -> Answer:
     origin = Origin(stored.target, num_attempts=0, sharing="hit")
-    return Answer(200, {"content-type": stored.content_type}, _Replay(stored.body), origin, _nothing)
-
-
-async def _nothing() -> None:
-    """There is nothing to let go of."""
+    return Answer(200, {"content-type": stored.content_type}, _Replay(stored.body), origin)
 
 
 def _compact(events: bytes) -> bytes:

@@ -1,6 +1,6 @@
-"""Answers shared between requests: kept ones, and those on their way. By default nothing is; a model's settings say so.
+"""Answers shared between requests: kept ones, and those on their way. Off unless a model's settings say so.
 
-What is the same request, and which of them have the same answer each time, is decided here.
+Decided here: which requests are the same, and which of them have the same answer each time.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from local_gateway.config.settings import CacheSettings, ModelSettings, Scope
 from local_gateway.edge.client_request import ClientRequest
 from local_gateway.edge.request import MODEL_PATHS
 from local_gateway.errors import InvalidRequestError
+from local_gateway.routing.answer_source import AnswerSource, RoutedRequest
 from local_gateway.sharing.coalescer import Coalescer
 from local_gateway.sharing.response_cache import ResponseCache
-from local_gateway.sharing.shared_call import Make
 from local_gateway.wire.answer import Answer
 
 EMBEDDINGS, RESPONSES = "/embeddings", "/responses"
@@ -80,48 +80,44 @@ def _has_hosted_tools(tools: object) -> bool:
     return any(kind not in ("function", "custom") for kind in named)
 
 
+class Sharing:
+    """An AnswerSource around another: it answers from what is kept or on its way, where the model's settings allow it.
+
+    Made for each configuration; what is shared lives in SharedAnswers and outlives a reload.
+    """
+
+    def __init__(self, source: AnswerSource, shared: "SharedAnswers") -> None:
+        self._source = source
+        self._shared = shared
+
+    async def answer(self, routed: RoutedRequest) -> Answer:
+        """`origin.sharing` says how it was answered. Raises what the source raises, and InvalidRequestError."""
+        settings = routed.route.settings
+        if routed.no_store or not (settings.cache or settings.coalesce) or not is_shareable(routed.request):
+            return await self._source.answer(routed)
+        return await self._shared.of(routed.route.alias, settings).answer(routed, self._source)
+
+
 class SharedAnswers:
-    """The shared answers of all models. A model whose settings change begins anew."""
+    """The shared answers of all models, by their configured names. A model whose settings change begins anew."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._models: dict[str, _ModelAnswers] = {}
+        self._models: dict[str, ModelAnswers] = {}
 
-    async def answer(
-        self,
-        settings: ModelSettings,
-        *,
-        alias: str,
-        scope: str,
-        request: ClientRequest,
-        no_store: bool,
-        make: Make,
-        own_targets: Collection[str] | None = None,
-    ) -> Answer:
-        """An answer that is kept or on its way, else the one that `make` makes; `origin.sharing` says which.
-
-        `alias` is the model's configured name, `scope` who asks. With `no_store` the client wants nothing shared.
-        `own_targets` are the names of the targets whose answers may be kept, which those of stand-ins should not be;
-        None: all. Of `make` and of `origin.sharing` the same holds as in `Coalescer.join`. Raises what `make` raises,
-        and InvalidRequestError.
-        """
-        if no_store or not (settings.cache or settings.coalesce) or not is_shareable(request):
-            return await make()
-        return await self._of(alias, settings).answer(scope, request, make, own_targets)
-
-    def forget_except(self, aliases: Collection[str]) -> None:
-        """Models that are not configured any more."""
-        self._models = {alias: model for alias, model in self._models.items() if alias in aliases}
-
-    def _of(self, alias: str, settings: ModelSettings) -> "_ModelAnswers":
+    def of(self, alias: str, settings: ModelSettings) -> "ModelAnswers":
         model = self._models.get(alias)
         if model is None or not model.is_for(settings):
-            model = self._models[alias] = _ModelAnswers(settings, self._clock)
+            model = self._models[alias] = ModelAnswers(settings, self._clock)
         return model
 
+    def forget_except(self, aliases: Collection[str]) -> None:
+        """Drop those of models that are not configured any more."""
+        self._models = {alias: model for alias, model in self._models.items() if alias in aliases}
 
-class _ModelAnswers:
-    """Those of one model."""
+
+class ModelAnswers:
+    """The kept answers of one model and its calls in flight."""
 
     def __init__(self, settings: ModelSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -134,33 +130,41 @@ class _ModelAnswers:
         self._settings = settings  # next time they need not be compared
         return True
 
-    async def answer(
-        self, scope: str, request: ClientRequest, make: Make, own_targets: Collection[str] | None
-    ) -> Answer:
-        keeps, shares = self._settings.cache, self._settings.coalesce
-        keeps = keeps if is_deterministic(request) else None
+    async def answer(self, routed: RoutedRequest, source: AnswerSource) -> Answer:
+        """Kept, shared, or of the source; a deterministic one of the source is recorded on its way."""
+        keeps = self._settings.cache if is_deterministic(routed.request) else None
+        shares = self._settings.coalesce
         if not (keeps or shares):
-            return await make()
-        fingerprint = digest(request)
+            return await source.answer(routed)
+        fingerprint = digest(routed.request)
         if keeps:
-            key = (_within(keeps.scope, scope), fingerprint)
+            key = (_within(keeps.scope, routed.who), fingerprint)
             if (hit := self._cache.find(key)) is not None:
                 return hit
-            make = self._recorded(key, request.path, make, own_targets)
+            source = _Recorder(source, self._cache, key)
         if shares:
-            return await self._coalescer.join((_within(shares, scope), fingerprint), make)
-        answer = await make()
+            return await self._coalescer.answer((_within(shares, routed.who), fingerprint), routed, source)
+        answer = await source.answer(routed)
         answer.origin.sharing = "miss"
         return answer
 
-    def _recorded(self, key: Hashable, path: str, make: Make, own_targets: Collection[str] | None) -> Make:
-        async def make_and_record() -> Answer:
-            answer = await make()
-            if own_targets is not None and answer.origin.target not in own_targets:
-                return answer
-            return await self._cache.record(key, path, answer)
 
-        return make_and_record
+class _Recorder:
+    """An AnswerSource around another, whose answers are put into a cache when they are whole.
+
+    Only those of the route's own targets: the answer of a fallback model is better than none, but not for an hour.
+    """
+
+    def __init__(self, source: AnswerSource, cache: ResponseCache, key: Hashable) -> None:
+        self._source = source
+        self._cache = cache
+        self._key = key
+
+    async def answer(self, routed: RoutedRequest) -> Answer:
+        answer = await self._source.answer(routed)
+        if answer.origin.target not in {target.name for target in routed.route.targets}:
+            return answer
+        return await self._cache.record(self._key, routed.request.path, answer)
 
 
 def _within(scope: Scope, who: str) -> str:

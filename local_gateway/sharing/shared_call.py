@@ -1,57 +1,66 @@
-"""One call to a target that several callers read, each from its beginning and at its own speed.
+"""One call to a target that several subscribers read, each from its beginning and at its own speed.
 
-It runs in its own task and belongs to no caller: whoever leaves does not disturb the others, and with the last one it
-ends at once. One caller pays for all: the first of those who are there, until somebody has all of the answer and so
-knows what it cost.
+The call runs in its own task and is cancelled when the last subscriber leaves. The first subscriber to close with all
+of the answer read is billed for it, and every one that closes after it is free; one that leaves before that is billed
+for what it was sent. So an answer is never free for all of its readers, whatever their order.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
 
 from local_gateway.errors import AnswerBrokenError, UnavailableError
-from local_gateway.wire.answer import Answer, ExecutionStats
+from local_gateway.routing.answer_source import AnswerSource, RoutedRequest
+from local_gateway.wire.answer import Answer, ExecutionStats, Origin
 
-Make = Callable[[], Awaitable[Answer]]
-
-READ_AHEAD_BYTES = 256_000  # read from the target before any caller asks for it
+READ_AHEAD_BYTES = 256_000  # read from the target before any subscriber asks for it
+MAX_LAG_BYTES = 16_000_000  # of a stream that is kept for those who join it late or read it slowly
 
 
 class SharedCall:
-    """The call, and what came of it as far as somebody still needs it.
+    """The call, and the pieces of its answer that a subscriber still needs.
 
-    Above `max_replay_bytes` nobody can join; `max_lag_bytes` behind the fastest, a caller is given up.
+    Up to `max_lag_bytes` a stream can be joined, and is kept from its beginning. Beyond that a subscriber so far behind
+    the fastest is dropped, and what all have read is let go of. Knows nothing of keys and of other calls.
     """
 
-    def __init__(self, max_replay_bytes: int, max_lag_bytes: int) -> None:
-        self._max_replay_bytes = max_replay_bytes
+    def __init__(self, max_lag_bytes: int) -> None:
+        self.task: asyncio.Task[None] | None = None  # that runs it
         self._max_lag_bytes = max_lag_bytes
-        self._callers: list[Caller] = []  # as they came, without those who left
+        self._subscribers: list[Subscriber] = []  # in the order in which they came, without those that have left
+        self._num_subscribed = 0
         self._pieces: list[bytes] = []
         self._num_dropped = 0  # pieces before those
         self._num_bytes = 0  # of all pieces
-        self._news = asyncio.Event()  # replaced each time it is set
-        self._read_event = asyncio.Event()  # somebody has read
-        self._is_paid = False  # its payer is known for good
-        self._payer: Caller | None = None
+        self._changed = asyncio.Event()  # replaced each time it is set
+        self._read = asyncio.Event()  # a subscriber has read
+        self._is_closing = False
+        self._is_billed = False
         self._stats: asyncio.Task[ExecutionStats] | None = None
         self._error: BaseException | None = None
         self._traceback: TracebackType | None = None
         self.answer: Answer | None = None
         self.is_over = False
 
-    # Its task
+    @property
+    def is_joinable(self) -> bool:
+        return not (self.is_over or self._is_closing or self._num_bytes > self._max_lag_bytes)
 
-    def start(self, make: Make, close_to_newcomers: Callable[[], object]) -> asyncio.Task[None]:
-        self._close: Callable[[], object] | None = close_to_newcomers
-        self._task = asyncio.create_task(self._run(make))
-        return self._task
+    # In its task
 
-    async def _run(self, make: Make) -> None:
+    async def run(self, routed: RoutedRequest, source: AnswerSource) -> None:
+        """Get the answer and read it to its end, at the pace of the fastest subscriber."""
+        answer: Answer | None = None
         try:
-            self.answer = await make()
-            await self._follow(self.answer)
+            answer = await source.answer(routed)
+            if answer.is_events:
+                self.answer = answer
+                self._tell()
+                await self._follow(answer)
+            else:  # a body in one piece: announced with its end, so that a subscriber with the piece has read it all
+                while self._subscribers and (piece := await anext(answer.body, None)) is not None:
+                    self._append(piece)
+                self.answer = answer
             self._end()
         except asyncio.CancelledError:
             self._end(UnavailableError("The request was ended while others waited for the same answer."))
@@ -59,36 +68,36 @@ class SharedCall:
         except Exception as error:
             self._end(error)
         finally:
-            if self.answer is not None:
-                await self.answer.aclose()
+            if answer is not None:
+                await answer.aclose()
 
     async def _follow(self, answer: Answer) -> None:
-        self._tell()
-        while self._callers and (piece := await anext(answer.body, None)) is not None:
+        while self._subscribers and (piece := await anext(answer.body, None)) is not None:
             self._append(piece)
-            while self._callers and self._num_bytes - self._lead_position() > READ_AHEAD_BYTES:
-                self._read_event.clear()
-                await self._read_event.wait()
+            if self._num_bytes > self._max_lag_bytes:
+                self._drop_laggards()
+                self._trim()
+            self._tell()
+            while self._subscribers and self._num_bytes - self._lead_position() > READ_AHEAD_BYTES:
+                self._read.clear()
+                await self._read.wait()
 
     def _append(self, piece: bytes) -> None:
         self._pieces.append(piece)
         self._num_bytes += len(piece)
-        if self._num_bytes > self._max_replay_bytes:
-            self._close_to_newcomers()
-            self._leave_behind()
-            self._forget()
-        self._tell()
 
-    def _leave_behind(self) -> None:
-        """Who is too far behind the fastest reader cannot have the rest."""
-        furthest = self._lead_position()
-        for caller in [caller for caller in self._callers if furthest - caller.num_bytes > self._max_lag_bytes]:
-            caller.is_behind = True
-            self._remove(caller)
+    def _lead_position(self) -> int:
+        return max((subscriber.num_bytes for subscriber in self._subscribers), default=0)
 
-    def _forget(self) -> None:
-        """What all have read, and no newcomer will."""
-        num_read = min((caller.num_pieces for caller in self._callers), default=0) - self._num_dropped
+    def _drop_laggards(self) -> None:
+        lead = self._lead_position()
+        for subscriber in [each for each in self._subscribers if lead - each.num_bytes > self._max_lag_bytes]:
+            subscriber.is_dropped = True
+            self._subscribers.remove(subscriber)
+
+    def _trim(self) -> None:
+        """Let go of what all have read: no subscriber can join any more."""
+        num_read = min((each.num_pieces for each in self._subscribers), default=0) - self._num_dropped
         if num_read > 0:
             del self._pieces[:num_read]
             self._num_dropped += num_read
@@ -97,131 +106,111 @@ class SharedCall:
         self.is_over = True
         self._error = error
         self._traceback = error.__traceback__ if error else None
-        self._close_to_newcomers()
         self._tell()
 
     def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def _close_to_newcomers(self) -> None:
-        if self._close is not None:
-            self._close()
-            self._close = None
+    # For its subscribers
 
-    def _lead_position(self) -> int:
-        return max((caller.num_bytes for caller in self._callers), default=0)
+    def subscribe(self) -> "Subscriber":
+        subscriber = Subscriber(self, is_first=not self._num_subscribed)
+        self._num_subscribed += 1
+        self._subscribers.append(subscriber)
+        return subscriber
 
-    # For its callers
+    async def changed(self) -> None:
+        """Returns when the answer, a piece or the end has come since this was called."""
+        await self._changed.wait()
 
-    def add(self, caller: "Caller") -> None:
-        self._callers.append(caller)
-        if self._payer is None:
-            self._payer = caller
-
-    def is_payer(self, caller: "Caller") -> bool:
-        return caller is self._payer
-
-    async def news(self) -> None:
-        """Returns when something has come since this was called, the answer, a piece or the end."""
-        await self._news.wait()
-
-    def piece(self, caller: "Caller") -> bytes | None:
-        """The next one for this caller, if it is there. Raises AnswerBrokenError if it is not kept any more."""
-        if caller.is_behind:
+    def piece(self, subscriber: "Subscriber") -> bytes | None:
+        """The next one for this subscriber, if it is there. Raises AnswerBrokenError if it is not kept any more."""
+        if subscriber.is_dropped:
             raise AnswerBrokenError("The answer was read too slowly.")
-        index = caller.num_pieces - self._num_dropped
+        index = subscriber.num_pieces - self._num_dropped
         return self._pieces[index] if index < len(self._pieces) else None
 
-    def has_read(self, caller: "Caller") -> None:
-        """The first who has all of it knows what it cost, and pays."""
-        self._read_event.set()
-        if self.is_over and not self._is_paid and caller.num_pieces == self._num_dropped + len(self._pieces):
-            self._is_paid = True
-            self._give_role(caller)
+    def note_read(self) -> None:
+        self._read.set()
 
     def raise_error(self) -> None:
         if self._error is not None:
-            raise self._error.with_traceback(self._traceback)  # not with that of the caller before
+            raise self._error.with_traceback(self._traceback)  # not with that of the subscriber before
 
-    async def leave(self, caller: "Caller") -> None:
-        """Returns when nothing is left to do for this caller: after the last one, when the target was let go of."""
-        self._remove(caller)
-        if not self._callers:
-            await asyncio.wait([self._task])
+    def bill(self, subscriber: "Subscriber") -> bool:
+        """Whether this subscriber, which closes now, pays for what it has read."""
+        if self._is_billed:
+            return False
+        self._is_billed = self.is_over and subscriber.num_pieces == self._num_dropped + len(self._pieces)
+        return True
 
-    def _remove(self, caller: "Caller") -> None:
-        if caller not in self._callers:
+    async def leave(self, subscriber: "Subscriber") -> None:
+        """Returns when nothing is left to do for this subscriber: after the last one, when the target is closed."""
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+        if self._subscribers or self.task is None:
             return
-        self._callers.remove(caller)
-        if self._callers:
-            if caller is self._payer and not self._is_paid:
-                self._give_role(self._callers[0])
-        elif not self.is_over:
-            self._close_to_newcomers()
-            self._task.cancel()
+        if not self.is_over:
+            self._is_closing = True
+            self.task.cancel()
+        await asyncio.wait([self.task])
 
-    def _give_role(self, caller: "Caller") -> None:
-        before, self._payer = self._payer, caller
-        for changed in (before, caller):
-            if changed is not None:
-                changed.mark()
-
-    async def settle(self) -> ExecutionStats:
-        """The target is asked once for all."""
+    async def execution_stats(self) -> ExecutionStats:
+        """The target is asked once for all; while the call runs nothing is known."""
         if not self.is_over or self.answer is None:
             return ExecutionStats()
         if self._stats is None:
-            self._stats = asyncio.create_task(self._settle(self.answer))
+            self._stats = asyncio.create_task(self._ask_for_stats(self.answer))
         return await asyncio.shield(self._stats)
 
-    async def _settle(self, answer: Answer) -> ExecutionStats:
-        await asyncio.wait([self._task])
-        return await answer.origin.settle()
+    async def _ask_for_stats(self, answer: Answer) -> ExecutionStats:
+        assert self.task is not None
+        await asyncio.wait([self.task])
+        return await answer.execution_stats()
 
 
-class Caller:
-    """One reader of a flight; the body of its Answer."""
+class Subscriber:
+    """One reader of a shared call; the body of its Answer."""
 
-    def __init__(self, flight: SharedCall) -> None:
-        self._flight = flight
-        self._answer: Answer | None = None
+    def __init__(self, call: SharedCall, *, is_first: bool) -> None:
+        self._call = call
+        self._is_first = is_first
+        self._is_closed = False
+        self._origin: Origin | None = None
         self.num_pieces = 0  # read
         self.num_bytes = 0
-        self.is_behind = False
-        flight.add(self)
+        self.is_dropped = False
 
     async def answer(self) -> Answer:
-        """Raises what `make` raised."""
-        flight = self._flight
-        while flight.answer is None:
-            flight.raise_error()
-            await flight.news()
-        shared = flight.answer
-        origin = replace(shared.origin, settle=flight.settle)
-        self._answer = Answer(shared.status, dict(shared.headers), self, origin, self.aclose)
-        self.mark()
-        return self._answer
+        """Raises what the source raised."""
+        call = self._call
+        while call.answer is None:
+            call.raise_error()
+            await call.changed()
+        shared = call.answer
+        self._origin = replace(shared.origin, sharing="miss" if self._is_first else "shared")
+        return Answer(shared.status, dict(shared.headers), self, self._origin)
 
-    def mark(self) -> None:
-        """Say in the answer whether this caller pays."""
-        if self._answer is not None:
-            self._answer.origin.sharing = "miss" if self._flight.is_payer(self) else "shared"
-
-    def __aiter__(self) -> "Caller":
+    def __aiter__(self) -> "Subscriber":
         return self
 
     async def __anext__(self) -> bytes:
-        while (piece := self._flight.piece(self)) is None:
-            if self._flight.is_over:
-                self._flight.has_read(self)
-                self._flight.raise_error()
+        while (piece := self._call.piece(self)) is None:
+            if self._call.is_over:
+                self._call.raise_error()
                 raise StopAsyncIteration
-            await self._flight.news()
+            await self._call.changed()
         self.num_pieces += 1
         self.num_bytes += len(piece)
-        self._flight.has_read(self)
+        self._call.note_read()
         return piece
 
     async def aclose(self) -> None:
-        await self._flight.leave(self)
+        if not self._is_closed and self._origin is not None:
+            self._origin.sharing = "miss" if self._call.bill(self) else "shared"
+        self._is_closed = True
+        await self._call.leave(self)
+
+    async def execution_stats(self) -> ExecutionStats:
+        return await self._call.execution_stats()

@@ -24,7 +24,6 @@ class ScriptedUpstream:
     pieces: Iterable[bytes | asyncio.Event | RequestError]
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: EVENTS)
-    worker_id: str = ""
     facts: ExecutionStats = field(default_factory=ExecutionStats)
     is_closed: bool = False
     is_read: bool = False
@@ -42,7 +41,7 @@ class ScriptedUpstream:
     async def aclose(self) -> None:
         self.is_closed = True
 
-    async def settle(self) -> ExecutionStats:
+    async def execution_stats(self) -> ExecutionStats:
         return self.facts
 
 

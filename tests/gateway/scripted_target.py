@@ -1,27 +1,49 @@
-"""A target whose every step is told by the test: when it answers, what it says, how it ends."""
+"""An answer source whose every step is told by the test: when it answers, what it says, how it ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
-from local_gateway.config.settings import Price
+from local_gateway.config.settings import ModelSettings, OpenAITarget, Price
+from local_gateway.edge.client_request import ClientRequest
+from local_gateway.routing.answer_source import RoutedRequest
+from local_gateway.routing.router import Route
 from local_gateway.wire.answer import Answer, ExecutionStats, Origin
+from tests.gateway.fake_targets import FakeClock, target_of
 
 EVENTS = {"content-type": "text/event-stream", "x-request-id": "req-1"}
 JSON = {"content-type": "application/json", "x-request-id": "req-1"}
-FACTS = ExecutionStats(execution_seconds=2.5)
+STATS = ExecutionStats(execution_seconds=2.5)
 PRICE = Price(prompt=1.0, completion=2.0)
 
+SETTINGS = ModelSettings(targets=(OpenAITarget(type="openai"),))
 END = None
 Step = bytes | Exception | None
 
 
-class ScriptedTarget:
-    """Counts what is done to it. `began` is set when it is called, `closed` when it was let go of."""
+def routed_of(
+    request: ClientRequest | None = None,
+    settings: ModelSettings = SETTINGS,
+    *,
+    alias: str = "llama",
+    targets: tuple[str, ...] = ("target-1",),
+    who: str = "",
+    no_store: bool = False,
+) -> RoutedRequest:
+    """A routed request; its targets are never asked."""
+    route = Route(alias, "llama", settings, tuple(target_of(FakeClock(), name=name) for name in targets))
+    return RoutedRequest(route, request or ClientRequest(path="/chat/completions"), who, no_store)
+
+
+class ScriptedSource:
+    """Counts what is done to it. `began` is set when it is called, `closed` when its answer was closed.
+
+    One body at a time: the steps of a second answer follow those of the first.
+    """
 
     def __init__(self, *steps: Step, headers: dict[str, str] | None = None, status: int = 200) -> None:
         self.num_calls = 0
         self.num_closed = 0
-        self.num_settled = 0
+        self.num_asked_for_stats = 0
         self.num_read = 0
         self.began = asyncio.Event()
         self.closed = asyncio.Event()
@@ -34,7 +56,7 @@ class ScriptedTarget:
         if steps:
             self.answers(*steps)
 
-    async def make(self) -> Answer:
+    async def answer(self, routed: RoutedRequest) -> Answer:
         """What a dispatcher does."""
         self.num_calls += 1
         self.began.set()
@@ -45,8 +67,7 @@ class ScriptedTarget:
             raise
         if self._refusal is not None:
             raise self._refusal
-        origin = Origin("target-1", PRICE, settle=self._settle)
-        return Answer(self._status, dict(self._headers), self._body(), origin, self._aclose)
+        return Answer(self._status, dict(self._headers), ScriptedBody(self), Origin("target-1", PRICE))
 
     def answers(self, *steps: Step) -> None:
         """It has status and headers, and then these pieces."""
@@ -62,26 +83,48 @@ class ScriptedTarget:
         self._refusal = error
         self._may_answer.set()
 
-    async def _body(self) -> AsyncIterator[bytes]:
+    async def next_piece(self) -> bytes:
         try:
-            while (step := await self._steps.get()) is not END:
-                if isinstance(step, Exception):
-                    raise step
-                self.num_read += 1
-                yield step
+            step = await self._steps.get()
         except asyncio.CancelledError:
             self.was_cancelled = True
             raise
+        if step is END:
+            raise StopAsyncIteration
+        if isinstance(step, Exception):
+            raise step
+        self.num_read += 1
+        return step
 
-    async def _aclose(self) -> None:
+
+class ScriptedBody:
+    """The body of a source's answer: its steps, one by one."""
+
+    def __init__(self, source: ScriptedSource) -> None:
+        self._source = source
+        self._is_over = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            return await self._source.next_piece()
+        except BaseException:
+            self._is_over = True
+            raise
+
+    async def aclose(self) -> None:
         await asyncio.sleep(0)  # others get ahead of it
-        self.num_closed += 1
-        self.closed.set()
+        self._source.num_closed += 1
+        self._source.closed.set()
 
-    async def _settle(self) -> ExecutionStats:
-        assert self.closed.is_set(), "asked before it was over"
-        self.num_settled += 1
-        return FACTS
+    async def execution_stats(self) -> ExecutionStats:
+        assert self._source.closed.is_set(), "asked before it was over"
+        self._source.num_asked_for_stats += 1
+        return STATS
 
 
 async def read_to_end(answer: Answer) -> bytes:

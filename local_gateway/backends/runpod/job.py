@@ -157,7 +157,7 @@ class RunpodJob:
             self._is_left = True
             self._cancelling = self._client.cancel_soon(self.id)
 
-    async def settle(self) -> ExecutionStats:
+    async def execution_stats(self) -> ExecutionStats:
         """How long it waited and ran. Never raises."""
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT):

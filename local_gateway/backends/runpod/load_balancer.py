@@ -43,10 +43,9 @@ class RunpodLbBackend:
         if worker_id := self._affinity.worker_of(call.conversation):
             call = replace(call, headers={**call.headers, WORKER_ID: worker_id})
         upstream = await self._plain.open(call)
-        upstream.worker_id = upstream.header(WORKER_ID)
         if upstream.status >= 400:
             await _raise_problem(upstream)
-        self._affinity.remember(call.conversation, upstream.worker_id)
+        self._affinity.remember(call.conversation, upstream.header(WORKER_ID))
         return upstream
 
     async def health(self) -> Health:

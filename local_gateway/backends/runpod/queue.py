@@ -28,8 +28,6 @@ END = b"\ndata: [DONE]"
 class JobAnswer:
     """An answer of a job that has begun."""
 
-    worker_id = ""  # a queue does not let us choose
-
     def __init__(self, job: RunpodJob, status: int, headers: Mapping[str, str], begun: bytes) -> None:
         self.status = status
         self.headers = headers
@@ -55,8 +53,8 @@ class JobAnswer:
     async def aclose(self) -> None:
         self._job.leave()
 
-    async def settle(self) -> ExecutionStats:
-        return await self._job.settle()
+    async def execution_stats(self) -> ExecutionStats:
+        return await self._job.execution_stats()
 
 
 class RunpodQueueBackend:

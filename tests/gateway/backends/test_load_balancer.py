@@ -34,7 +34,7 @@ async def ask(backend: RunpodLbBackend, conversation: str = "") -> tuple[int, by
     call = Call(path=CALL.path, body=CALL.body, conversation=conversation)
     upstream = await backend.open(call)
     try:
-        return upstream.status, await upstream.read(), upstream.worker_id
+        return upstream.status, await upstream.read(), upstream.header("x-runpod-worker-id")
     finally:
         await upstream.aclose()
 

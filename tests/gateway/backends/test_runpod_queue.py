@@ -124,7 +124,7 @@ async def test_the_end_of_the_text_is_the_end() -> None:
         body = await read(upstream)
         assert not job.status.is_final
         p.done(job)
-        facts = await upstream.settle()
+        facts = await upstream.execution_stats()
 
     assert body.decode() == event("a") + DONE
     assert job.status == "COMPLETED"
@@ -144,7 +144,7 @@ async def test_what_it_took() -> None:
         p.done(job, [{}])
         upstream = await opening
         await read(upstream)
-        facts = await upstream.settle()
+        facts = await upstream.execution_stats()
 
     assert (round(facts.queue_seconds or 0), round(facts.execution_seconds or 0)) == (20, 3)
 
@@ -363,7 +363,7 @@ async def test_leaving_in_mid_stream() -> None:
         await piece_of(upstream)
         await upstream.aclose()
         await upstream.aclose()
-        facts = await upstream.settle()
+        facts = await upstream.execution_stats()
         end = await p.ended(job)
 
     assert end.detail == "CANCELLED"

@@ -14,6 +14,7 @@ from local_gateway.routing.circuit_breaker import (
     Outcome,
 )
 from tests.gateway.fake_targets import FakeClock
+from tests.seeds import seeds
 
 OUTCOMES: list[Outcome | None] = ["succeeded", "failed", "rate_limited", "refused_key", None]
 
@@ -258,7 +259,7 @@ def test_a_probe_that_fails_after_a_refused_key(clock: FakeClock) -> None:
 # Whatever happens
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", seeds())
 def test_random_events(seed: int) -> None:
     """Half open there is never more than one probe; what is allowed and when agree; it always recovers."""
     rng, clock = Random(seed), FakeClock()

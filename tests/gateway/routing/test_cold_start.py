@@ -26,7 +26,7 @@ async def target_that_answered(here: Running) -> str:
 
 
 async def warmed_up(here: Running) -> None:
-    (target,) = here.gateway.live.targets["llama"]
+    (target,) = here.gateway.active.targets["llama"]
     assert target.warm_up is not None
     await asyncio.wait([target.warm_up])
     assert target.warm_up is None

@@ -20,6 +20,7 @@ from local_gateway.errors import (
     TargetTimeoutError,
     TargetUnreachableError,
 )
+from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.routing.dispatcher import Dispatcher
 from local_gateway.routing.router import Route, Router
 from local_gateway.routing.target import Target
@@ -73,7 +74,7 @@ class Setting:
     async def ask(self, *, stream: bool = False, path: str = CHAT) -> Answer:
         body = {"model": "llama", "stream": stream}
         request = ClientRequest(path=path, raw=json.dumps(body).encode(), body=body)
-        return await self.dispatcher.answer(self.route, request, "me")
+        return await self.dispatcher.answer(RoutedRequest(self.route, request, "me"))
 
 
 async def text_of(answer: Answer) -> bytes:

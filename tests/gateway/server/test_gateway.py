@@ -30,7 +30,7 @@ async def test_reload() -> None:
     old, new = ScriptedBackend(json_answer({})), ScriptedBackend(json_answer({}))
     async with running({"llama": {"targets": [ONE]}}, old, new) as here:
         assert await ask(here) == "one"
-        (retired,) = here.gateway.live.targets["llama"]
+        (retired,) = here.gateway.active.targets["llama"]
         reload(here, TWO)
         retiring = here.gateway._retiring[retired]
         assert await ask(here) == "two"
@@ -46,9 +46,9 @@ async def test_reload_keeps_targets() -> None:
     one, two = ScriptedBackend(json_answer({"error": "no"}, 401), json_answer({})), ScriptedBackend(json_answer({}))
     async with running({"llama": {"targets": [ONE]}}, one, two) as here:
         assert await ask(here) == "502"
-        (target,) = here.gateway.live.targets["llama"]
+        (target,) = here.gateway.active.targets["llama"]
         reload(here, ONE, TWO)
-        assert here.gateway.live.targets["llama"][0] is target
+        assert here.gateway.active.targets["llama"][0] is target
         assert target.breaker.state == "config_error"
         assert await ask(here) == "two"
 
@@ -62,7 +62,7 @@ async def test_reload_with_answers_on_their_way() -> None:
     async with running({"llama": {"targets": [ONE]}}, old, ScriptedBackend()) as here:
         response, work = here.client.start("POST", CHAT, json.dumps({"model": "llama", "stream": True}).encode())
         await response.until(b'"a"')
-        (retired,) = here.gateway.live.targets["llama"]
+        (retired,) = here.gateway.active.targets["llama"]
         reload(here, TWO)
         retiring = here.gateway._retiring[retired]
         await asyncio.sleep(0)
@@ -87,7 +87,7 @@ async def test_one_target_for_two_models() -> None:
     """What is configured twice is one target, with one breaker and one worker."""
     models = {"a": {"targets": [ONE]}, "b": {"targets": [TWO, ONE]}}
     async with running(models, ScriptedBackend(), ScriptedBackend()) as here:
-        targets = here.gateway.live.targets
+        targets = here.gateway.active.targets
 
     assert targets["a"][0] is targets["b"][1]
 

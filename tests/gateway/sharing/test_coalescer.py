@@ -5,18 +5,26 @@ from collections.abc import Iterable
 
 import pytest
 
-from local_gateway.errors import AnswerBrokenError, TargetTimeoutError
+from local_gateway.errors import AnswerBrokenError, TargetTimeoutError, UnavailableError
+from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.sharing.coalescer import Coalescer
 from local_gateway.sharing.shared_call import READ_AHEAD_BYTES
 from local_gateway.wire.answer import Answer, ExecutionStats
-from tests.gateway.scripted_target import END, EVENTS, FACTS, JSON, ScriptedTarget, read_to_end
+from tests.gateway.scripted_target import END, EVENTS, JSON, STATS, ScriptedSource, read_to_end, routed_of
 
+ROUTED = routed_of()
 ONE, TWO, THREE = b"data: 1\n\n", b"data: 2\n\n", b"data: [DONE]\n\n"
 
 
-async def both(coalescer: Coalescer, target: ScriptedTarget) -> tuple[Answer, Answer]:
+def shared_pair(*steps: bytes | None) -> tuple[Coalescer, ScriptedSource]:
+    return Coalescer(), ScriptedSource(*steps)
+
+
+async def both(coalescer: Coalescer, target: ScriptedSource) -> tuple[Answer, Answer]:
     """Two answers of the same flight."""
-    first, second = await asyncio.gather(coalescer.join("key", target.make), coalescer.join("key", target.make))
+    first, second = await asyncio.gather(
+        coalescer.answer("key", ROUTED, target), coalescer.answer("key", ROUTED, target)
+    )
     return first, second
 
 
@@ -37,8 +45,8 @@ async def leave(task: "asyncio.Task[Answer]") -> None:
 @pytest.mark.parametrize("headers", [EVENTS, JSON], ids=["stream", "body"])
 async def test_fifty_requests_make_one_call(headers: dict[str, str]) -> None:
     """All fifty get the whole answer, and one of them pays."""
-    coalescer, target = Coalescer(), ScriptedTarget(headers=headers)
-    requests = [asyncio.create_task(coalescer.join("key", target.make)) for _ in range(50)]
+    coalescer, target = Coalescer(), ScriptedSource(headers=headers)
+    requests = [asyncio.create_task(coalescer.answer("key", ROUTED, target)) for _ in range(50)]
     await target.began.wait()
     target.answers(ONE, TWO, THREE, END)
     answers = await asyncio.gather(*requests)
@@ -52,8 +60,8 @@ async def test_fifty_requests_make_one_call(headers: dict[str, str]) -> None:
 
 async def test_different_requests_do_not_share() -> None:
     """The key says what is identical."""
-    coalescer, target, other = Coalescer(), ScriptedTarget(ONE, END), ScriptedTarget(TWO, END)
-    answers = await asyncio.gather(coalescer.join("key", target.make), coalescer.join("other", other.make))
+    coalescer, target, other = Coalescer(), ScriptedSource(ONE, END), ScriptedSource(TWO, END)
+    answers = await asyncio.gather(coalescer.answer("key", ROUTED, target), coalescer.answer("other", ROUTED, other))
 
     assert [await read_to_end(answer) for answer in answers] == [ONE, TWO]
     assert sharings(answers) == ["miss", "miss"]
@@ -61,7 +69,7 @@ async def test_different_requests_do_not_share() -> None:
 
 async def test_stream_is_followed_as_it_comes() -> None:
     """Nobody waits for the end."""
-    target = ScriptedTarget(ONE)
+    target = ScriptedSource(ONE)
     first, second = await both(Coalescer(), target)
     beginnings = [await anext(first.body), await anext(second.body)]
     target.says(TWO, END)
@@ -72,10 +80,10 @@ async def test_stream_is_followed_as_it_comes() -> None:
 
 async def test_newcomer_gets_the_beginning() -> None:
     """While the answer is coming it can be joined: what was said is replayed, then followed."""
-    coalescer, target = Coalescer(), ScriptedTarget(ONE, TWO)
-    first = await coalescer.join("key", target.make)
+    coalescer, target = Coalescer(), ScriptedSource(ONE, TWO)
+    first = await coalescer.answer("key", ROUTED, target)
     said = [await anext(first.body), await anext(first.body)]
-    second = await coalescer.join("key", target.make)
+    second = await coalescer.answer("key", ROUTED, target)
     target.says(THREE, END)
 
     assert said == [ONE, TWO]
@@ -86,10 +94,10 @@ async def test_newcomer_gets_the_beginning() -> None:
 
 async def test_newcomer_after_the_end() -> None:
     """An answer that is over is not kept: the next request makes its own call, although some still read."""
-    coalescer, target, next_target = Coalescer(), ScriptedTarget(ONE, END), ScriptedTarget(TWO, END)
-    first = await coalescer.join("key", target.make)
+    coalescer, target, next_target = Coalescer(), ScriptedSource(ONE, END), ScriptedSource(TWO, END)
+    first = await coalescer.answer("key", ROUTED, target)
     await target.closed.wait()
-    second = await coalescer.join("key", next_target.make)
+    second = await coalescer.answer("key", ROUTED, next_target)
 
     assert await read_to_end(second) == TWO
     assert await read_to_end(first) == ONE
@@ -98,12 +106,12 @@ async def test_newcomer_after_the_end() -> None:
 
 async def test_newcomer_to_a_long_answer() -> None:
     """What is long is not kept to be replayed: the next request makes its own call."""
-    coalescer, target, next_target = Coalescer(max_replay_bytes=10), ScriptedTarget(ONE), ScriptedTarget(THREE, END)
-    first = await coalescer.join("key", target.make)
+    coalescer, target, next_target = Coalescer(max_lag_bytes=10), ScriptedSource(ONE), ScriptedSource(THREE, END)
+    first = await coalescer.answer("key", ROUTED, target)
     assert await anext(first.body) == ONE
     target.says(TWO)
     assert await anext(first.body) == TWO
-    second = await coalescer.join("key", next_target.make)
+    second = await coalescer.answer("key", ROUTED, next_target)
     target.says(THREE, END)
 
     assert [await read_to_end(second), await read_to_end(first)] == [THREE, THREE]
@@ -112,7 +120,7 @@ async def test_newcomer_to_a_long_answer() -> None:
 
 async def test_headers_belong_to_each_caller() -> None:
     """Who adds a header to an answer adds it to no other."""
-    first, second = await both(Coalescer(), ScriptedTarget(ONE, END))
+    first, second = await both(Coalescer(), ScriptedSource(ONE, END))
     first.headers["x-request-id"] = "mine"
 
     assert second.headers == EVENTS
@@ -124,8 +132,8 @@ async def test_headers_belong_to_each_caller() -> None:
 
 async def test_first_leaves_before_there_is_an_answer() -> None:
     """The call goes on for those who came later."""
-    coalescer, target = Coalescer(), ScriptedTarget()
-    first, second = (asyncio.create_task(coalescer.join("key", target.make)) for _ in range(2))
+    coalescer, target = Coalescer(), ScriptedSource()
+    first, second = (asyncio.create_task(coalescer.answer("key", ROUTED, target)) for _ in range(2))
     await target.began.wait()
     await leave(first)
     target.answers(ONE, END)
@@ -137,8 +145,8 @@ async def test_first_leaves_before_there_is_an_answer() -> None:
 
 async def test_all_leave_before_there_is_an_answer() -> None:
     """The call is cancelled when the last one has left, and cannot be joined any more."""
-    coalescer, target = Coalescer(), ScriptedTarget()
-    requests = [asyncio.create_task(coalescer.join("key", target.make)) for _ in range(3)]
+    coalescer, target = Coalescer(), ScriptedSource()
+    requests = [asyncio.create_task(coalescer.answer("key", ROUTED, target)) for _ in range(3)]
     await target.began.wait()
     for request in requests:
         assert not target.was_cancelled
@@ -150,8 +158,8 @@ async def test_all_leave_before_there_is_an_answer() -> None:
 
 async def test_leaves_at_once() -> None:
     """Also a call that has only just begun is ended."""
-    coalescer, target = Coalescer(), ScriptedTarget()
-    request = asyncio.create_task(coalescer.join("key", target.make))
+    coalescer, target = Coalescer(), ScriptedSource()
+    request = asyncio.create_task(coalescer.answer("key", ROUTED, target))
     asyncio.get_running_loop().call_soon(request.cancel)
     with pytest.raises(asyncio.CancelledError):
         await request
@@ -161,17 +169,18 @@ async def test_leaves_at_once() -> None:
 
 async def test_call_that_does_not_heed_its_cancellation() -> None:
     """Its answer is closed as soon as it is there."""
-    target = ScriptedTarget(ONE, END)
+    target = ScriptedSource(ONE, END)
 
-    async def make_although_cancelled() -> Answer:
-        try:
-            target.began.set()
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            return await target.make()
-        raise AssertionError
+    class AnswersAlthoughCancelled:
+        async def answer(self, routed: RoutedRequest) -> Answer:
+            try:
+                target.began.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return await target.answer(routed)
+            raise AssertionError
 
-    request = asyncio.create_task(Coalescer().join("key", make_although_cancelled))
+    request = asyncio.create_task(Coalescer().answer("key", ROUTED, AnswersAlthoughCancelled()))
     await target.began.wait()
     await leave(request)
 
@@ -180,7 +189,7 @@ async def test_call_that_does_not_heed_its_cancellation() -> None:
 
 async def test_one_leaves_in_the_middle() -> None:
     """The others do not notice."""
-    target = ScriptedTarget(ONE)
+    target = ScriptedSource(ONE)
     first, second = await both(Coalescer(), target)
     await anext(first.body)
     await first.aclose()
@@ -192,7 +201,7 @@ async def test_one_leaves_in_the_middle() -> None:
 
 async def test_all_leave_in_the_middle() -> None:
     """When the last one's `aclose` returns, the target was let go of."""
-    coalescer, target = Coalescer(), ScriptedTarget(ONE)
+    coalescer, target = Coalescer(), ScriptedSource(ONE)
     first, second = await both(coalescer, target)
     await anext(second.body)
     await first.aclose()
@@ -204,7 +213,7 @@ async def test_all_leave_in_the_middle() -> None:
 
 async def test_closing_again_does_nothing() -> None:
     """Also when the others are still there."""
-    target = ScriptedTarget(ONE)
+    target = ScriptedSource(ONE)
     first, second = await both(Coalescer(), target)
     await first.aclose()
     await first.aclose()
@@ -217,8 +226,8 @@ async def test_closing_again_does_nothing() -> None:
 
 async def test_last_one_is_cancelled_while_it_reads() -> None:
     """As a request is whose client hangs up in the middle of a stream."""
-    target = ScriptedTarget(ONE)
-    answer = await Coalescer().join("key", target.make)
+    target = ScriptedSource(ONE)
+    answer = await Coalescer().answer("key", ROUTED, target)
     await anext(answer.body)
     reading = asyncio.create_task(read_to_end(answer))
     reading.cancel()
@@ -231,10 +240,10 @@ async def test_last_one_is_cancelled_while_it_reads() -> None:
 
 async def test_newcomer_while_the_last_one_leaves() -> None:
     """A call that is being ended is not joined."""
-    coalescer, target, next_target = Coalescer(), ScriptedTarget(ONE), ScriptedTarget(TWO, END)
-    first = await coalescer.join("key", target.make)
+    coalescer, target, next_target = Coalescer(), ScriptedSource(ONE), ScriptedSource(TWO, END)
+    first = await coalescer.answer("key", ROUTED, target)
     leaving = asyncio.ensure_future(first.aclose())
-    second = asyncio.create_task(coalescer.join("key", next_target.make))
+    second = asyncio.create_task(coalescer.answer("key", ROUTED, next_target))
     await leaving
 
     assert await read_to_end(await second) == TWO
@@ -246,12 +255,12 @@ async def test_newcomer_while_the_last_one_leaves() -> None:
 
 async def test_failure_reaches_all() -> None:
     """Everybody is told, and the next request tries again."""
-    coalescer, target = Coalescer(), ScriptedTarget()
-    requests = [asyncio.create_task(coalescer.join("key", target.make)) for _ in range(3)]
+    coalescer, target = Coalescer(), ScriptedSource()
+    requests = [asyncio.create_task(coalescer.answer("key", ROUTED, target)) for _ in range(3)]
     await target.began.wait()
     target.refuses(TargetTimeoutError("slow"))
     errors = await asyncio.gather(*requests, return_exceptions=True)
-    answer = await coalescer.join("key", ScriptedTarget(TWO, END).make)
+    answer = await coalescer.answer("key", ROUTED, ScriptedSource(TWO, END))
 
     assert [(type(error), str(error)) for error in errors] == 3 * [(TargetTimeoutError, "slow")]
     assert await read_to_end(answer) == TWO
@@ -259,8 +268,8 @@ async def test_failure_reaches_all() -> None:
 
 async def test_failures_do_not_grow() -> None:
     """Raised for many callers, an error tells where it happened, and not who else was told."""
-    coalescer, target = Coalescer(), ScriptedTarget()
-    requests = [asyncio.create_task(coalescer.join("key", target.make)) for _ in range(9)]
+    coalescer, target = Coalescer(), ScriptedSource()
+    requests = [asyncio.create_task(coalescer.answer("key", ROUTED, target)) for _ in range(9)]
     await target.began.wait()
     target.refuses(ValueError("bug"))
     errors = await asyncio.gather(*requests, return_exceptions=True)
@@ -273,7 +282,7 @@ async def test_failures_do_not_grow() -> None:
 
 async def test_answer_breaks_off() -> None:
     """Everybody gets what came before, then the error; so does who joined or read later."""
-    coalescer, target = Coalescer(), ScriptedTarget(ONE)
+    coalescer, target = Coalescer(), ScriptedSource(ONE)
     first, second = await both(coalescer, target)
     await anext(first.body)
     target.says(TWO, AnswerBrokenError("gone"))
@@ -292,11 +301,12 @@ async def test_call_that_is_cancelled_by_others() -> None:
     """Nobody waits for ever when the call's own task is ended."""
     coalescer = Coalescer()
 
-    async def make() -> Answer:
-        raise asyncio.CancelledError
+    class Cancelled:
+        async def answer(self, routed: RoutedRequest) -> Answer:
+            raise asyncio.CancelledError
 
-    with pytest.raises(Exception, match="ended while others waited"):
-        await coalescer.join("key", make)
+    with pytest.raises(UnavailableError, match="ended while others waited"):
+        await coalescer.answer("key", ROUTED, Cancelled())
 
     assert len(coalescer) == 0
 
@@ -307,7 +317,7 @@ async def test_call_that_is_cancelled_by_others() -> None:
 async def test_slow_reader_does_not_stall_the_others() -> None:
     """Each reads at its own speed, from one buffer."""
     pieces = [b"%06d" % number for number in range(2000)]
-    slow, fast = await both(Coalescer(max_replay_bytes=100), ScriptedTarget(*pieces, END))
+    slow, fast = await both(Coalescer(max_lag_bytes=100), ScriptedSource(*pieces, END))
 
     assert await read_to_end(fast) == b"".join(pieces)
     assert await read_to_end(slow) == b"".join(pieces)
@@ -316,8 +326,8 @@ async def test_slow_reader_does_not_stall_the_others() -> None:
 async def test_much_too_slow_reader_is_given_up() -> None:
     """It is told; the others go on, and one of them pays."""
     pieces = 5 * [b"data: 123456\n\n"]
-    coalescer = Coalescer(max_replay_bytes=20, max_lag_bytes=30)
-    target = ScriptedTarget(*pieces)
+    coalescer = Coalescer(max_lag_bytes=30)
+    target = ScriptedSource(*pieces)
     slow, fast = await both(coalescer, target)
     assert [await anext(fast.body) for _ in pieces] == pieces
     target.says(TWO)
@@ -328,13 +338,13 @@ async def test_much_too_slow_reader_is_given_up() -> None:
         await anext(slow.body)
     await slow.aclose()
     assert await read_to_end(fast) == b""
-    assert sharings([slow, fast]) == ["shared", "miss"]
+    assert sharings([slow, fast]) == ["miss", "miss"]
 
 
 async def test_target_is_not_read_for_nobody() -> None:
     """When all are slow the target waits for them, as it would for one."""
     piece = bytes(READ_AHEAD_BYTES // 2)
-    target = ScriptedTarget(*9 * [piece], END)
+    target = ScriptedSource(*9 * [piece], END)
     first, second = await both(Coalescer(), target)
     await anext(first.body)
     await anext(second.body)
@@ -347,8 +357,8 @@ async def test_target_is_not_read_for_nobody() -> None:
 async def test_leaving_while_the_target_waits() -> None:
     """It is let go of."""
     piece = bytes(READ_AHEAD_BYTES)
-    target = ScriptedTarget(*9 * [piece], END)
-    answer = await Coalescer().join("key", target.make)
+    target = ScriptedSource(*9 * [piece], END)
+    answer = await Coalescer().answer("key", ROUTED, target)
     await anext(answer.body)
     await answer.aclose()
 
@@ -359,10 +369,10 @@ async def test_leaving_while_the_target_waits() -> None:
 async def test_long_answer_is_not_kept() -> None:
     """What all have read is forgotten, so that memory does not grow with a stream."""
     pieces = [b"%06d" % number for number in range(2000)]
-    coalescer, target = Coalescer(max_replay_bytes=600), ScriptedTarget()
-    joining = asyncio.create_task(coalescer.join("key", target.make))
+    coalescer, target = Coalescer(max_lag_bytes=600), ScriptedSource()
+    joining = asyncio.create_task(coalescer.answer("key", ROUTED, target))
     await target.began.wait()
-    flight = coalescer._flights["key"]
+    call = coalescer._calls["key"]
     target.answers()
     answer = await joining
     for piece in pieces:
@@ -371,57 +381,39 @@ async def test_long_answer_is_not_kept() -> None:
     target.says(END)
 
     assert await read_to_end(answer) == b""
-    assert len(flight._pieces) <= 100
+    assert len(call._pieces) <= 100
 
 
-# Who pays
+# Billing
 
 
-async def test_payer_leaves() -> None:
-    """The next one pays; who left pays nothing."""
-    target = ScriptedTarget(ONE)
+async def test_first_to_have_read_all_is_billed() -> None:
+    """The others share its answer and cost nothing, whether they read to the end or not."""
+    first, second, third = await asyncio.gather(
+        *(coalescer.answer("key", ROUTED, target) for coalescer, target in [shared_pair(ONE, END)] for _ in range(3))
+    )
+    await read_to_end(first)
+    await read_to_end(second)
+    await third.aclose()
+
+    assert sharings([first, second, third]) == ["miss", "shared", "shared"]
+
+
+async def test_subscriber_that_leaves_early() -> None:
+    """It is billed for what it was sent, and the first that reads all for all: no order makes an answer free."""
+    target = ScriptedSource(ONE)
     first, second = await both(Coalescer(), target)
-    before = sharings([first, second])
+    await anext(first.body)
     await first.aclose()
-    after = sharings([first, second])
     target.says(END)
     await read_to_end(second)
 
-    assert (before, after) == (["miss", "shared"], ["shared", "miss"])
-    assert sharings([first, second]) == after
+    assert sharings([first, second]) == ["miss", "miss"]
 
 
-async def test_payer_leaves_after_the_end_without_having_read_it() -> None:
-    """Only who has all of the answer knows what it cost."""
-    first, second = await both(Coalescer(), ScriptedTarget(ONE, TWO, END))
-    await anext(first.body)
-    await read_to_end(second)
-    await first.aclose()
-
-    assert sharings([first, second]) == ["shared", "miss"]
-
-
-async def test_payer_is_the_last_to_leave() -> None:
-    """Then it pays for what came."""
-    first, second = await both(Coalescer(), ScriptedTarget(ONE))
-    await second.aclose()
-    await first.aclose()
-
-    assert sharings([first, second]) == ["miss", "shared"]
-
-
-async def test_others_leaving_change_nothing_for_the_payer() -> None:
-    """The first who came pays in the usual case."""
-    first, second = await both(Coalescer(), ScriptedTarget(ONE, END))
-    await second.aclose()
-    await read_to_end(first)
-
-    assert sharings([first, second]) == ["miss", "shared"]
-
-
-async def test_payer_of_a_body_that_is_read_but_not_to_its_end() -> None:
-    """A body in one piece is read when that piece is: nobody asks for a second."""
-    target = ScriptedTarget(ONE, END, headers=JSON)
+async def test_billed_body_is_read_but_not_to_its_end() -> None:
+    """A body in one piece is read when that piece is: its reader asks for no second."""
+    target = ScriptedSource(ONE, END, headers=JSON)
     first, second = await both(Coalescer(), target)
     assert [await anext(first.body), await anext(second.body)] == [ONE, ONE]
     await first.aclose()
@@ -431,36 +423,36 @@ async def test_payer_of_a_body_that_is_read_but_not_to_its_end() -> None:
     assert not target.was_cancelled
 
 
-# Facts
+# Execution statistics
 
 
 async def test_target_is_asked_once_how_it_went() -> None:
     """After it was let go of; all are told."""
-    target = ScriptedTarget(ONE, END)
+    target = ScriptedSource(ONE, END)
     answers = await both(Coalescer(), target)
     for answer in answers:
         await read_to_end(answer)
-    facts = await asyncio.gather(*(answer.origin.settle() for answer in answers))
+    stats = await asyncio.gather(*(answer.execution_stats() for answer in answers))
 
-    assert facts == [FACTS, FACTS]
-    assert target.num_settled == 1
+    assert stats == [STATS, STATS]
+    assert target.num_asked_for_stats == 1
 
 
-async def test_facts_are_asked_for_early() -> None:
+async def test_stats_are_asked_for_early() -> None:
     """Who has read all need not close first; the target is let go of before it is asked."""
-    target = ScriptedTarget(ONE, END)
-    answer = await Coalescer().join("key", target.make)
+    target = ScriptedSource(ONE, END)
+    answer = await Coalescer().answer("key", ROUTED, target)
     body = [piece async for piece in answer.body]
 
-    assert (body, await answer.origin.settle(), target.num_closed) == ([ONE], FACTS, 1)
+    assert (body, await answer.execution_stats(), target.num_closed) == ([ONE], STATS, 1)
 
 
-async def test_facts_for_who_leaves_early() -> None:
+async def test_stats_for_who_leaves_early() -> None:
     """Nothing is known while the others go on; the last one is told."""
-    target = ScriptedTarget(ONE)
+    target = ScriptedSource(ONE)
     first, second = await both(Coalescer(), target)
     await first.aclose()
-    early = await first.origin.settle()
+    early = await first.execution_stats()
     await second.aclose()
 
-    assert (early, await second.origin.settle()) == (ExecutionStats(), FACTS)
+    assert (early, await second.execution_stats()) == (ExecutionStats(), STATS)

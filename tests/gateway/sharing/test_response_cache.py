@@ -5,9 +5,10 @@ import pytest
 from local_gateway.config.settings import CacheSettings, Price
 from local_gateway.errors import AnswerBrokenError
 from local_gateway.sharing.response_cache import ENTRY_BYTES, ResponseCache, StoredAnswer, is_whole
-from tests.gateway.scripted_target import END, JSON, ScriptedTarget, Step, read_to_end
+from tests.gateway.scripted_target import END, JSON, ScriptedSource, Step, read_to_end, routed_of
 from tests.gateway.wire_samples import BROKEN, DONE, NO_DONE, OPENAI_RESPONSES, events_of, text_events
 
+ROUTED = routed_of()
 CHAT, RESPONSES = "/chat/completions", "/responses"
 BODY = b'{"choices": [{"message": {"content": "Paris"}}]}'
 
@@ -35,8 +36,8 @@ async def found(cache: ResponseCache, key: str) -> bytes | None:
 
 async def record(cache: ResponseCache, *steps: Step, path: str = CHAT, status: int = 200, **headers: str) -> bytes:
     """What a client gets while it is recorded under "key"."""
-    target = ScriptedTarget(*steps, END, status=status, headers=headers or None)
-    return await read_to_end(await cache.record("key", path, await target.make()))
+    target = ScriptedSource(*steps, END, status=status, headers=headers or None)
+    return await read_to_end(await cache.record("key", path, await target.answer(ROUTED)))
 
 
 # Keeping
@@ -106,8 +107,8 @@ async def test_newer_answer_replaces_the_older() -> None:
 
 async def test_body_is_recorded() -> None:
     """Also when its reader does not ask for more after the only piece."""
-    cache, target = cache_of(), ScriptedTarget(BODY, END, headers=JSON)
-    answer = await cache.record("key", CHAT, await target.make())
+    cache, target = cache_of(), ScriptedSource(BODY, END, headers=JSON)
+    answer = await cache.record("key", CHAT, await target.answer(ROUTED))
     piece = await anext(answer.body)
     await answer.aclose()
     hit = cache.find("key")
@@ -121,8 +122,8 @@ async def test_body_is_recorded() -> None:
 async def test_stream_is_recorded_on_its_way() -> None:
     """Its reader gets it as it comes; who gets it later gets the same text and end."""
     cache, events = cache_of(), text_events("Paris", usage=True)
-    target = ScriptedTarget(*events[:-1])
-    answer = await cache.record("key", CHAT, await target.make())
+    target = ScriptedSource(*events[:-1])
+    answer = await cache.record("key", CHAT, await target.answer(ROUTED))
     begun = [await anext(answer.body) for _ in events[:-1]]
     before = cache.find("key")
     target.says(events[-1], END)
@@ -172,7 +173,7 @@ async def test_stream_that_breaks_off() -> None:
     cache = cache_of()
     with pytest.raises(AnswerBrokenError):
         await record(cache, *text_events("Par"), AnswerBrokenError("gone"))
-    answer = await cache.record("key", CHAT, await ScriptedTarget(*text_events("Par"), END).make())
+    answer = await cache.record("key", CHAT, await ScriptedSource(*text_events("Par"), END).answer(ROUTED))
     await anext(answer.body)
     await answer.aclose()
 
@@ -181,8 +182,8 @@ async def test_stream_that_breaks_off() -> None:
 
 async def test_body_that_breaks_off() -> None:
     """The target was let go of when the error is raised."""
-    cache, target = cache_of(), ScriptedTarget(BODY, AnswerBrokenError("gone"), headers=JSON)
-    answer = await target.make()
+    cache, target = cache_of(), ScriptedSource(BODY, AnswerBrokenError("gone"), headers=JSON)
+    answer = await target.answer(ROUTED)
     with pytest.raises(AnswerBrokenError):
         await cache.record("key", CHAT, answer)
 

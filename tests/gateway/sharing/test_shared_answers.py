@@ -9,9 +9,9 @@ import pytest
 from local_gateway.config.settings import CacheSettings, ModelSettings, OpenAITarget
 from local_gateway.edge.client_request import ClientRequest
 from local_gateway.errors import InvalidRequestError
-from local_gateway.sharing.shared_answers import SharedAnswers, digest, is_deterministic, is_shareable
+from local_gateway.sharing.shared_answers import SharedAnswers, Sharing, digest, is_deterministic, is_shareable
 from local_gateway.wire.answer import Answer
-from tests.gateway.scripted_target import END, JSON, ScriptedTarget, read_to_end
+from tests.gateway.scripted_target import END, JSON, ScriptedSource, read_to_end, routed_of
 from tests.gateway.wire_samples import text_events
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = "/chat/completions", "/completions", "/embeddings", "/responses"
@@ -21,7 +21,7 @@ TARGET = OpenAITarget(type="openai")
 BODY = b'{"choices": []}'
 
 
-def demand_of(body: dict[str, Any] | None, path: str = CHAT, **fields: Any) -> ClientRequest:
+def request_of(body: dict[str, Any] | None, path: str = CHAT, **fields: Any) -> ClientRequest:
     return ClientRequest(path=path, body=body, raw=orjson.dumps(body), **fields)
 
 
@@ -36,15 +36,14 @@ BOTH = model(cache=CacheSettings(), coalesce="key")
 
 async def ask(
     shared: SharedAnswers,
-    target: ScriptedTarget,
+    target: ScriptedSource,
     settings: ModelSettings,
     body: dict[str, Any] = EXACT,
     *,
     who: str = "alice",
     **more: Any,
 ) -> Answer:
-    arguments: dict[str, Any] = {"alias": "llama", "no_store": False, **more}
-    return await shared.answer(settings, scope=who, request=demand_of(body), make=target.make, **arguments)
+    return await Sharing(target, shared).answer(routed_of(request_of(body), settings, who=who, **more))
 
 
 async def sharing_of(*arguments: Any, **more: Any) -> str:
@@ -54,9 +53,9 @@ async def sharing_of(*arguments: Any, **more: Any) -> str:
     return answer.origin.sharing
 
 
-def target_of(num_answers: int = 3) -> ScriptedTarget:
+def target_of(num_answers: int = 3) -> ScriptedSource:
     """It gives one body so many times."""
-    return ScriptedTarget(*num_answers * [BODY, END], headers=JSON)
+    return ScriptedSource(*num_answers * [BODY, END], headers=JSON)
 
 
 # What is the same request
@@ -75,27 +74,27 @@ def target_of(num_answers: int = 3) -> ScriptedTarget:
 )
 def test_same_request(same: dict[str, Any]) -> None:
     """What does not change the answer does not tell requests apart."""
-    assert digest(demand_of(same)) == digest(demand_of(HI))
+    assert digest(request_of(same)) == digest(request_of(HI))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        demand_of(HI | {"model": "llama-2"}),
-        demand_of(HI | {"stream": True}),
-        demand_of(HI | {"stream_options": {"include_obfuscation": False}}),
-        demand_of(HI | {"temperature": 0}),
-        demand_of(HI | {"unknown": 1}),
-        demand_of(HI | {"messages": [{"role": "user", "content": "Hi "}]}),
-        demand_of(HI, "/completions"),
-        demand_of(HI, query="a=b"),
-        demand_of(HI, headers={"openai-beta": "x"}),
+        request_of(HI | {"model": "llama-2"}),
+        request_of(HI | {"stream": True}),
+        request_of(HI | {"stream_options": {"include_obfuscation": False}}),
+        request_of(HI | {"temperature": 0}),
+        request_of(HI | {"unknown": 1}),
+        request_of(HI | {"messages": [{"role": "user", "content": "Hi "}]}),
+        request_of(HI, "/completions"),
+        request_of(HI, query="a=b"),
+        request_of(HI, headers={"openai-beta": "x"}),
     ],
     ids=["model", "stream", "options", "parameter", "unknown", "text", "path", "query", "beta"],
 )
 def test_another_request(other: ClientRequest) -> None:
     """Everything else does, also what the gateway does not know."""
-    assert digest(other) != digest(demand_of(HI))
+    assert digest(other) != digest(request_of(HI))
 
 
 def test_order_that_a_model_sees() -> None:
@@ -103,12 +102,12 @@ def test_order_that_a_model_sees() -> None:
     schema = {"type": "object", "properties": {"a": {}, "b": {}}}
     turned = {"type": "object", "properties": {"b": {}, "a": {}}}
 
-    assert digest(demand_of(HI | {"response_format": schema})) != digest(demand_of(HI | {"response_format": turned}))
+    assert digest(request_of(HI | {"response_format": schema})) != digest(request_of(HI | {"response_format": turned}))
 
 
 def test_responses_repeat_who_asked() -> None:
     """So one person's is not given to another."""
-    alice, bob = (demand_of({"model": "m", "input": "Hi", "user": user}, RESPONSES) for user in ("alice", "bob"))
+    alice, bob = (request_of({"model": "m", "input": "Hi", "user": user}, RESPONSES) for user in ("alice", "bob"))
 
     assert digest(alice) != digest(bob)
 
@@ -147,7 +146,7 @@ def _nested(depth: int) -> list[Any]:
 )
 def test_deterministic_requests(path: str, more: dict[str, Any], expected: bool) -> None:
     """Embeddings, and what is asked for without chance: then answers may be kept."""
-    assert is_deterministic(demand_of(HI | more, path)) is expected
+    assert is_deterministic(request_of(HI | more, path)) is expected
 
 
 @pytest.mark.parametrize(
@@ -166,13 +165,13 @@ def test_deterministic_requests(path: str, more: dict[str, Any], expected: bool)
 )
 def test_shareable_requests(path: str, more: dict[str, Any], expected: bool) -> None:
     """What leaves something behind at the target has to reach it."""
-    assert is_shareable(demand_of(HI | more, path)) is expected
+    assert is_shareable(request_of(HI | more, path)) is expected
 
 
 def test_requests_without_a_body() -> None:
     """They are nothing we know how to share."""
     assert not is_shareable(ClientRequest(path=CHAT, raw=b"form"))
-    assert not is_shareable(demand_of(HI, method="GET"))
+    assert not is_shareable(request_of(HI, method="GET"))
 
 
 # Kept answers
@@ -188,7 +187,7 @@ async def test_second_request_is_a_hit() -> None:
 
 async def test_stream_is_kept() -> None:
     """Whole."""
-    shared, target = SharedAnswers(), ScriptedTarget(*text_events("Paris"), END)
+    shared, target = SharedAnswers(), ScriptedSource(*text_events("Paris"), END)
     streamed = EXACT | {"stream": True}
 
     first = await read_to_end(await ask(shared, target, CACHING, streamed))
@@ -262,14 +261,13 @@ async def test_model_that_is_gone() -> None:
     assert await sharing_of(shared, target, CACHING, alias="b") == "miss"
 
 
-async def test_answer_of_a_stand_in_is_not_kept() -> None:
+async def test_answer_of_a_fallback_is_not_kept() -> None:
     """Another model's answer is better than none, but not for an hour."""
     shared, target = SharedAnswers(), target_of()
-    own: dict[str, Any] = {"own_targets": ["target-0"]}
+    other: dict[str, Any] = {"targets": ("target-0",)}
 
-    assert [await sharing_of(shared, target, CACHING, **own) for _ in range(2)] == ["miss", "miss"]
-    assert await sharing_of(shared, target, CACHING, own_targets=["target-1"]) == "miss"
-    assert await sharing_of(shared, target, CACHING, own_targets=["target-1"]) == "hit"
+    assert [await sharing_of(shared, target, CACHING, **other) for _ in range(2)] == ["miss", "miss"]
+    assert [await sharing_of(shared, target, CACHING) for _ in range(2)] == ["miss", "hit"]
 
 
 # Answers on their way
@@ -280,7 +278,7 @@ async def test_answer_of_a_stand_in_is_not_kept() -> None:
 async def test_fifty_requests_in_flight(settings: ModelSettings, body: dict[str, Any]) -> None:
     """They make one call."""
     shared = SharedAnswers()
-    target = ScriptedTarget(headers=None if body.get("stream") else JSON)
+    target = ScriptedSource(headers=None if body.get("stream") else JSON)
     requests = [asyncio.create_task(ask(shared, target, settings, body)) for _ in range(50)]
     await target.began.wait()
     target.answers(*text_events("Paris"), END)
@@ -304,7 +302,7 @@ async def test_flight_fills_the_cache() -> None:
 @pytest.mark.parametrize(("scope", "num_calls"), [("key", 2), ("team", 1)])
 async def test_scope_of_flights(scope: str, num_calls: int) -> None:
     """One key's requests join, or those of all, by choice."""
-    shared, target = SharedAnswers(), ScriptedTarget(headers=JSON)
+    shared, target = SharedAnswers(), ScriptedSource(headers=JSON)
     requests = [asyncio.create_task(ask(shared, target, model(coalesce=scope), who=who)) for who in ("alice", "bob")]
     await target.began.wait()
     target.answers(*num_calls * [BODY, END])
@@ -316,7 +314,7 @@ async def test_scope_of_flights(scope: str, num_calls: int) -> None:
 
 async def test_request_that_wants_nothing_shared_flies_alone() -> None:
     """It neither joins nor can be joined."""
-    shared, target = SharedAnswers(), ScriptedTarget(headers=JSON)
+    shared, target = SharedAnswers(), ScriptedSource(headers=JSON)
     requests = [asyncio.create_task(ask(shared, target, COALESCING, no_store=no_store)) for no_store in (False, True)]
     await target.began.wait()
     target.answers(BODY, END, BODY, END)

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -49,10 +49,17 @@ class Chat:
         # A proxy from the environment does not lead to this machine. The gateway retries, so the client does not.
         http = openai.DefaultHttpxClient(trust_env=urlsplit(url).hostname not in LOOPBACK)
         self._client = openai.OpenAI(base_url=url, api_key=key or "none", max_retries=0, http_client=http)
-        self.models = self.list_models()
-        if not self.models and not model:
-            raise ChatError(f"The gateway at {url} has no model for you.")
+        try:
+            self.models = self.list_models()
+            if not self.models and not model:
+                raise ChatError(f"The gateway at {url} has no model for you.")
+        except BaseException:
+            self.close()
+            raise
         self.model = model or self.models[0]
+
+    def close(self) -> None:
+        self._client.close()
 
     def list_models(self) -> list[str]:
         """Model names in the gateway's order. Raises ChatError."""
@@ -141,15 +148,15 @@ class Figures:
 
 def run(url: str, key: str, model: str | None, system: str) -> int:
     """Until the terminal's user leaves; a pipe gets one answer to all of its text. Raises ChatError."""
-    chat = Chat(url, key, model, system)
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        _Terminal(chat, Console(highlight=False)).run()
-        return 0
-    question = sys.stdin.read().strip()
-    if not question:
-        raise ChatError("There is no question: type one after starting chat in a terminal, or pipe it in.")
-    chat.answer(question, _write)
-    _write("" if chat.turns[-1]["content"].endswith("\n") else "\n")
+    with closing(Chat(url, key, model, system)) as chat:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            _Terminal(chat, Console(highlight=False)).run()
+            return 0
+        question = sys.stdin.read().strip()
+        if not question:
+            raise ChatError("There is no question: type one after starting chat in a terminal, or pipe it in.")
+        chat.answer(question, _write)
+        _write("" if chat.turns[-1]["content"].endswith("\n") else "\n")
     return 0
 
 

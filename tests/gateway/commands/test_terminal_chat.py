@@ -3,6 +3,8 @@
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
@@ -22,6 +24,13 @@ def answering(*words: str) -> Script:
     return script
 
 
+@asynccontextmanager
+async def chatting(url: str, system: str = "") -> AsyncIterator[Chat]:
+    chat = await asyncio.to_thread(Chat, url, "", None, system)
+    with closing(chat):
+        yield chat
+
+
 async def ask(chat: Chat, question: str) -> tuple[str, str]:
     """The text that was written, and the line of figures."""
     written: list[str] = []
@@ -31,8 +40,7 @@ async def ask(chat: Chat, question: str) -> tuple[str, str]:
 
 async def test_each_question_goes_with_the_conversation() -> None:
     """Instructions first, then all turns, then the question."""
-    async with FakeOpenAI(answering("Hello")) as gateway:
-        chat = await asyncio.to_thread(Chat, gateway.url, "", None, "Be brief.")
+    async with FakeOpenAI(answering("Hello")) as gateway, chatting(gateway.url, "Be brief.") as chat:
         await ask(chat, "Hi")
         await ask(chat, "And you?")
         sent = gateway.received[-1].json["messages"]
@@ -43,8 +51,7 @@ async def test_each_question_goes_with_the_conversation() -> None:
 
 async def test_a_question_is_asked_again_without_its_answer() -> None:
     """The model must not see the answer that was not liked."""
-    async with FakeOpenAI(answering("Hello")) as gateway:
-        chat = await asyncio.to_thread(Chat, gateway.url, "", None, "")
+    async with FakeOpenAI(answering("Hello")) as gateway, chatting(gateway.url) as chat:
         await ask(chat, "Hi")
 
         assert chat.rewind() == "Hi"
@@ -53,8 +60,7 @@ async def test_a_question_is_asked_again_without_its_answer() -> None:
 
 async def test_a_failed_question_is_asked_again() -> None:
     """It left no trace in the conversation; the turns before it stay."""
-    async with FakeOpenAI(answering("Hello")) as gateway:
-        chat = await asyncio.to_thread(Chat, gateway.url, "", None, "")
+    async with FakeOpenAI(answering("Hello")) as gateway, chatting(gateway.url) as chat:
         await ask(chat, "Hi")
         before = list(chat.turns)
         gateway.script = lambda _: Sent.error(429, "Slow down.")
@@ -67,8 +73,7 @@ async def test_a_failed_question_is_asked_again() -> None:
 
 async def test_figures_follow_an_answer() -> None:
     """The model, the first token's latency; an answer that was not stopped does not say so."""
-    async with FakeOpenAI(answering("Hello")) as gateway:
-        chat = await asyncio.to_thread(Chat, gateway.url, "", None, "")
+    async with FakeOpenAI(answering("Hello")) as gateway, chatting(gateway.url) as chat:
         _, figures = await ask(chat, "Hi")
 
     assert figures.startswith("llama · ")
@@ -78,8 +83,7 @@ async def test_figures_follow_an_answer() -> None:
 
 async def test_an_answer_does_not_steer_the_terminal() -> None:
     """A model may repeat what a web page told it."""
-    async with FakeOpenAI(answering("\x1b[2J", "Hello\x07")) as gateway:
-        chat = await asyncio.to_thread(Chat, gateway.url, "", None, "")
+    async with FakeOpenAI(answering("\x1b[2J", "Hello\x07")) as gateway, chatting(gateway.url) as chat:
         written, _ = await ask(chat, "Hi")
 
     assert written == "[2JHello"

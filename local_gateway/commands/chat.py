@@ -64,7 +64,7 @@ class Chat:
     def list_models(self) -> list[str]:
         """Model names in the gateway's order. Raises ChatError."""
         with self._chat_errors():
-            return [model.id for model in self._client.models.list().data]
+            return [model.id for model in self._client.models.list().data if model.id]
 
     def answer(self, question: str, write: Callable[[str], None]) -> str:
         """Ask, and write the text as it arrives. Returns a line of figures; Ctrl-C ends the answer and keeps its text.

@@ -1,6 +1,6 @@
 """The chat template: messages in, prompt text out, as `apply_chat_template` of transformers does it.
 
-Knows nothing about tokens, model files or the rest of a request; `sandbox` is what makes a stranger's template safe.
+Knows nothing about tokens, model files or the rest of a request; `sandbox` runs the template.
 
     ModelError       the source does not compile: `ChatTemplate(...)` raises it
     TemplateError    the template cannot render a conversation, or refuses to: `render` raises it
@@ -52,7 +52,7 @@ class ChatTemplate:
             return self._run({**kwargs, **variables})
         except RefusalError as error:
             raise TemplateError(f"The chat template refuses this conversation: {_explain(error)}") from error
-        except Exception as error:  # whatever a stranger's program raises is its failure, not the worker's
+        except Exception as error:  # whatever a template raises is its failure, not the worker's
             raise TemplateError(f"The chat template failed: {_explain(error)}") from error
 
     @cached_property

@@ -1,0 +1,58 @@
+"""What is known of a family of models: its markers, and the shape of its calls."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from handler.chat.formats.calls import CallShape
+
+IdStyle = Literal["any", "nine", "counted"]  # `nine` letters and digits, or `counted` over the conversation
+
+
+class Pair(NamedTuple):
+    """What stands around the reasoning."""
+
+    opens: str
+    closes: str
+
+
+THINK = Pair("<think>", "</think>")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Answers made of messages, each with a header that says to whom it goes: gpt-oss, Muse."""
+
+    starts: str  # a message
+    channel: str  # the part of its header that names a channel; empty where the recipient alone decides
+    body: str  # ends the header
+    ends: tuple[str, ...]  # of a message
+
+
+@dataclass(frozen=True)
+class Format:
+    """One family.
+
+    `starts` are the markers that announce calls, with the shapes that may follow, tried in turn. `bare` are texts
+    that, as the first of an answer, may begin a call without a marker: only that of a known tool is one. `dropped` are
+    markers around text, which say nothing to a client. `implied` is a marker that the rendered prompt ends in already.
+    """
+
+    name: str
+    starts: Mapping[str, tuple[CallShape, ...]] = field(default_factory=dict)
+    bare: Mapping[str, tuple[CallShape, ...]] = field(default_factory=dict)
+    reasoning: Pair = THINK
+    call_ends_reasoning: bool = True
+    dropped: tuple[str, ...] = ()
+    implied: str = ""
+    channels: Channels | None = None
+    ids: IdStyle = "any"
+    has_parallel_calls: bool = True
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """All markers that must be visible in the text for the parser: tokens that the engine has to show."""
+        channels = self.channels
+        around = (channels.starts, channels.channel, channels.body, *channels.ends) if channels else ()
+        ends = (marker for shapes in self.starts.values() for shape in shapes for marker in shape.markers)
+        return tuple(dict.fromkeys(filter(None, (*self.starts, *ends, *self.reasoning, *self.dropped, *around))))

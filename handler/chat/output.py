@@ -1,0 +1,144 @@
+"""A model's output, parsed as it comes: reasoning, text, and calls of tools."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from handler.chat.events import Content, Event, Reasoning, Steps
+from handler.chat.flow import Flow
+from handler.chat.formats.calls import Calls
+from handler.chat.formats.channels import ChannelReader
+from handler.chat.formats.format import Format
+from handler.chat.reader import Literals, TextReader, read_until
+from handler.chat.reasoning import ReasoningState
+from handler.chat.tools import Tools
+
+BRACKETS = ("{", "[")  # of a call that no marker announces: a part of the call itself
+
+
+class OutputParser:
+    """Parses one answer. Whatever a model writes gives events, never an exception.
+
+    Events are final, and the same however the text is cut: text goes out once it can no longer belong to a marker.
+    White space beside markers is dropped.
+
+    `tokens` are those of the format's markers that are single tokens of this model. They count where `feed` is told
+    that the token was written; the same characters spelled out are text. The others count wherever they stand.
+    `has_calls` is False for a request without tools: what looks like a call is then text.
+    """
+
+    def __init__(
+        self,
+        format: Format,
+        starts_in: ReasoningState = ReasoningState.UNDECIDED,
+        *,
+        tools: Tools | None = None,
+        tokens: Collection[str] = (),
+        has_calls: bool = True,
+    ) -> None:
+        self._reader = TextReader(tokens)
+        self._calls = Calls(self._reader, tools or Tools())
+        is_open = starts_in is ReasoningState.OPEN
+        if format.channels:
+            channels = ChannelReader(format, format.channels, self._calls, is_open=is_open, has_calls=has_calls)
+            self._steps = channels.read()
+        else:
+            self._steps = _Answer(format, self._calls, is_open=is_open, has_calls=has_calls).read()
+        self._is_done = False
+        if format.implied:
+            self.feed(format.implied)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the text so far ends within a call."""
+        return self._calls.is_cut
+
+    @property
+    def num_whole_calls(self) -> int:
+        return self._calls.num_ended
+
+    def feed(self, text: str, marks: Iterable[int] = ()) -> list[Event]:
+        """What is certain with this text. `marks` are offsets in it at which a marker's token begins."""
+        self._reader.feed(text, marks)
+        return self._run()
+
+    def finish(self) -> list[Event]:
+        """The rest, now that no more text comes. A call that has begun and not ended is cut."""
+        self._reader.close()
+        return self._run()
+
+    def _run(self) -> list[Event]:
+        events = []
+        while not self._is_done:
+            try:
+                event = next(self._steps)
+            except StopIteration:
+                self._is_done = True
+                break
+            if event is None:
+                break
+            events.append(event)
+        return events
+
+
+class _Answer:
+    """The machine of all formats without channels: reasoning, then text with calls in it."""
+
+    def __init__(self, format: Format, calls: Calls, *, is_open: bool, has_calls: bool) -> None:
+        self._format = format
+        self._calls = calls
+        self._reader = calls.reader
+        self._in_reasoning = is_open
+        self._reasoning = Flow(Reasoning, is_trimmed=True)
+        self._content = Flow(Content, is_trimmed=False)
+        self._starts = dict(format.starts) if has_calls else {}
+        self._bare = dict(format.bare) if has_calls else {}
+
+    def read(self) -> Steps[None]:
+        while marker := (yield from read_until(self._reader, self._stops(), self._write)):
+            yield from self._take(marker)
+        yield from (() if self._in_reasoning else self._content.finish())
+
+    def _stops(self) -> Literals:
+        pair = self._format.reasoning
+        if self._in_reasoning:
+            return Literals((pair.closes, *(self._starts if self._format.call_ends_reasoning else ())))
+        at_start = () if self._content.has_begun else (*pair, *self._bare)
+        return Literals((*self._starts, *self._format.dropped, *at_start))
+
+    def _take(self, marker: str) -> Steps[None]:
+        """What a marker at the reader's position means here. Where it means nothing, it is text."""
+        reader, pair = self._reader, self._format.reasoning
+        flow = self._reasoning if self._in_reasoning else self._content
+        is_first = not self._in_reasoning and not self._content.has_begun
+        if marker == pair.closes and (self._in_reasoning or is_first):
+            reader.position += len(marker)
+            self._in_reasoning = False
+            self._content.break_off()
+        elif marker == pair.opens and is_first:
+            reader.position += len(marker)
+            self._in_reasoning = True
+        elif marker in self._format.dropped and not self._in_reasoning:
+            reader.position += len(marker)
+            self._content.break_off()
+        elif (yield from self._calls_at(marker, is_first)):
+            self._in_reasoning = False
+            flow.break_off()
+            self._content.break_off()
+        else:
+            reader.position += len(marker)
+            yield from flow.write(marker)
+
+    def _calls_at(self, marker: str, is_first: bool) -> Steps[bool]:
+        """Reads calls, if there are any. In reasoning only a known tool's call is one: models may think about calls."""
+        behind = self._reader.position + len(marker)
+        is_certain = not self._in_reasoning or not self._calls.tools
+        for shape in self._starts.get(marker, ()):
+            if (yield from shape.read(self._calls, behind, is_certain=is_certain)):
+                return True
+        at = self._reader.position if marker in BRACKETS else behind
+        for shape in self._bare.get(marker, ()) if is_first else ():
+            if (yield from shape.read(self._calls, at, is_certain=False)):
+                return True
+        return False
+
+    def _write(self, text: str) -> Iterator[Event]:
+        return (self._reasoning if self._in_reasoning else self._content).write(text)

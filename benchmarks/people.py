@@ -68,7 +68,8 @@ async def closed_loop(
     """All answers, of whom `window` is the measured time: from the first question, for so many seconds.
 
     Questions are asked within it. Their answers are read to the end, so that the times to the first text are known for
-    all; an answer that has not ended `patience` seconds later is cut. `more` is added to each body.
+    all; an answer that has not ended `patience` seconds later is cut. `more` is added to each body, where None takes a
+    field away.
     """
     clients = [Client(url, key) for _ in range(concurrency)]
     answers: list[Answer] = []
@@ -78,7 +79,8 @@ async def closed_loop(
     async def person(number: int, client: Client) -> None:
         source = random.Random(f"{seed} {number}")
         while time.perf_counter() < end:
-            answer = await client.ask(CHAT, {**question(source), **(more or {})})
+            body = {**question(source), **(more or {})}
+            answer = await client.ask(CHAT, {name: value for name, value in body.items() if value is not None})
             answers.append(answer)
             if answer.error:
                 await asyncio.sleep(1)  # a server that refuses is not asked in a busy loop

@@ -17,7 +17,9 @@ class Progress:
         self._num_steps = num_steps
         self._num_done = 0
         self._started = self._said = time.monotonic()
-        self._bar = tqdm(total=num_steps, file=self._out, unit="run", leave=False, disable=not self._out.isatty())
+        self._bar = tqdm(
+            total=num_steps, file=self._out, unit="run", leave=False, mininterval=0, disable=not self._out.isatty()
+        )
 
     def begin(self, what: str) -> None:
         """Say what is measured now."""

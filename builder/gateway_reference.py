@@ -52,7 +52,12 @@ def document(text: str) -> str:
     """The document with its tables as they should be; what stands before the mark is written by hand."""
     by_hand, mark, _ = text.partition(MARK)
     assert mark, f"{DOCUMENT} has lost its mark"
-    return by_hand + mark + "\n## Every setting\n\n" + "\n".join(_section(*section) for section in SECTIONS.items())
+    return (
+        by_hand
+        + mark
+        + "\n## Every setting\n\nWhat is marked *(restart)* stays as it is in a running gateway.\n\n"
+        + "\n".join(_section(*section) for section in SECTIONS.items())
+    )
 
 
 def _section(title: str, part: type[settings.Part]) -> str:
@@ -73,7 +78,8 @@ def _own_fields(part: type[settings.Part]) -> Iterator[tuple[str, FieldInfo]]:
 def _meaning(field: FieldInfo) -> str:
     annotations = (field.annotation, *get_args(field.annotation))
     choices = [f"`{word}`" for one in annotations if get_origin(one) is Literal for word in get_args(one)]
-    return f"{field.description} One of {', '.join(choices)}." if choices else str(field.description)
+    said = f"{field.description} One of {', '.join(choices)}." if choices else str(field.description)
+    return f"{said} *(restart)*" if settings.FIXED in field.metadata else said
 
 
 def _default(field: FieldInfo) -> str:

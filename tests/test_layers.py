@@ -96,7 +96,8 @@ GATEWAY_OWNERS: dict[str, tuple[str, ...]] = {
     "rich": ("local_gateway/commands/",),
     "sqlalchemy": ("local_gateway/storage/",),
     "uvicorn": ("local_gateway/server/serve.py", "local_gateway/edge/head_limits.py"),
-    "yaml": ("local_gateway/config/yaml_document.py",),
+    "ruamel": ("local_gateway/config/yaml_document.py",),
+    "watchfiles": ("local_gateway/config/reload.py",),
 }
 
 

@@ -1,85 +1,49 @@
-"""Takes over gateway.yaml when it changes, or on SIGHUP. A bad file changes nothing and is told once."""
+"""Takes over gateway.yaml when it changes, or on SIGHUP. A wrong file changes nothing and is reported once."""
 
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from pydantic import BaseModel
+from watchfiles import awatch
 
-from local_gateway.config.settings import GatewaySettings
+from local_gateway.config.settings import FIXED, GatewaySettings, Part
 from local_gateway.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 1.0  # seconds between two looks at the file
-# Until the next start.
-FIXED = (
-    *(("server", key) for key in ("host", "port", "insecure", "admin_key", "cors_origins", "drain")),
-    *(("timeouts", key) for key in ("connect", "idle")),
-    *(("database", key) for key in ("url", "keep_usage")),
-    ("log", "format"),
-)
-
-
-class Fingerprint(NamedTuple):
-    """Of what a path leads to, through all links. Changes with every edit, also by renaming or by another link."""
-
-    device: int
-    inode: int
-    mtime_ns: int
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Fingerprint | None":
-        """None: there is no file, or it cannot be seen."""
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return cls(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-class Changes:
-    """Decides when a file is to be read: when it differs from what was read, and is written to its end."""
-
-    def __init__(self) -> None:
-        self._seen: Fingerprint | None = None
-        self._read: Fingerprint | None = None
-
-    def are_due(self, now: Fingerprint | None, *, is_asked: bool = False) -> bool:
-        """Whether to read it now: when somebody asks, or it changed and looks the same twice.
-
-        Half a file may be a valid one, so its writer is given that time. No file is no change.
-        """
-        is_settled, self._seen = now == self._seen, now
-        is_due = is_asked or (is_settled and now not in (None, self._read))
-        if is_due:
-            self._read = now
-        return is_due
+QUIET_MS = 200  # without a further write: half a file may be a valid one
+MAX_QUIET_MS = 2000
+CONFIG_MAP_LINK = "..data"  # Kubernetes exchanges a config map's files by this link beside them
 
 
 def keep_fixed(current: GatewaySettings, new: GatewaySettings) -> tuple[GatewaySettings, list[str]]:
-    """The new settings, with the current ones where they cannot change in a running gateway; and which differed."""
-    changed = [(section, key) for section, key in FIXED if _value(current, section, key) != _value(new, section, key)]
-    for section, key in changed:
-        part: BaseModel = getattr(new, section)
-        part = part.model_copy(update={key: _value(current, section, key)})
-        new = new.model_copy(update={section: part})
-    return new, [f"{section}.{key}" for section, key in changed]
+    """The new settings with the current values of FIXED fields, and the names of those that differed."""
+    kept = []
+    for section, key in _fixed_fields():
+        part: Part = getattr(new, section)
+        value = getattr(getattr(current, section), key)
+        if getattr(part, key) != value:
+            new = new.model_copy(update={section: part.model_copy(update={key: value})})
+            kept.append(f"{section}.{key}")
+    return new, kept
 
 
-def _value(settings: GatewaySettings, section: str, key: str) -> object:
-    return getattr(getattr(settings, section), key)
+def _fixed_fields() -> Iterator[tuple[str, str]]:
+    for section, info in GatewaySettings.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Part):
+            for key, field in info.annotation.model_fields.items():
+                if FIXED in field.metadata:
+                    yield section, key
 
 
 class ConfigWatcher:
-    """Watches one file while `run` runs.
+    """Watches one file while `run` runs; lives in the event loop.
 
     `read` makes settings of the file and of the command line, in a thread, and raises ConfigError. `apply` takes over
-    others than the current ones; when it raises ConfigError, those stay. Knows nothing of what the settings are for.
+    settings that differ from the current ones; when it raises ConfigError, the current ones stay. Knows nothing of
+    what the settings are for.
     """
 
     def __init__(
@@ -88,50 +52,62 @@ class ConfigWatcher:
         current: GatewaySettings,
         read: Callable[[], GatewaySettings],
         apply: Callable[[GatewaySettings], None],
-        *,
-        interval: float = INTERVAL,
     ) -> None:
         self.current = current
         self._path = path
         self._read = read
         self._apply = apply
-        self._interval = interval
-        self._changes = Changes()
-        self._asked = asyncio.Event()
+        self._reported = ""  # the mistake in the log's last line about this file
+        self._one_at_a_time = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until it is cancelled. The first look reads the file once more: it may have changed since it was read."""
+        """Until it is cancelled. Reads the file once at the start: it may have changed since the gateway read it."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._asked.set)
+        asked = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, asked.set)
         try:
-            while True:
-                await self.look()
-                await self._pause()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_signal(asked))
+                group.create_task(self._follow_file())
+                await self.reload()
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
 
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self._interval):
-                await self._asked.wait()
-        except TimeoutError:
-            return
+    async def _follow_signal(self, asked: asyncio.Event) -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            await self.reload(is_asked=True)
 
-    async def look(self) -> None:
-        """At the file, once."""
-        is_asked = self._asked.is_set()
-        self._asked.clear()
-        if self._changes.are_due(Fingerprint.of(self._path), is_asked=is_asked):
-            await self.reload(is_asked=is_asked)
+    async def _follow_file(self) -> None:
+        """Watches folders, since editors and config maps put a new file or link into the old one's place."""
+        folders = {self._path.absolute().parent, self._path.resolve().parent}
+        names = {self._path.name, self._path.resolve().name, CONFIG_MAP_LINK}
+        try:
+            async for _ in awatch(
+                *folders,
+                watch_filter=lambda _, changed: Path(changed).name in names,
+                recursive=False,
+                step=QUIET_MS,
+                debounce=MAX_QUIET_MS,
+            ):
+                if self._path.exists():  # else it is between its deletion and its return
+                    await self.reload()
+        except (OSError, RuntimeError) as error:
+            log.warning("%s cannot be watched, so that only SIGHUP has it read again: %s", self._path, error)
 
     async def reload(self, *, is_asked: bool = False) -> None:
         """Read the file now. Never raises: whatever goes wrong, the current settings stay."""
-        try:
-            self._take_over(await asyncio.to_thread(self._read), is_asked=is_asked)
-        except ConfigError as error:
-            log.error("The configuration stays as it was, for the new one is wrong:\n%s", error)
-        except Exception:
-            log.exception("The configuration stays as it was, for taking over the new one failed.")
+        async with self._one_at_a_time:
+            try:
+                self._take_over(await asyncio.to_thread(self._read), is_asked=is_asked)
+                self._reported = ""
+            except ConfigError as error:
+                if is_asked or str(error) != self._reported:
+                    log.error("The configuration stays as it was, for the new one is wrong:\n%s", error)
+                self._reported = str(error)
+            except Exception:
+                log.exception("The configuration stays as it was, for taking over the new one failed.")
 
     def _take_over(self, new: GatewaySettings, *, is_asked: bool) -> None:
         new, kept = keep_fixed(self.current, new)

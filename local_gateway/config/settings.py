@@ -62,6 +62,10 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 ModelName = Annotated[str, Field(min_length=1, pattern=r"^[^*]*\*?$")]
 Scope = Literal["key", "team"]
 
+# The mark of a field that a running gateway cannot change: a reload keeps its value until the next start.
+FIXED = "fixed until the gateway is started again"
+FixedDuration = Annotated[Duration, FIXED]
+
 
 class Part(BaseModel):
     """A part of the configuration. An unknown key is an error, so that a typing mistake is found."""
@@ -181,24 +185,28 @@ class ModelSettings(Part):
 class ServerSettings(Part):
     """How clients reach the gateway, and how much it takes from them."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="The address it listens on.")
-    port: int = Field(8000, ge=0, le=65535, description="0: any free one.")
-    insecure: bool = Field(False, description="Allow an address that others can reach although there are no keys.")
+    host: Annotated[str, FIXED] = Field("127.0.0.1", min_length=1, description="The address it listens on.")
+    port: Annotated[int, FIXED] = Field(8000, ge=0, le=65535, description="0: any free one.")
+    insecure: Annotated[bool, FIXED] = Field(
+        False, description="Allow an address that others can reach although there are no keys."
+    )
     require_keys: bool = Field(False, description="Ask for a key even while there is none. With keys it always does.")
     admin_key: AdminKey = Field(SecretStr(""), description="An administrator's key beside those of the database.")
-    cors_origins: tuple[Origin, ...] = Field((), description="Origins whose pages may call. Empty: none.")
+    cors_origins: Annotated[tuple[Origin, ...], FIXED] = Field(
+        (), description="Origins whose pages may call. Empty: none."
+    )
     max_body_bytes: int = Field(20_000_000, ge=1, description="The largest request.")
     body_timeout: Duration = Field(30.0, gt=0, description="Within which a request's body must arrive.")
     max_requests: int = Field(2000, ge=1, description="Requests at once, of all clients.")
-    drain: Duration = Field(60.0, description="How long running answers may go on when the gateway is stopped.")
+    drain: FixedDuration = Field(60.0, description="How long running answers may go on when the gateway is stopped.")
 
 
 class TimeoutSettings(Part):
     """How long is waited for targets."""
 
-    connect: Duration = Field(10.0, gt=0, description="To reach a target.")
+    connect: FixedDuration = Field(10.0, gt=0, description="To reach a target.")
     total: Duration = Field(600.0, gt=0, description="To the first content, over all targets and tries.")
-    idle: Duration = Field(300.0, gt=0, description="Between two pieces of an answer.")
+    idle: FixedDuration = Field(300.0, gt=0, description="Between two pieces of an answer.")
     commit: Duration = Field(5.0, description="After which a stream is opened although no target has answered.")
     keep_alive: Duration = Field(10.0, gt=0, description="Between two comments in a stream that has no content yet.")
 
@@ -214,8 +222,10 @@ class RetrySettings(Part):
 class DatabaseSettings(Part):
     """Where keys and usage are kept."""
 
-    url: str = Field("", description="sqlite:///PATH or postgresql://... Empty: a SQLite file in the data folder.")
-    keep_usage: Duration = Field(400 * 86400.0, gt=0, description="Older usage records are deleted.")
+    url: Annotated[str, FIXED] = Field(
+        "", description="sqlite:///PATH or postgresql://... Empty: a SQLite file in the data folder."
+    )
+    keep_usage: FixedDuration = Field(400 * 86400.0, gt=0, description="Older usage records are deleted.")
 
 
 class LogSettings(Part):
@@ -224,7 +234,9 @@ class LogSettings(Part):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Prompts, answers and keys are never logged, at any level."
     )
-    format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
+    format: Annotated[Literal["auto", "json", "text"], FIXED] = Field(
+        "auto", description="auto: text on a terminal, else JSON."
+    )
 
 
 class GatewaySettings(Part):

@@ -1,41 +1,25 @@
 """gateway.yaml as data, with the line of every value. Knows YAML, not what the keys mean.
 
-Of YAML it takes what JSON has too, in the spelling of YAML 1.2: `no` is text, and so is 2024-08-06.
+ruamel.yaml reads YAML 1.2 (`no` is text) and tells lines; dates stay text, as in JSON.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import NamedTuple
 
-import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from yaml.reader import ReaderError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError, RoundTripConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scalarbool import ScalarBoolean
 
 from local_gateway.errors import ConfigError
 
 Place = tuple[str | int, ...]  # the keys and indexes that lead to a value
 Substitute = Callable[[str], str]  # raises ValueError with the reason
 
-TAG = "tag:yaml.org,2002:"
-
-
-class PlainType(NamedTuple):
-    pattern: str
-    first_characters: str
-    convert: Callable[[str], object]
-
-
-PLAIN_TYPES = {
-    "null": PlainType(r"~|null|Null|NULL|", "~nN", lambda _: None),
-    "bool": PlainType(r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
-    "int": PlainType(r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789", lambda text: int(text.replace("_", ""))),
-    "float": PlainType(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789", float),
-    "merge": PlainType("<<", "<", str),
-}
-
-# What PyYAML calls it, and what a person has to do. The first that fits.
+# What ruamel.yaml says of a mistake, and what mends it. The first that fits.
 HINTS = (
     (r"'\\t'", "there is a tab; indent with spaces"),
     (r"scanning a quoted scalar", "a quote is not closed"),
@@ -57,6 +41,8 @@ HINTS = (
 
 @dataclass(frozen=True)
 class Document:
+    """The data of one file, or of the environment, and where a person finds each value."""
+
     data: object
     name: str = ""  # of the file, as the person gave it
     lines: dict[Place, int] = field(default_factory=dict)
@@ -90,121 +76,111 @@ def _quoted(key: str) -> str:
 
 def parse(text: str, name: str, substitute: Substitute) -> Document:
     """Read YAML. Raises ConfigError that names every line with a problem, without text that may be secret."""
+    builder = _Builder(name, substitute)
     try:
-        return _build(_Loader(text), name, substitute)
-    except yaml.MarkedYAMLError as error:
+        data = builder.build(_reader().load(text), ())
+    except MarkedYAMLError as error:
         raise ConfigError(_explain(error, name)) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{name} line {line}: this is no YAML: there is a character that cannot be seen") from None
+    except (YAMLError, ValueError):
+        raise ConfigError(f"{name}: this is no YAML") from None
     except RecursionError:
         raise ConfigError(f"{name}: it is nested too deeply, or an alias is inside of its own anchor") from None
-
-
-def _build(loader: "_Loader", name: str, substitute: Substitute) -> Document:
-    builder = _Builder(loader, name, substitute)
-    node = loader.get_single_node()
-    data = builder.build(node, ()) if node else None
     if builder.problems:
-        raise ConfigError("\n".join(text for _, text in sorted(builder.problems, key=itemgetter(0))))
+        raise ConfigError("\n".join(text for _, text in sorted(builder.problems, key=lambda problem: problem[0])))
     return Document(data, name, builder.lines)
 
 
-def _explain(error: yaml.MarkedYAMLError, name: str) -> str:
+def _reader() -> YAML:
+    """For round trips, because only then the data keeps its lines."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.constructor.yaml_constructors = {
+        **RoundTripConstructor.yaml_constructors,
+        "tag:yaml.org,2002:timestamp": lambda _constructor, node: node.value,
+    }
+    return yaml
+
+
+def _explain(error: MarkedYAMLError, name: str) -> str:
     told = f"{error.context or ''}; {error.problem or ''}"
-    hint = next((hint for pattern, hint in HINTS if re.search(pattern, told)), None)
     is_quote = error.context_mark and "quoted scalar" in told
     mark = error.context_mark if is_quote else error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
-    # PyYAML quotes names and characters of the file, which may be a part of a secret.
+    if isinstance(error, DuplicateKeyError):
+        key = re.search(r'duplicate key "([^"]*)"', told)
+        return f"{name} line {line}: {_quoted(key[1]) + ': ' if key else ''}this key is there twice"
+    hint = next((hint for pattern, hint in HINTS if re.search(pattern, told)), None)
+    # The library quotes names and characters of the file, which may be a part of a secret.
     reason = re.sub(r"'(?!<)[^']{2,}'", "'...'", error.problem or "wrong")
     return f"{name} line {line}: this is no YAML: {hint or reason}"
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes; its own types for plain scalars are replaced by those above."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's)
-
-
-for _name, _type in PLAIN_TYPES.items():
-    _first = ["", *_type.first_characters] if _name == "null" else list(_type.first_characters)
-    _Loader.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_type.pattern})$"), _first)
-
-
 class _Builder:
-    """Makes data of nodes, and notes lines and problems."""
+    """Plain data with variables substituted. Notes each place's line, and each problem with its line."""
 
-    def __init__(self, loader: _Loader, name: str, substitute: Substitute) -> None:
-        self.loader = loader
-        self.name = name
-        self.substitute = substitute
+    def __init__(self, name: str, substitute: Substitute) -> None:
         self.lines: dict[Place, int] = {}
-        self.problems: list[tuple[int, str]] = []  # with their lines
-        self.checked: set[int] = set()
+        self.problems: list[tuple[int, str]] = []
+        self._name = name
+        self._substitute = substitute
 
-    def build(self, node: Node, place: Place) -> object:
-        self.lines.setdefault(place, node.start_mark.line + 1)
-        kind = node.tag.removeprefix(TAG)
-        if isinstance(node, MappingNode) and kind == "map":
-            return self.mapping(node, place)
-        if isinstance(node, SequenceNode) and kind == "seq":
-            return [self.build(child, (*place, index)) for index, child in enumerate(node.value)]
-        if isinstance(node, ScalarNode) and kind in ("str", *PLAIN_TYPES):
-            return self.scalar(node, kind, place)
-        self.note(node, place, "a tag (!...) that is not known here; put text that begins with ! in quotes")
-        return None
+    def build(self, value: object, place: Place) -> object:
+        tag = getattr(value, "tag", None)
+        if tag is not None and str(tag.value or "").startswith("!"):
+            self._note(place, "a tag (!...) that is not known here; put text that begins with ! in quotes")
+            return None
+        match value:
+            case CommentedMap():
+                built: object = self._mapping(value, place)
+            case CommentedSeq():
+                built = self._sequence(value, place)
+            case str():
+                built = self._text(value, place)
+            case bool() | ScalarBoolean():
+                built = bool(value)
+            case int():
+                built = int(value)
+            case float():
+                built = float(value)
+            case _:
+                built = None
+                if value is not None:
+                    self._note(place, "a tag (!...) that is not known here")
+        return built
 
-    def mapping(self, node: MappingNode, place: Place) -> dict[str, object]:
-        if id(node) not in self.checked:  # an alias leads here again, when what `<<` merges is among its own keys
-            self.checked.add(id(node))
-            self.check_keys(node, place)
-        self.loader.flatten_mapping(node)
+    def _sequence(self, sequence: CommentedSeq, place: Place) -> list[object]:
+        for index in range(len(sequence)):
+            self.lines[(*place, index)] = sequence.lc.item(index)[0] + 1
+        return [self.build(child, (*place, index)) for index, child in enumerate(sequence)]
+
+    def _mapping(self, mapping: CommentedMap, place: Place) -> dict[str, object]:
         data = {}
-        for key_node, child in node.value:
-            if key := self.key(key_node, place):
-                self.lines[(*place, key)] = key_node.start_mark.line + 1
-                data[key] = self.build(child, (*place, key))
+        for key, child in mapping.items():
+            if key is None or not isinstance(key, str | int | float) or not (name := _whole_or_empty(str(key))):
+                self._note(place, "a key must be text, and not empty")
+                continue
+            if key in mapping.lc.data:  # else it came by `<<`: the line of what merges it
+                self.lines[(*place, name)] = mapping.lc.key(key)[0] + 1
+            if child is None and ":" in name and " " not in name:
+                start = (*place, name.partition(":")[0])
+                self.lines[start] = self.lines.get((*place, name), 1)
+                self._note(start, "a space is missing after the colon")
+            data[name] = self.build(child, (*place, name))
         return data
 
-    def key(self, node: Node, place: Place) -> str | None:
-        """Its text as it is written: JSON, where it goes, has no other keys."""
+    def _text(self, text: str, place: Place) -> object:
         try:
-            if not isinstance(node, ScalarNode) or not node.value:
-                raise ValueError("a key must be text, and not empty")
-            return _whole(node.value)
+            return _whole(self._substitute(str(text)))
         except ValueError as error:
-            self.note(node, place, str(error))
+            self._note(place, str(error))
             return None
 
-    def check_keys(self, node: MappingNode, place: Place) -> None:
-        seen: dict[str, int] = {}
-        for key_node, child in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
-            if not isinstance(key_node, ScalarNode):
-                continue
-            if key in seen:
-                self.note(key_node, (*place, key), f"this key is in line {seen[key]} already")
-            elif ":" in key and not key_node.style and isinstance(child, ScalarNode) and child.value == "":
-                start, _, _ = key.partition(":")
-                self.note(key_node, (*place, start), "a space is missing after the colon")
-            seen.setdefault(key, line)
-
-    def scalar(self, node: ScalarNode, kind: str, place: Place) -> object:
-        try:
-            if kind == "str":
-                return _whole(self.substitute(node.value))
-            if not re.fullmatch(PLAIN_TYPES[kind].pattern, node.value):
-                raise ValueError(f"this is no {kind}")
-            return PLAIN_TYPES[kind].convert(node.value)
-        except ValueError as error:
-            self.note(node, place, str(error))
-            return None
-
-    def note(self, node: Node, place: Place, reason: str) -> None:
-        line = node.start_mark.line + 1
+    def _note(self, place: Place, reason: str) -> None:
+        line = Document(None, lines=self.lines).line(place)
         at = f"{spell(place)}: " if place else ""
-        self.problems.append((line, f"{self.name} line {line}: {at}{reason}"))
+        self.problems.append((line, f"{self._name} line {line}: {at}{reason}"))
 
 
 def _whole(text: str) -> str:
@@ -213,3 +189,10 @@ def _whole(text: str) -> str:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
         raise ValueError("there is half a character in it") from None
+
+
+def _whole_or_empty(text: str) -> str:
+    try:
+        return _whole(text)
+    except ValueError:
+        return ""

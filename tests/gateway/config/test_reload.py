@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from local_gateway.config import reload
 from local_gateway.config.load import load
-from local_gateway.config.reload import Changes, ConfigWatcher, Fingerprint, keep_fixed
+from local_gateway.config.reload import ConfigWatcher, keep_fixed
 from local_gateway.config.settings import GatewaySettings
 from local_gateway.errors import ConfigError
 
 MODEL = "models:\n  {name}: {{targets: [{{type: openai}}]}}\n"
 TIMEOUT = 20.0  # seconds until a test that hangs fails
-OLD, NEW = (Fingerprint(device=1, inode=inode, mtime_ns=1, size=1) for inode in (1, 2))
 
 
 def write(path: Path, name: str, more: str = "") -> None:
@@ -25,6 +25,24 @@ def write(path: Path, name: str, more: str = "") -> None:
     new = path.with_suffix(".new")
     new.write_text(MODEL.format(name=name) + more)
     new.replace(path)
+
+
+def link(path: Path, name: str) -> None:
+    """As config maps do it: the file is a link, and another link takes its place."""
+    write(path.with_name(f"{name}.yaml"), name)
+    new = path.with_name("link")
+    new.symlink_to(path.with_name(f"{name}.yaml"))
+    new.replace(path)
+
+
+def edit(path: Path, how: str) -> None:
+    match how:
+        case "in place":
+            path.write_text(MODEL.format(name="second"))
+        case "a new file":
+            write(path, "second")
+        case "a link":
+            link(path, "second")
 
 
 def damage(path: Path) -> None:
@@ -54,8 +72,8 @@ class Taker:
         return list((await asyncio.wait_for(self.taken.get(), TIMEOUT)).models)
 
 
-def watcher_of(path: Path, take: Callable[[GatewaySettings], None], interval: float = 0.01) -> ConfigWatcher:
-    return ConfigWatcher(path, load(path, {}), lambda: load(path, {}), take, interval=interval)
+def watcher_of(path: Path, take: Callable[[GatewaySettings], None]) -> ConfigWatcher:
+    return ConfigWatcher(path, load(path, {}), lambda: load(path, {}), take)
 
 
 @asynccontextmanager
@@ -67,54 +85,6 @@ async def running(watcher: ConfigWatcher) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-# When to read
-
-
-def test_changed_file_is_read_when_it_stays_the_same() -> None:
-    """Half a file may be a valid one, and then models would be missing for a while."""
-    changes = Changes()
-
-    assert [changes.are_due(seen) for seen in (OLD, OLD, OLD, NEW, NEW, NEW)] == [
-        *(False, True, False),
-        *(False, True, False),
-    ]
-
-
-def test_missing_file_is_no_change() -> None:
-    """Between the deletion of a file and its return nothing is to be read."""
-    changes = Changes()
-
-    assert [changes.are_due(seen) for seen in (OLD, OLD, None, None, OLD, OLD)] == [False, True, *4 * [False]]
-
-
-def test_who_asks_is_not_kept_waiting() -> None:
-    """And what was read then is not read again."""
-    changes = Changes()
-
-    assert changes.are_due(NEW, is_asked=True)
-    assert not changes.are_due(NEW)
-
-
-def test_every_kind_of_edit_is_seen(path: Path, tmp_path: Path) -> None:
-    """In place, by a new file of the same name, and by a link that leads elsewhere."""
-    link = tmp_path / "link.yaml"
-    link.symlink_to(path)
-    before = Fingerprint.of(link)
-
-    path.write_text(path.read_text() + "# longer\n")
-    edited = Fingerprint.of(link)
-    write(path, "third")
-    replaced = Fingerprint.of(link)
-    write(tmp_path / "other.yaml", "third")
-    link.unlink()
-    link.symlink_to(tmp_path / "other.yaml")
-    relinked = Fingerprint.of(link)
-
-    assert None not in (before, edited, replaced, relinked)
-    assert len({before, edited, replaced, relinked}) == 4
-    assert Fingerprint.of(tmp_path / "none.yaml") is None
 
 
 # What is taken over
@@ -132,26 +102,38 @@ def test_address_database_and_log_format_stay(path: Path) -> None:
     assert list(settings.models) == ["second"]
 
 
-async def test_change_is_taken_over(path: Path) -> None:
-    """Without anybody asking for it."""
+@pytest.mark.parametrize("how", ["in place", "a new file", "a link"])
+async def test_every_kind_of_edit_is_taken_over(path: Path, how: str) -> None:
+    """In place, by a new file of the same name, and by a link that leads elsewhere, as config maps do it."""
+    take = Taker()
+    if how == "a link":
+        link(path, "first")
+    watcher = watcher_of(path, take)
+
+    async with running(watcher):
+        while not take.taken.qsize():  # edits before the watch has begun are not seen: edit until one is
+            edit(path, how)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    assert await take.next_models() == ["second"]
+                    break
+
+    assert list(watcher.current.models) == ["second"]
+
+
+async def test_sighup_reads_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where files cannot be watched."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no inotify here")
+
+    monkeypatch.setattr(reload, "awatch", refuse)
     take = Taker()
     watcher = watcher_of(path, take)
 
     async with running(watcher):
         write(path, "second")
-        models = await take.next_models()
-
-    assert models == list(watcher.current.models) == ["second"]
-
-
-async def test_sighup_reads_at_once(path: Path) -> None:
-    """The next look would be in an hour."""
-    take = Taker()
-    watcher = watcher_of(path, take, interval=3600)
-
-    async with running(watcher):
-        await asyncio.sleep(0)  # the watcher's first look
-        write(path, "second")
+        await asyncio.sleep(0)  # the watcher's task installs its signal handler
         os.kill(os.getpid(), signal.SIGHUP)
         models = await take.next_models()
 
@@ -201,7 +183,7 @@ async def test_bad_file_is_told_once(path: Path, caplog: pytest.LogCaptureFixtur
     damage(path)
 
     for _ in range(5):
-        await watcher.look()
+        await watcher.reload()
 
     assert caplog.text.count("must be `openai`") == 1
 

@@ -1,59 +1,106 @@
 #!/usr/bin/env bash
-# The tables for a GPU host: MODEL=model.gguf benchmarks/gpu.sh
+# The tables for a GPU host: MODEL=model.gguf benchmarks/gpu.sh [PART...]
 #
-# llama-server and llama-batched-bench are in PATH, and `import llama_cpp` has the same llama.cpp; beside these, it needs
-# what the worker needs. PYTHON=... chooses the interpreter, PARTS="chats start ..." some of the parts. Rows go to $OUT
-# as JSON, if it is set.
+# llama-server and llama-batched-bench are in PATH, or where LLAMA_SERVER and LLAMA_BATCHED_BENCH say, and
+# `import llama_cpp` has the same llama.cpp (a folder in PYTHONPATH will do); beside these, it needs what the worker
+# needs. PYTHON=... chooses the interpreter. Rows go to $OUT as JSON, if it is set. The worker's settings come from the
+# environment as always (WEIGHTS=16bit, ...), so two runs of a part compare two of them.
 #
-# For little time: PARTS=chats takes about a minute on an H100. It runs REPEAT times (2) at each of CONCURRENCY
-# (1,8,32,64), and shows the run in the middle (of two the faster) and how far apart they are.
-set -euo pipefail
+# Without a PART it does those marked with a star. Each is stopped after LIMIT seconds (120), and the others go on; the
+# status is 1 if one was stopped or failed. REPEAT=2 does each twice, in turns, LOOP_SECONDS=12 is the closed loop's time.
+# Within a part each program is measured alone, one after the other.
+#
+#   ceilings*  llama-batched-bench with and without -kvu                      40 s with a 7B on an H100
+#   loop8* loop32* loop64*   the closed loop of people's chats, beside llama-server in its two best modes   80 s each
+#   ours8 ours32 ours64      the same without llama-server                    25 s each
+#   defaults*  the closed loop at 32 with only the model named, both          60 s
+#   equal*     prompts and answers of 128 tokens, all at once, 32 and 64, beside llama-server   80 s
+#   unequal*   equal prompts, 130 to 140, log-normal: the worker alone        40 s
+#   steps*     where a step goes at 32 and 64, without HTTP                   40 s
+#   long*      gaps of running chats while a prompt of 4,000 tokens comes     60 s
+#   python     llama-cpp-python's example server in the closed loop at 32 (LLAMA_CPP_PYTHON_SERVER names it)
+#   one        the closed loop with one chat                                  60 s
+#   start turns shared structured whole unified   as they say below
+#   cost       what a million tokens cost; GPU names the one this is          80 s
+set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 out=${OUT:-$(mktemp -d)} && mkdir -p "$out"
 model=${MODEL:?MODEL must name a GGUF file}
-throughput=("$python" benchmarks/throughput.py --model "$model" --servers "this worker,llama-server")
+limit=${LIMIT:-120}
+parts=" ${*:-${PARTS:-ceilings loop8 loop32 loop64 defaults equal unequal steps long}} "
+failed=()
 
-# As much memory for each server as for all of its chats, and as long ones as the parts have. Of our slots an eighth is
-# there for finished chats (docs/configuration.md, KV_UNIFIED).
-short=(--n-ctx 131072) long=(--n-ctx 294912)
-export MAX_MODEL_LEN=1024
+# As much memory for each server as for all of its chats, and as long ones as the parts have.
+chats=${CHATS:-64}
+short=(--chats "$chats" --n-ctx "${N_CTX_SHORT:-196608}")
+long=(--chats "$chats" --n-ctx "${N_CTX_LONG:-294912}")
+repeat=(--repeat "${REPEAT:-1}")
+loop=(--workloads loop --seconds "${LOOP_SECONDS:-12}")
+ours=(--servers "this worker")
+both=(--servers "this worker,llama-server")
+unset N_CTX
 
+# part NAME TITLE COMMAND...: runs it if it is wanted, for so long at most.
 part() {
-    [[ " ${PARTS:-chats start turns long steps whole unified shared structured} " == *" $1 "* ]] &&
-        printf '\n== %s: %s (%s s so far)\n' "$1" "$2" "$SECONDS"
+    [[ $parts == *" $1 "* ]] || return 0
+    printf '\n== %s: %s (%s s so far)\n' "$1" "$2" "$SECONDS"
+    local begun=$SECONDS
+    timeout --kill-after=10 "$limit" "${@:3}"
+    local status=$?
+    [ $status = 124 ] && echo "$1: stopped after its $limit s"
+    [ $status = 0 ] || failed+=("$1")
+    printf '%s: %s s\n' "$1" $((SECONDS - begun))
 }
 
-nvidia-smi --query-gpu=name,memory.total,memory.free --format=csv,noheader || true
+# throughput NAME TITLE OPTIONS...
+throughput() {
+    part "$1" "$2" "$python" benchmarks/throughput.py --model "$model" --ceilings "$out/ceilings.json" \
+        --json "$out/$1.json" "${repeat[@]}" "${@:3}"
+}
 
-if part chats "prompts and answers of 128 tokens, all at once, beside llama-server and the ceiling"; then
-    "${throughput[@]}" "${short[@]}" --concurrency "${CONCURRENCY:-1,8,32,64}" --repeat "${REPEAT:-2}" \
-        --json "$out/chats.json"
-fi
-if part start "from the process's start to the first text, the model in the page cache; the median of three"; then
-    "$python" benchmarks/start.py --model "$model" "${short[@]}" --chats 64 --json "$out/start.json"
-fi
-if part turns "a second turn's first text over the first turn's, whose 2,000 tokens are all new"; then
-    MAX_MODEL_LEN=8192 "${throughput[@]}" "${long[@]}" --workloads turns --concurrency 1,8 --shared 2000 --repeat 2 \
-        --json "$out/turns.json"
-fi
-if part long "gaps of running chats while a prompt of 4,000 tokens comes, over those when it does not"; then
-    MAX_MODEL_LEN=8192 "${throughput[@]}" "${long[@]}" --workloads long --concurrency 8,32 --tokens 256 --repeat 2 \
-        --json "$out/long.json"
-fi
-if part steps "where a step goes, without HTTP"; then
-    N_CTX=131072 "$python" benchmarks/step.py --concurrency 1,8,32,64 --tokens 128 --json "$out/steps.json"
-fi
-if part whole "the same with samplers that get the whole vocabulary"; then
-    N_CTX=131072 "$python" benchmarks/step.py --concurrency 32,64 --tokens 64 --whole --json "$out/whole.json"
-fi
-if part unified "the same with one cache for all slots"; then
-    KV_UNIFIED=on N_CTX=131072 "$python" benchmarks/step.py --concurrency 32,64 --tokens 64 --json "$out/unified.json"
-fi
-if part shared "a shared system prompt of 1,000 tokens, 32 chats at once, a cold cache"; then
-    MAX_MODEL_LEN=8192 "${throughput[@]}" "${long[@]}" --workloads shared --concurrency 32 --json "$out/shared.json"
-fi
-if part structured "answers that follow a JSON schema"; then
-    "${throughput[@]}" "${short[@]}" --workloads structured --concurrency 1,32 --tokens 200 --json "$out/structured.json"
-fi
-echo "done after $SECONDS s"
+nvidia-smi --query-gpu=name,memory.total,memory.free,utilization.gpu --format=csv,noheader || true
+
+part ceilings "what llama.cpp itself computes, in its two modes" \
+    "$python" benchmarks/ceiling.py --model "$model" --concurrency "${CONCURRENCY:-8,32,64}" --json "$out/ceilings.json"
+throughput defaults "the closed loop at 32 with only the model named" "${loop[@]}" --servers defaults --concurrency 32
+
+export MAX_MODEL_LEN=${MAX_MODEL_LEN:-1536}
+for number in 8 32 64; do
+    throughput loop$number "the closed loop at $number" "${short[@]}" "${loop[@]}" "${both[@]}" --concurrency $number
+    throughput ours$number "the closed loop at $number, without llama-server" \
+        "${short[@]}" "${loop[@]}" "${ours[@]}" --concurrency $number
+done
+throughput one "the closed loop with one chat" "${short[@]}" "${loop[@]}" "${both[@]}" --concurrency 1
+throughput python "the closed loop at 32, llama-cpp-python's example server" \
+    "${short[@]}" "${loop[@]}" --servers "this worker,llama-cpp-python" --concurrency 32
+throughput equal "prompts and answers of 128 tokens, all at once" \
+    "${short[@]}" --workloads equal "${both[@]}" --concurrency 32,64
+throughput unequal "equal prompts, 130 to 140 tokens, log-normal" \
+    "${short[@]}" --workloads equal,unequal,lognormal "${ours[@]}" --concurrency 32,64
+MAX_MODEL_LEN=8192 throughput long "gaps of running chats while a prompt of 4,000 tokens comes, and otherwise" \
+    "${long[@]}" --workloads long --concurrency 32,64 --tokens 256 "${ours[@]}"
+
+steps=("$python" benchmarks/step.py --concurrency 32,64)
+export N_CTX=${N_CTX_SHORT:-196608}
+part steps "where a step goes, without HTTP" "${steps[@]}" --tokens 128 --json "$out/steps.json"
+part whole "the same with samplers that get the whole vocabulary" \
+    "${steps[@]}" --tokens 64 --whole --json "$out/whole.json"
+KV_UNIFIED=on part unified "the same with one cache for all slots" \
+    "${steps[@]}" --tokens 64 --json "$out/unified.json"
+unset N_CTX
+
+part start "from the process's start to the first text, the model in the page cache; the median of three" \
+    "$python" benchmarks/start.py --model "$model" --n-ctx "${N_CTX_SHORT:-196608}" --chats "$chats" \
+    --json "$out/start.json"
+MAX_MODEL_LEN=8192 throughput turns "a second turn's first text over the first turn's, whose 2,000 tokens are new" \
+    "${long[@]}" --workloads turns --concurrency 1,8 --shared 2000 "${both[@]}"
+MAX_MODEL_LEN=8192 throughput shared "a shared system prompt of 1,000 tokens, 32 chats at once, a cold cache" \
+    "${long[@]}" --workloads shared --concurrency 32 "${both[@]}"
+throughput structured "answers that follow a JSON schema" \
+    "${short[@]}" --workloads structured --concurrency 1,32 --tokens 200 "${both[@]}"
+part cost "what a million tokens cost" \
+    "$python" -m benchmarks.cost --model "$model" --gpu "${GPU:-}" --json "$out/cost.json"
+
+echo "done after $SECONDS s${failed:+; not whole: ${failed[*]}}"
+[ ${#failed[@]} = 0 ]

@@ -141,12 +141,15 @@ def llama_server_defaults(load: Load, port: int) -> Start:
 
 
 def llama_cpp_python(load: Load, port: int) -> Start:
-    """The server with batching among its examples."""
-    script = load.folder / "bin" / EXAMPLE_SERVER
+    """The server with batching among its examples: where LLAMA_CPP_PYTHON_SERVER says, with this interpreter's
+    packages, or as peers.sh has put it together."""
+    if named := os.environ.get("LLAMA_CPP_PYTHON_SERVER"):
+        script, python, environment = Path(named), sys.executable, dict[str, str]()
+    else:
+        script, python = load.folder / "bin" / EXAMPLE_SERVER, str(peers_python(load.folder))
+        environment = {"PYTHONPATH": str(_our_llama_cpp(load.logs))}
     if not script.exists():
         raise NotHereError(f"{script} is not there; benchmarks/peers.sh makes it")
-    python = str(peers_python(load.folder))
-    environment = {"PYTHONPATH": str(_our_llama_cpp(load.logs))}
     model = {
         "path": str(load.model),
         "n_ctx": load.n_ctx,
@@ -162,7 +165,7 @@ def llama_cpp_python(load: Load, port: int) -> Start:
         [python, str(script), "-C", str(config)],
         environment,
         "/healthz",
-        {"logit_bias": _never_end(python, environment["PYTHONPATH"], load.model)},
+        {"logit_bias": _never_end(python, environment.get("PYTHONPATH"), load.model)},
     )
 
 
@@ -180,11 +183,11 @@ def _our_llama_cpp(folder: Path) -> Path:
 
 
 @functools.cache
-def _never_end(python: str, packages: str, model: Path) -> dict[str, float]:
+def _never_end(python: str, packages: str | None, model: Path) -> dict[str, float]:
     """A bias against each token that ends an answer, for a server that does not know `ignore_eos`."""
     found = subprocess.run(
         [python, str(Path(__file__).with_name("end_tokens.py")), str(model)],
-        env={**os.environ, "PYTHONPATH": packages},
+        env={**os.environ, **({"PYTHONPATH": packages} if packages else {})},
         capture_output=True,
         text=True,
         check=False,

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import ceiling  # the path comes first
 from benchmarks.ceiling import Ceiling
 from benchmarks.circumstances import Circumstances, circumstances
-from benchmarks.people import MEAN_ANSWER_TOKENS, MEAN_PROMPT_TOKENS, MOST_TOKENS
+from benchmarks.people import MOST_TOKENS
 from benchmarks.progress import Progress
 from benchmarks.row import Row, middle, summarise
 from benchmarks.servers import (
@@ -151,16 +151,14 @@ def compared(rows: list[Row], ceilings: list[Ceiling]) -> list[Row]:
 
 def measure_ceilings(args: argparse.Namespace, load: Load, shape: Shape) -> list[Ceiling]:
     """Empty where no peers are wanted; and, with a word about it, where llama-batched-bench is not to be had."""
-    sizes = {"loop": (MEAN_PROMPT_TOKENS, MEAN_ANSWER_TOKENS), "equal": (shape.prompt, shape.tokens)}
-    wanted = [workload for workload in args.workloads if workload in sizes]
+    if args.ceilings:
+        return ceiling.read(args.ceilings) if args.ceilings.exists() else []
     if args.no_ceiling or not any(name.startswith(LLAMA_SERVER) for name in args.servers):
         return []
     found: list[Ceiling] = []
     try:
-        for workload in wanted:
-            for mode in ceiling.MODES:
-                job = ceiling.Job(workload, mode, *sizes[workload])
-                found += ceiling.measure(load, job, args.concurrency, args.repeat)
+        for job in ceiling.jobs(shape, args.workloads):
+            found += ceiling.measure(load, job, args.concurrency, args.repeat)
     except NotHereError as error:
         sys.stdout.write(f"no ceiling: {error}\n")
     return found
@@ -214,6 +212,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--servers", type=some_of(STARTS, ALIASES), default=TUNED, help=f"of {', '.join([*STARTS, *ALIASES])}"
     )
     parser.add_argument("--repeat", type=int, default=1, help="runs; the middle one is shown, of two the faster")
+    parser.add_argument("--chats", type=int, help="that the servers make room for; the most at once if not given")
     parser.add_argument(
         "--n-ctx", type=int, help="tokens of the cache; what the workloads need for all chats if not given"
     )
@@ -221,6 +220,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, size in Shape()._asdict().items():
         unit = "of the closed loop" if name == "seconds" else "tokens"
         parser.add_argument(f"--{name}", type=type(size), default=size, help=unit)
+    parser.add_argument("--ceilings", type=Path, help="what ceiling.py --json has kept, instead of measuring them")
     parser.add_argument("--no-ceiling", action="store_true", help="without llama-batched-bench")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of what benchmarks/peers.sh makes")
     parser.add_argument("--json", type=Path, help="write the rows here too, and what they were measured on and with")
@@ -251,7 +251,7 @@ def demo_model() -> Path:
 def main() -> None:
     args = parse(sys.argv[1:])
     shape = Shape(args.prompt, args.tokens, args.shared, args.long, args.seconds)
-    concurrency = max(args.concurrency)
+    concurrency = args.chats or max(args.concurrency)
     n_ctx = args.n_ctx or cache_size(args.workloads, shape, concurrency)
     with tempfile.TemporaryDirectory() as temporary:
         model = args.model or demo_model()

@@ -47,7 +47,7 @@ async def serve(
     auth = Authenticator(require_keys=settings.server.require_keys, clock=time.time, own_keys=own_keys(settings.server))
     limiter = Limiter(time.time)
     url = settings.database.url
-    writer = StoreWriter(lambda known: Store(url, known), keep_usage=settings.database.keep_usage)
+    writer = StoreWriter(lambda create: Store(url, create=create), keep_usage=settings.database.keep_usage)
     listener = listen(settings.server)
     async with _keys(auth, limiter, writer):
         refuse_open_door(settings.server, auth)

@@ -56,26 +56,26 @@ class Database:
             yield connection
 
     @contextmanager
-    def opening(self) -> Iterator[None]:
-        """Only one process at a time makes the file and its tables. Other databases lock in the transaction."""
+    def opening(self, *, create: bool) -> Iterator[None]:
+        """Only one process at a time makes the file and its tables. Other databases lock in the transaction.
+
+        Raises StoreError without `create` if there is no file.
+        """
         if self.path is None:
             yield
             return
+        if not create and _file_id(self.path) is None:
+            raise StoreError(f"{self.path} is missing or empty: restore it, or start the gateway again.")
         with _as_store_errors(), _locked(self.path.parent):
-            _make_file(self.path)
+            if create:
+                _make_file(self.path)
             yield
             self._file_id = _file_id(self.path)
 
     def check_file(self) -> None:
         """Raises StoreError if the file was deleted, emptied or replaced: what is written to the old one is lost."""
-        if self.path is None:
-            return
-        with _as_store_errors():
-            if _file_id(self.path) == self._file_id:
-                return
-            with _locked(self.path.parent):
-                _clear_away(self.path)  # before we close it, which would write our journal into an emptied file
-        raise StoreError(f"{self.path} was deleted, emptied or replaced.")
+        if self.path is not None and _file_id(self.path) != self._file_id:
+            raise StoreError(f"{self.path} was deleted, emptied or replaced.")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -154,17 +154,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _make_file(path: Path) -> None:
-    """Readable by its owner only."""
-    _clear_away(path)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _clear_away(path: Path) -> None:
-    """What is left of a file that was deleted or emptied: its journal must not get into a new one."""
-    if _file_id(path) is None:
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    """Readable by its owner only, and without the journal of a file that was deleted or emptied."""
+    if _file_id(path) is not None:
+        return
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Column, Connection, RowMapping, Table, delete, func, inspect, select, text, update
+from sqlalchemy import Column, Connection, RowMapping, delete, func, inspect, select, text, update
 
 from local_gateway.accounts.keys import Key
 from local_gateway.accounts.spend import Spends, name_of, periods_of
@@ -29,19 +29,10 @@ MAX_DELETED = 5000  # records in one transaction
 MAX_INSERTED = 128  # records in one statement
 OPENING_LOCK = 7238110742  # any number, the same in all gateways
 
-# Both databases understand this; the builders for it differ.
-INSERT_MISSING = "INSERT INTO {table} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING"
 ADD_SPEND = text(
     "INSERT INTO gateway_spend (key_id, period, amount) VALUES (:key_id, :period, :amount)"
     " ON CONFLICT (key_id, period) DO UPDATE SET amount = gateway_spend.amount + excluded.amount"
 )
-
-
-class Known(NamedTuple):
-    """What a running gateway remembers of its database, and gives back to one that has lost it."""
-
-    keys: tuple[Key, ...] = ()
-    spends: Spends = {}  # noqa: RUF012 - a NamedTuple's default, which nobody can write to
 
 
 class UsageSum(NamedTuple):
@@ -60,11 +51,11 @@ class UsageSum(NamedTuple):
 class Store:
     """One database whose tables exist. Every method is one transaction and raises StoreError."""
 
-    def __init__(self, url: str, known: Known = Known()) -> None:  # noqa: B008 - immutable
-        """Connect; make the tables if they are missing, and add what is known and missing."""
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        """Connect. Tables that are missing are made, or are a StoreError without `create`."""
         self.database = Database(url)
         try:
-            self._open(known)
+            self._open(create=create)
         except BaseException:
             self.close()
             raise
@@ -151,8 +142,8 @@ class Store:
 
     # Opening
 
-    def _open(self, known: Known) -> None:
-        with self.database.opening():
+    def _open(self, *, create: bool) -> None:
+        with self.database.opening(create=create):
             version = self._version()
             if version is not None and version in tables.MIGRATIONS:
                 with self.database.write() as connection:
@@ -161,10 +152,11 @@ class Store:
                 name = self.database.url.render_as_string(hide_password=True)
                 reason = f"its schema is number {version}, and this gateway knows {tables.SCHEMA_VERSION}"
                 raise StoreError(f"{name} was made by another version of the gateway: {reason}.")
-            if version is None or known != Known():
+            if version is None:
+                if not create:
+                    raise StoreError("The gateway's tables are gone: restore them, or start the gateway again.")
                 with self.database.write() as connection:
                     _make_tables(connection)
-                    _add_missing(connection, known)
 
     def _version(self) -> int | None:
         """None: there are no tables yet."""
@@ -219,19 +211,6 @@ def _make_tables(connection: Connection) -> None:
     if not inspect(connection).has_table(tables.schema.name):
         tables.metadata.create_all(connection)
         connection.execute(tables.schema.insert(), {"version": tables.SCHEMA_VERSION})
-
-
-def _add_missing(connection: Connection, known: Known) -> None:
-    if known.keys:
-        connection.execute(_insert_missing(tables.keys), [_row_of_key(key) for key in known.keys])
-    if known.spends:
-        connection.execute(_insert_missing(tables.spend), _spend_rows(known.spends))
-
-
-def _insert_missing(table: Table) -> Any:
-    names = [column.name for column in table.columns]
-    values = ", ".join(f":{name}" for name in names)
-    return text(INSERT_MISSING.format(table=table.name, columns=", ".join(names), values=values))
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from local_gateway.accounts.keys import Keyring
+from local_gateway.accounts.keys import Key, Keyring
 from local_gateway.accounts.spend import Spends
 from local_gateway.accounts.usage import UsageRecord
 from local_gateway.storage.database import RefusedRowError
 from local_gateway.storage.queue import UsageQueue
-from local_gateway.storage.store import Known, Store, spends_of
+from local_gateway.storage.store import Store, spends_of
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +28,21 @@ class Snapshot(NamedTuple):
 
 
 class StoreSync:
-    """Used by one thread. After an error it opens the database anew, and nothing that was queued is lost.
+    """Used by one thread. After an error it opens the database again, and nothing that was queued is lost.
 
-    A database that lost them is given the keys and spends of the last snapshot: nobody sees it without them.
+    A database is only made at the first opening. One that vanishes later is an error until it is back: the last
+    snapshot of its keys holds meanwhile, and records wait.
     """
 
     def __init__(
         self,
         queue: UsageQueue,
-        open_store: Callable[[Known], Store],
+        open_store: Callable[[bool], Store],
         *,
         keep_usage: float,
         clock: Callable[[], float],
     ) -> None:
-        """`keep_usage` in seconds; `clock` gives seconds since 1970."""
+        """`open_store` is told whether it may make a database; `keep_usage` in seconds, `clock` since 1970."""
         self.num_refused = 0  # records that no database takes
         self._queue = queue
         self._open_store = open_store
@@ -52,7 +53,8 @@ class StoreSync:
         self._num_taken = 0  # in all batches
         self._is_uncertain = False  # the first batch may be stored: the last step failed
         self._stored: defaultdict[tuple[str, str], float] = defaultdict(float)
-        self._known = Known()
+        self._has_opened = False
+        self._keys: tuple[Key, ...] = ()
         self._keyring = Keyring()
         self._refreshed = self._forgot = -float("inf")
 
@@ -64,7 +66,8 @@ class StoreSync:
     def step(self, now: float) -> Snapshot | None:
         """Raises StoreError. `now`: seconds of a clock that is never set. None: there is nothing new."""
         try:
-            store = self._store = self._store or self._open_store(self._known)
+            store = self._store = self._store or self._open_store(not self._has_opened)
+            self._has_opened = True
             store.check_file()
             has_stored = self._store_all(store)
             self._forget(store, now)
@@ -126,13 +129,13 @@ class StoreSync:
         is_due = now - self._refreshed >= REFRESH_SECONDS
         if not has_stored and not is_due:
             return None
-        keys = tuple(store.all_keys()) if is_due else self._known.keys
-        if keys != self._known.keys:
-            self._keyring = Keyring(keys)
-        self._known = Known(keys, store.spends(self._clock()))
+        keys = tuple(store.all_keys()) if is_due else self._keys
+        if keys != self._keys:
+            self._keys, self._keyring = keys, Keyring(keys)
+        spends = store.spends(self._clock())
         self._refreshed = now if is_due else self._refreshed
         stored, self._stored = self._stored, defaultdict(float)
-        return Snapshot(self._keyring, self._known.spends, stored)
+        return Snapshot(self._keyring, spends, stored)
 
     def _forget(self, store: Store, now: float) -> None:
         if now - self._forgot < FORGET_SECONDS:

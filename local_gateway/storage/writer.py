@@ -10,7 +10,7 @@ from contextlib import suppress
 from local_gateway.accounts.usage import UsageRecord
 from local_gateway.errors import GatewayError
 from local_gateway.storage.queue import UsageQueue
-from local_gateway.storage.store import Known, Store
+from local_gateway.storage.store import Store
 from local_gateway.storage.sync import MAX_BATCH, Snapshot, StoreSync
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class StoreWriter:
 
     def __init__(
         self,
-        open_store: Callable[[Known], Store],
+        open_store: Callable[[bool], Store],
         *,
         keep_usage: float,
         clock: Callable[[], float] = time.time,

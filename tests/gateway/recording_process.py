@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 
-from local_gateway.storage.store import Known, Store
+from local_gateway.storage.store import Store
 from local_gateway.storage.writer import StoreWriter
 from tests.gateway.usage_samples import paid
 
@@ -12,10 +12,7 @@ REQUEST_SECONDS = 1 / 200
 
 
 async def main(url: str) -> None:
-    def open_store(known: Known) -> Store:
-        return Store(url, known)
-
-    writer = StoreWriter(open_store, keep_usage=1e6)
+    writer = StoreWriter(lambda create: Store(url, create=create), keep_usage=1e6)
     writer.start(lambda snapshot: None)
     while True:
         record = paid("k1", 1.0)

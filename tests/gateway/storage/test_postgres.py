@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 
 import psycopg
 import pytest
@@ -16,8 +15,8 @@ from local_gateway.accounts.keys import new_key
 from local_gateway.errors import StoreError
 from local_gateway.storage.database import RefusedRowError
 from local_gateway.storage.queue import UsageQueue
-from local_gateway.storage.store import Known, Store
-from local_gateway.storage.sync import REFRESH_SECONDS, StoreSync
+from local_gateway.storage.store import Store
+from local_gateway.storage.sync import StoreSync
 from local_gateway.storage.writer import StoreWriter
 from tests.gateway.postgres_server import PostgresServer, postgres_server
 from tests.gateway.usage_samples import NOON, paid
@@ -87,33 +86,28 @@ def test_of_two_keys_with_one_name_one_is_made(url: str) -> None:
         assert sorted(threads.map(create, range(2))) == [False, True]
 
 
-def test_tables_that_were_dropped_are_made_anew(url: str) -> None:
-    """With the keys and the spending that the gateway knows."""
-    key = new_key("bob", created=1.0)[1]
+def test_tables_that_were_dropped_are_an_error(url: str) -> None:
+    """The running gateway keeps the keys it knows; a database without them is never taken for the truth."""
     queue = UsageQueue(max_size=100)
-    sync = StoreSync(queue, partial(Store, url), keep_usage=1e9, clock=lambda: NOON)
-    with closing(Store(url)) as store:
-        store.add_key(key)
-    queue.put(paid("k1", 1.0))
-    sync.step(0.0)
-    drop_tables(url)
-    queue.put(paid("k1", 2.0))
+    sync = StoreSync(queue, lambda create: Store(url, create=create), keep_usage=1e9, clock=lambda: NOON)
+    with closing(sync):
+        queue.put(paid("k1", 1.0))
+        sync.step(0.0)
+        drop_tables(url)
+        queue.put(paid("k1", 2.0))
 
-    with pytest.raises(StoreError):
-        sync.step(0.25)
-    snapshot = sync.step(REFRESH_SECONDS)
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                sync.step(0.25)
 
-    assert snapshot is not None
-    assert list(snapshot.keyring) == [key]
-    assert snapshot.spends["k1", "2026-11"] == 3.0
-    sync.close()
+        assert sync.num_waiting == 1
 
 
 async def test_a_server_that_goes_away_and_comes_back(server: PostgresServer, url: str) -> None:
     """Recording goes on; afterwards everything is there, once, and keys are read again."""
     snapshots: asyncio.Queue[float] = asyncio.Queue()
     key = new_key("bob", created=1.0)[1]
-    writer = StoreWriter(partial(Store, url), keep_usage=1e9)
+    writer = StoreWriter(lambda create: Store(url, create=create), keep_usage=1e9)
     writer.start(lambda snapshot: snapshots.put_nowait(sum(snapshot.stored.values())))
     await asyncio.wait_for(snapshots.get(), TIMEOUT)
 
@@ -136,7 +130,7 @@ async def test_a_server_that_goes_away_and_comes_back(server: PostgresServer, ur
 def test_a_table_that_is_locked_does_not_hold_the_writer_for_ever(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives up, and tries again."""
     monkeypatch.setattr("local_gateway.storage.database.STATEMENT_TIMEOUT", "100ms")
-    with closing(Store(url, Known())) as store, psycopg.connect(url) as other:
+    with closing(Store(url)) as store, psycopg.connect(url) as other:
         other.execute("LOCK TABLE gateway_usage")
         with pytest.raises(StoreError, match="timeout"):
             store.add([paid("k1", 1.0, id="1")])

@@ -15,7 +15,7 @@ from local_gateway.accounts.usage import UsageRecord
 from local_gateway.errors import ConfigError, StoreError
 from local_gateway.storage import tables
 from local_gateway.storage.database import RefusedRowError
-from local_gateway.storage.store import MAX_DELETED, MAX_TEXT, Known, Store
+from local_gateway.storage.store import MAX_DELETED, MAX_TEXT, Store
 from tests.gateway.postgres_server import PostgresServer, postgres_server
 from tests.gateway.usage_samples import NOON, paid, record_of
 
@@ -227,19 +227,6 @@ def test_a_second_opening_finds_everything(url: str) -> None:
             assert len(all_records(store)) == n + 1
 
 
-def test_a_new_database_is_given_what_is_known(url: str) -> None:
-    """Only what it lacks: it may know better."""
-    with closing(Store(url)) as store:
-        store.add_key(replace(FULL_KEY, is_disabled=True))
-        store.add([paid("k1", 5.0)])
-    other = new_key("eve", created=2.0)[1]
-    known = Known((FULL_KEY, other), {("k1", "2026-11"): 1.0, ("k2", "2026-11"): 2.0})
-
-    with closing(Store(url, known)) as store:
-        assert store.all_keys() == [replace(FULL_KEY, is_disabled=True), other]
-        assert store.spends(NOON) == {("k1", "2026-11"): 5.0, ("k1", "2026-11-22"): 5.0, ("k2", "2026-11"): 2.0}
-
-
 def test_the_database_of_an_older_gateway_is_brought_up_to_date(url: str) -> None:
     """Its keys stay what they were; none of them becomes an administrator's."""
     with closing(Store(url)) as store, store.database.write() as connection:
@@ -261,9 +248,8 @@ def test_the_database_of_a_newer_gateway_is_left_alone(url: str) -> None:
     with closing(Store(url)) as store, store.database.write() as connection:
         connection.execute(tables.schema.insert(), {"version": tables.SCHEMA_VERSION + 1})
 
-    for known in (Known(), Known((FULL_KEY,))):
-        with pytest.raises(StoreError, match=r"made by another version .* number 3, .* knows 2"):
-            Store(url, known)
+    with pytest.raises(StoreError, match=r"made by another version .* number 3, .* knows 2"):
+        Store(url)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,13 @@ import sys
 import threading
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from local_gateway.accounts.keys import Key, new_key
 from local_gateway.errors import StoreError
-from local_gateway.storage.store import Known, Store
+from local_gateway.storage.store import Store
 from local_gateway.storage.sync import MAX_BATCH, Snapshot
 from local_gateway.storage.writer import StoreWriter
 from tests.gateway.usage_samples import paid, record_of
@@ -54,11 +53,11 @@ class BrokenStore:
         self.mended = threading.Event()
         self._url = url
 
-    def open(self, known: Known) -> Store:
+    def open(self, create: bool) -> Store:
         if not self.mended.is_set():
             self.failed.set()
             raise StoreError("It is broken.")
-        return Store(self._url, known)
+        return Store(self._url, create=create)
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def url(path: Path) -> str:
 
 
 def writer_of(url: str) -> StoreWriter:
-    return StoreWriter(partial(Store, url), keep_usage=1e9)
+    return StoreWriter(lambda create: Store(url, create=create), keep_usage=1e9)
 
 
 def stored_ids(path: Path) -> set[str]:
@@ -141,27 +140,6 @@ async def test_a_running_gateway_learns_of_keys(url: str) -> None:
     assert await close(writer)
 
 
-async def test_keys_survive_a_deleted_file(url: str, path: Path) -> None:
-    """The gateway goes on with them, and writes them into the new file."""
-    with closing(Store(url)) as store:
-        store.add_key(new_key("bob", created=1.0)[1])
-    writer, inbox = writer_of(url), Inbox()
-    writer.start(inbox.put)
-    await inbox.wait_for_key("bob")
-
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    writer.record(paid("k1", 1.0, id="after", time=time.time()))
-    while not (snapshot := await inbox.wait()).stored:
-        pass
-
-    assert [key.name for key in snapshot.keyring] == ["bob"]
-    assert stored_ids(path) == {"after"}
-    with closing(Store(url)) as store:
-        assert [key.name for key in store.all_keys()] == ["bob"]
-    assert await close(writer)
-
-
 async def test_while_the_database_is_away_records_wait(url: str, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log says once that it is away, and once that it is back."""
     broken = BrokenStore(url)
@@ -202,10 +180,10 @@ async def test_an_error_nobody_foresaw_does_not_end_the_thread(
     """Without it no key would be revoked any more."""
     errors = [ZeroDivisionError("a mistake of ours")]
 
-    def open_store(known: Known) -> Store:
+    def open_store(create: bool) -> Store:
         if errors:
             raise errors.pop()
-        return Store(url, known)
+        return Store(url, create=create)
 
     writer, inbox = StoreWriter(open_store, keep_usage=1e9), Inbox()
     writer.record(record_of(id="1"))

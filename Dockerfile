@@ -78,7 +78,7 @@ RUN python -m compileall -q handler && \
     python -c "import runpod.serverless.modules.rp_fastapi, handler.models.locate, handler.job, handler.serve"
 ARG MODEL
 ENV MODEL=$MODEL
-# Group 0 reads what RunPod mounts for root. Who lets the worker write to such a volume builds with RUN_AS=root.
+# Group 0 reads what RunPod mounts for root. To let the worker write to such a volume, build with RUN_AS=root.
 ARG RUN_AS=worker
 USER $RUN_AS
 # No shell in between, so that the worker itself gets SIGTERM and finishes its jobs. `serve` may follow.

@@ -99,7 +99,7 @@ Variables of worker-vllm and of llama-server work where they mean the same:
 {aliases}
 
 If two names of one setting are set to different values, the worker does not start and names both: it cannot know which
-one is meant, and would otherwise serve something that nobody asked for.
+one is meant, and would otherwise serve a configuration that was not asked for.
 
 `N_CTX` and `MAX_MODEL_LEN` are not the same. `N_CTX` is memory: how many tokens the cache holds for all sequences
 together. llama-server's context size is that too. `MAX_MODEL_LEN`, as in vLLM, limits one sequence, prompt and answer

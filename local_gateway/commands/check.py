@@ -22,12 +22,12 @@ class Finding(NamedTuple):
 
 
 def run(_: argparse.Namespace, settings: GatewaySettings) -> int:
-    """The exit status: 1 if any target is bad. Of wrong settings whoever read them has told already."""
+    """Returns the exit status: 1 if any target is bad. The settings were validated when they were read."""
     return report(asyncio.run(check(settings)))
 
 
 def report(findings: list[Finding]) -> int:
-    """Print them; the exit status of that."""
+    """Print the findings as a table; returns the exit status."""
     rows = [
         (target, ", ".join(models), "ok" if health.is_ok else "bad", health.detail)
         for target, models, health in findings
@@ -46,7 +46,7 @@ async def check(settings: GatewaySettings) -> list[Finding]:
 
 
 async def ask(targets: Targets) -> list[Finding]:
-    """All of them at once; they are closed then."""
+    """Ask all targets concurrently, then close their backends."""
     each = distinct(targets)
     try:
         healths = await asyncio.gather(*(target.backend.health() for target in each))

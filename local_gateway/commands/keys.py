@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: GatewaySettings) -> int:
-    """Raises StoreError and ConfigError."""
+    """Create, list or revoke; returns the exit status. Raises StoreError, and ConfigError for a wrong name."""
     commands = {"create": _create, "list": _list, "revoke": _revoke}
     with closing(Store(settings.database.url)) as store:
         commands[args.keys_command](args, store)

@@ -1,4 +1,4 @@
-"""`python -m local_gateway usage`: who used what, and what it cost."""
+"""`python -m local_gateway usage`: requests, tokens and costs by key, model, target or day."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: GatewaySettings) -> int:
-    """Raises StoreError."""
+    """Print the sums; returns the exit status. Raises StoreError if the database cannot be read."""
     with closing(Store(settings.database.url)) as store:
         sums = store.usage_by(args.by, args.since or "")
     if args.csv:

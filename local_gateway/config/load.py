@@ -158,7 +158,7 @@ def _overridden(document: Document, environ: Environ) -> Document:
 
 
 def default_database_url(environ: Environ) -> str:
-    """In ${XDG_DATA_HOME:-~/.local/share}; whoever opens it makes the folder."""
+    """In ${XDG_DATA_HOME:-~/.local/share}; opening the database makes the folder."""
     folder = Path(environ.get("XDG_DATA_HOME", ""))
     if not folder.is_absolute():  # the standard of these folders has them ignored
         folder = Path(environ.get("HOME") or Path.home()) / ".local" / "share"

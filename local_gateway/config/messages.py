@@ -1,4 +1,4 @@
-"""What pydantic says of wrong settings, in words for the person who wrote them.
+"""Explains pydantic's validation errors in the terms of gateway.yaml.
 
 Shows numbers and short words of letters that were found, and no other value: it may be secret.
 """

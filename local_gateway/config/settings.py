@@ -83,9 +83,9 @@ class Price(Part):
 
 
 class BreakerSettings(Part):
-    """When a target is left alone for a while."""
+    """The circuit breaker of a target: when it stops sending requests there, and for how long."""
 
-    failures: int = Field(5, ge=1, description="Failures in a row that open it.")
+    failures: int = Field(5, ge=1, description="Consecutive failures that open the breaker.")
     open_for: Duration = Field(10.0, gt=0, description="The first pause; each further one is twice as long.")
     max_open_for: Duration = Field(300.0, gt=0, description="The longest pause.")
 
@@ -102,7 +102,7 @@ class TargetSettings(Part):
     stream_usage: bool = Field(True, description="Ask for the token counts of streams, for the accounting.")
     normalize: bool = Field(False, description="Repair what llama.cpp servers stream, for clients that break on it.")
     price: Price = Field(default_factory=Price, description="For budgets and usage. Nothing set: it costs nothing.")
-    breaker: BreakerSettings = Field(default_factory=BreakerSettings, description="When it is left alone for a while.")
+    breaker: BreakerSettings = Field(default_factory=BreakerSettings, description="Its circuit breaker.")
 
 
 class OpenAITarget(TargetSettings):
@@ -167,18 +167,20 @@ class CacheSettings(Part):
 
     ttl: Duration = Field(3600.0, gt=0, description="How long an answer is kept.")
     max_bytes: int = Field(64_000_000, ge=1, description="Of all its answers together.")
-    scope: Scope = Field("key", description="Who shares them: nobody but the same key, or the whole team.")
+    scope: Scope = Field("key", description="Which requests share them: those of one key, or of all keys.")
 
 
 class ModelSettings(Part):
     """A name that clients use; `*` at its end matches any ending."""
 
-    targets: tuple[Target, ...] = Field(min_length=1, description="Who answers; `type` says what each one is.")
+    targets: tuple[Target, ...] = Field(
+        min_length=1, description="The places that can answer; `type` says what each one is."
+    )
     fallbacks: tuple[str, ...] = Field((), description="Models that are asked when all targets failed.")
     cold_start: ColdStart | None = Field(None, description="Another model answers while a worker starts.")
     cache: CacheSettings | None = Field(None, description="Keep answers to deterministic requests.")
     coalesce: Scope | None = Field(None, description="Identical requests in flight share one call.")
-    description: str = Field("", description="For people who choose a model.")
+    description: str = Field("", description="Shown beside the model's name.")
     context_length: int | None = Field(None, ge=1, description="For clients that ask; not enforced.")
 
 
@@ -202,7 +204,7 @@ class ServerSettings(Part):
 
 
 class TimeoutSettings(Part):
-    """How long is waited for targets."""
+    """How long the gateway waits for targets."""
 
     connect: FixedDuration = Field(10.0, gt=0, description="To reach a target.")
     total: Duration = Field(600.0, gt=0, description="To the first content, over all targets and tries.")
@@ -240,11 +242,13 @@ class LogSettings(Part):
 
 
 class GatewaySettings(Part):
-    """All of gateway.yaml."""
+    """The whole of gateway.yaml, validated."""
 
     models: dict[ModelName, ModelSettings] = Field(min_length=1, description="By the names that clients use.")
     server: ServerSettings = Field(default_factory=ServerSettings, description="How clients reach the gateway.")
-    timeouts: TimeoutSettings = Field(default_factory=TimeoutSettings, description="How long is waited for targets.")
+    timeouts: TimeoutSettings = Field(
+        default_factory=TimeoutSettings, description="How long the gateway waits for targets."
+    )
     retry: RetrySettings = Field(default_factory=RetrySettings, description="How often targets are asked.")
     database: DatabaseSettings = Field(default_factory=DatabaseSettings, description="Where keys and usage are kept.")
     log: LogSettings = Field(default_factory=LogSettings, description="What is logged, and how.")

@@ -26,6 +26,6 @@ class UsageQueue:
             self._records.append(record)
 
     def take(self, max_records: int) -> list[UsageRecord]:
-        """The oldest."""
+        """Remove and return the oldest records, at most `max_records`."""
         with self._lock:
             return [self._records.popleft() for _ in range(min(max_records, len(self._records)))]

@@ -206,7 +206,7 @@ def _migrate(connection: Connection) -> int:
 
 
 def _make_tables(connection: Connection) -> None:
-    """In the same transaction as what is put into them: nobody sees a database without the known keys."""
+    """In one transaction with the schema's version, so that no process sees half of the tables."""
     _lock_opening(connection)
     if not inspect(connection).has_table(tables.schema.name):
         tables.metadata.create_all(connection)
@@ -243,7 +243,7 @@ def _row_of(record: UsageRecord) -> dict[str, Any]:
 
 
 def _storable(value: object) -> object:
-    """Clients name models as they like; PostgreSQL takes no NUL, and nobody reads a name of a megabyte."""
+    """Clients name models as they like; PostgreSQL takes no NUL, and a name has a bounded length."""
     return value.replace("\0", "")[:MAX_TEXT] if isinstance(value, str) else value
 
 

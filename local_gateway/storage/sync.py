@@ -60,7 +60,7 @@ class StoreSync:
 
     @property
     def num_waiting(self) -> int:
-        """For any thread."""
+        """Records that are not stored yet, queued or in batches. May be read from any thread."""
         return len(self._queue) + self._num_taken
 
     def step(self, now: float) -> Snapshot | None:
@@ -83,7 +83,7 @@ class StoreSync:
             self._store = None
 
     def _store_all(self, store: Store) -> bool:
-        """Whether there was anything."""
+        """Store all batches and the queue; returns whether there were records."""
         has_stored = False
         while self._batches or self._queue:
             if not self._batches:

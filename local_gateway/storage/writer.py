@@ -21,7 +21,7 @@ MAX_PAUSE = 2.0  # between two tries
 
 
 class StoreWriter:
-    """Takes records at once and stores them within FLUSH_SECONDS; tells what is in the database.
+    """Owns the database thread: stores usage records within FLUSH_SECONDS and publishes snapshots to the event loop.
 
     While the database is away, deleted, locked or full, records wait here, the oldest are dropped when there are too
     many, and the last snapshot stays true.
@@ -61,7 +61,7 @@ class StoreWriter:
         self._thread.start()
 
     def record(self, record: UsageRecord) -> None:
-        """Never waits, never raises."""
+        """Queue a record for the writer's thread. Does not block and does not raise."""
         self._queue.put(record)
         if len(self._queue) >= MAX_BATCH:
             self._wake.set()
@@ -95,7 +95,7 @@ class StoreWriter:
         except GatewayError as error:
             self._note_failure(str(error))
         except Exception as error:  # without this thread nothing would be recorded any more, and no key revoked
-            log.exception("Storing usage failed with an error nobody foresaw.")
+            log.exception("Storing usage failed with an unexpected error.")
             self._note_failure(type(error).__name__)
         else:
             self._note_success()
@@ -123,5 +123,5 @@ class StoreWriter:
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, publish: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
-    with suppress(RuntimeError):  # the loop is closed: nobody is interested any more
+    with suppress(RuntimeError):  # the event loop is closed: the gateway has ended
         loop.call_soon_threadsafe(publish, snapshot)

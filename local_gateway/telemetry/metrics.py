@@ -33,7 +33,7 @@ from local_gateway.errors import (
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 BreakerState = Literal["closed", "half_open", "open", "rate_limited", "config_error"]
-NOBODY = "-"  # no such model, no target that answered
+NONE = "-"  # the label of a request without a known model, or without a target that answered
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 COLD_START_BUCKETS = (1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
@@ -79,7 +79,7 @@ class Metrics:
     # Requests
 
     def request_ended(self, record: UsageRecord) -> None:
-        alias, target = record.alias or NOBODY, record.target or NOBODY
+        alias, target = record.alias or NONE, record.target or NONE
         self._request_series(alias, target, record.status, record.outcome).inc()
         flow = self._known_flows.get((alias, target)) or self._flow(alias, target)
         flow.seconds.observe(record.total_seconds)
@@ -92,14 +92,16 @@ class Metrics:
             flow.cost.inc(record.cost)
         if record.sharing:
             self._sharing.labels(alias, record.sharing).inc()
-        if record.num_attempts and record.sharing != "shared":  # those are its payer's
+        if (
+            record.num_attempts and record.sharing != "shared"
+        ):  # attempts are counted for the request that made the call
             flow.attempts.inc(record.num_attempts)
 
     def requests_in_flight(self, number: int) -> None:
         self._in_flight.set(number)
 
     def usage_queue(self, num_queued: int, num_dropped: int) -> None:
-        """`num_dropped` since the start."""
+        """Set the gauge of queued records and the total of records dropped since the start."""
         self._queued.set(num_queued)
         self._dropped.value = num_dropped
 

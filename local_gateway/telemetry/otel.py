@@ -82,7 +82,7 @@ def _name(record: UsageRecord) -> str:
 
 
 def _attributes(record: UsageRecord) -> dict[str, Value]:
-    """Empty texts say nothing."""
+    """The span's attributes; empty texts are left out."""
     attributes: dict[str, Value] = {
         "gen_ai.operation.name": OPERATIONS.get(record.path, ""),
         "gen_ai.request.model": record.model[:MAX_NAME],

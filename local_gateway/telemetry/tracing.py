@@ -1,4 +1,4 @@
-"""A span for each request, for those who collect traces; by default none, at no cost.
+"""A span for each request where an OTLP endpoint is configured; otherwise null objects without cost.
 
 What a span holds is in `otel.py`. The packages it needs are an extra, and only looked for when they are asked for.
 """
@@ -34,7 +34,7 @@ class Tracer(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what is left. Takes some seconds if nobody takes it; call it in a thread."""
+        """Flush. Blocks for some seconds if the collector does not answer: call it in a thread."""
         ...
 
 
@@ -43,17 +43,17 @@ class NoSpan:
         return {}
 
     def end(self, record: UsageRecord, *, response_model: str = "", server_address: str = "") -> None:
-        """Nobody wants to know."""
+        """Discard the record."""
 
 
 class NoTracer:
-    """Traces nothing."""
+    """The tracer where no endpoint is configured: begins null spans."""
 
     def begin(self, headers: Mapping[str, str]) -> Span:
         return NO_SPAN
 
     def close(self) -> None:
-        """There is nothing to send."""
+        """Nothing was collected, so nothing is flushed."""
 
 
 NO_SPAN = NoSpan()

@@ -11,8 +11,6 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
-import orjson
-
 from local_gateway.backends.base import Upstream
 from local_gateway.config.settings import GatewaySettings
 from local_gateway.edge.client_request import JSON_TYPE, ClientRequest
@@ -34,7 +32,8 @@ from local_gateway.routing.upstream_call import call_for
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire import stream_normalizer
 from local_gateway.wire.answer import Answer, ExecutionStats, Origin
-from local_gateway.wire.sse import EVENT_STREAM, EventSplitter, error_in, error_of, has_content, split_events
+from local_gateway.wire.error_body import explain
+from local_gateway.wire.sse import EVENT_STREAM, EventSplitter, error_of, has_content, split_events
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +162,7 @@ class _limit:  # noqa: N801 (used like asyncio.timeout, which it is but for the 
 async def _refuse_errors(upstream: Upstream, target: Target) -> None:
     """An answer that is an error is raised as one. Raises TargetConfigError, TargetRefusedError."""
     if upstream.status >= 400:
-        error = _error_object(await _read_all(aiter(upstream)))
+        error = explain(await _read_all(aiter(upstream)), upstream.status).error
         raise _refusal(upstream.status, error, target, _seconds(upstream.headers.get("retry-after")))
 
 
@@ -173,16 +172,6 @@ def _refusal(
     if status in OUR_ACCOUNT:  # its text is not for clients, and may repeat a part of our key
         return TargetConfigError(f"The target {target.name} does not accept the gateway's key or account.")
     return TargetRefusedError(status, error, retry_after=retry_after)
-
-
-def _error_object(body: bytes) -> dict[str, object]:
-    """OpenAI's `error` object in a body; empty if there is none."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    found = error_in(parsed) if isinstance(parsed, dict) else None
-    return found[1] if found else {}
 
 
 def _seconds(retry_after: str | None) -> float | None:

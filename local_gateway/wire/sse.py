@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: where one ends, what is in it, whether it is worth waiting for.
+"""Server-sent events as bytes: where one ends, what is in it, whether it has content.
 
 Nothing here changes a byte of what a target sent. Lines may end with LF, CRLF or CR; an event ends with an empty line.
 """
@@ -9,15 +9,18 @@ from typing import Any
 import orjson
 
 from local_gateway.errors import AnswerBrokenError
+from local_gateway.wire.error_body import WireError, error_in
 
 EVENT_STREAM = "text/event-stream"  # the content type
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: clients skip it
 MAX_EVENT_BYTES = 32_000_000  # images come in one event
+MAX_DONE_BYTES = 64  # of the event that is [DONE], with a name or an id
 
 EVENT = re.compile(rb".*?(?:\n\n|\n\r\n|\r\r\n?)", re.DOTALL)
 LINE_END = re.compile(rb"\r\n|\n|\r")
-PROLOGUE = {"response.created", "response.queued", "response.in_progress"}  # of the Responses API: no output yet
+# Types of events without output: of the Responses API, and of Anthropic's Messages.
+PROLOGUE = {"response.created", "response.queued", "response.in_progress", "message_start", "ping"}
 
 
 class EventSplitter:
@@ -62,6 +65,69 @@ def split_events(block: bytes) -> list[bytes]:
     return [*events, rest] if rest else events
 
 
+class Event:
+    """One event: the bytes as they came, and its data, parsed at most once, however many parts of the gateway look.
+
+    `raw` may be replaced by bytes that mean the same; `chunk` is then the caller's to keep true.
+    """
+
+    __slots__ = ("_chunk", "_is_parsed", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._chunk: object = None
+        self._is_parsed = False
+
+    @classmethod
+    def of(cls, chunk: object) -> "Event":
+        """A new event."""
+        event = cls(encode(chunk))
+        event._chunk, event._is_parsed = chunk, True
+        return event
+
+    @property
+    def data(self) -> bytes | None:
+        return data_of(self.raw)
+
+    @property
+    def chunk(self) -> object:
+        """The parsed data. None if it is not JSON ([DONE]) or there is none (a comment)."""
+        if not self._is_parsed:
+            self._chunk, self._is_parsed = _parse(self.data or b""), True
+        return self._chunk
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is [DONE]."""
+        return len(self.raw) < MAX_DONE_BYTES and (self.data or b"").strip() == b"[DONE]"
+
+    @property
+    def error(self) -> WireError | None:
+        """The error that it reports; None if it reports none."""
+        return error_in(self.chunk)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it has something that a person or a program waits for: after it no other target can take over.
+
+        Text, calls of tools, reasons to finish and the end do; comments, roles, empty deltas and usage alone do not.
+        What is not understood does.
+        """
+        if self.data is None:
+            return False
+        chunk = self.chunk
+        if not isinstance(chunk, dict):
+            return True
+        if isinstance(choices := chunk.get("choices"), list) and not chunk.get("error"):
+            return any(_choice_has_content(choice) for choice in choices)
+        return chunk.get("type") not in PROLOGUE
+
+
+def events_in(block: bytes) -> list[Event]:
+    """See split_events."""
+    return [Event(raw) for raw in split_events(block)]
+
+
 def data_of(event: bytes) -> bytes | None:
     """The event's data lines, joined as the standard says. None if it has none: a comment, for example."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
@@ -81,53 +147,22 @@ def encode_error(body: dict[str, Any]) -> bytes:
 
 
 def has_content(event: bytes) -> bool:
-    """Whether an event has something that a person or a program waits for: after it no other target can take over.
+    """See Event.has_content."""
+    return Event(event).has_content
 
-    Text, calls of tools, reasons to finish and the end do; comments, roles, empty deltas and usage alone do not.
-    What is not understood does.
-    """
-    data = data_of(event)
-    if data is None:
-        return False
-    chunk = _parse(data)
-    if not isinstance(chunk, dict):
-        return True
-    if isinstance(choices := chunk.get("choices"), list) and not chunk.get("error"):
-        return any(_choice_has_content(choice) for choice in choices)
-    return chunk.get("type") not in PROLOGUE
+
+def error_of(event: bytes) -> WireError | None:
+    """See Event.error."""
+    return Event(event).error
 
 
 def _choice_has_content(choice: object) -> bool:
     if not isinstance(choice, dict) or not ("delta" in choice or "text" in choice):
         return True
-    if choice.get("finish_reason") is not None or choice.get("text"):
+    if choice.get("finish_reason") or choice.get("text"):
         return True
     delta = choice.get("delta") or {}
     return not isinstance(delta, dict) or any(value for key, value in delta.items() if key != "role")
-
-
-def error_of(event: bytes) -> tuple[int, dict[str, Any]] | None:
-    """HTTP's status and OpenAI's `error` object, of an event that reports one; else None.
-
-    The status is the event's own `status`, as our worker sends it, or a numeric code as llama.cpp does, or 500.
-    """
-    chunk = _parse(data_of(event) or b"")
-    return error_in(chunk) if isinstance(chunk, dict) else None
-
-
-def error_in(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-    """The same, of a parsed body {"error": {...} or "text", "status": N}."""
-    error = body.get("error")
-    if isinstance(error, str) and error:
-        error = {"message": error}
-    if not isinstance(error, dict) or not error:
-        return None
-    return _error_status(body.get("status")) or _error_status(error.get("code")) or 500, error
-
-
-def _error_status(value: object) -> int:
-    """0 if it is none."""
-    return value if isinstance(value, int) and 400 <= value <= 599 else 0
 
 
 def _parse(data: bytes) -> object:

@@ -4,10 +4,9 @@ There are clients that print "null" for a `content` of null, that lose the text 
 for ever without [DONE], and that see only the first of several text events which arrive together.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from local_gateway.wire import sse
 
@@ -20,7 +19,7 @@ TEXT_KEYS = {"role", "content"}
 
 @dataclass(slots=True)
 class _Event:
-    """`raw` as it came; empty if `chunk` must be written anew. Without a chunk it is none of our business."""
+    """`raw` as it came; empty if `chunk` must be written anew. Without a chunk it is passed on as it is."""
 
     raw: bytes
     chunk: Json | None = None
@@ -47,11 +46,15 @@ class StreamNormalizer:
 
     def feed(self, block: bytes) -> bytes:
         """Whole events, or the last one without its empty line."""
+        return self.repair(sse.events_in(block))
+
+    def repair(self, events: Iterable[sse.Event]) -> bytes:
+        """The same, of events that may have been parsed already."""
         done: list[_Event] = []
-        for raw in sse.split_events(block):
+        for given in events:
             if self._is_over:
                 break
-            for event in self._repair(raw):
+            for event in self._repair(given):
                 if not (done and _merge(done[-1], event)):
                     done.append(event)
         return b"".join(event.to_bytes() for event in done)
@@ -63,13 +66,12 @@ class StreamNormalizer:
         self._is_over = True
         return b"".join(event.to_bytes() for event in self._finish()) + sse.DONE
 
-    def _repair(self, raw: bytes) -> list[_Event]:
-        raw = _with_end(raw)
-        data = sse.data_of(raw) or b""
-        if data.strip() == b"[DONE]":
+    def _repair(self, given: sse.Event) -> list[_Event]:
+        raw = _with_end(given.raw)
+        if given.is_done:
             self._is_over = True
             return [*self._finish(), _Event(raw)]
-        chunk = _parse(raw, data)
+        chunk = _chunk_of(given)
         if chunk is None:
             return [_Event(raw)]
         if chunk.get("error"):
@@ -90,7 +92,7 @@ class StreamNormalizer:
         self._head = event.chunk
         for choice in event.choices:
             index, delta = choice.get("index", 0), choice["delta"]
-            if choice.get("finish_reason") is not None:
+            if choice.get("finish_reason"):
                 self._finished.add(index)
                 self._unfinished.pop(index, None)
             elif index not in self._finished and any(value for key, value in delta.items() if key != "role"):
@@ -116,15 +118,12 @@ def _with_end(raw: bytes) -> bytes:
     return raw.rstrip(b"\r\n") + b"\n\n"
 
 
-def _parse(raw: bytes, data: bytes) -> Json | None:
+def _chunk_of(event: sse.Event) -> Json | None:
     """A chunk of which every choice has a delta, or an error. None for all that is to be left alone."""
-    lines = raw.strip()
+    lines = event.raw.strip()
     if b"\n" in lines or b"\r" in lines:
         return None  # it has a name or an id, which must not get lost
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
+    chunk = event.chunk
     if not isinstance(chunk, dict):
         return None
     choices = chunk.get("choices")
@@ -139,8 +138,10 @@ def _is_chat(choice: object) -> bool:
 
 
 def _repair_deltas(event: _Event) -> None:
-    """No delta is null, nor is its content."""
+    """No delta is null, nor is its content; a reason to finish is null or says something."""
     for choice in event.choices:
+        if choice.get("finish_reason") == "":
+            choice["finish_reason"], event.raw = None, b""
         delta = choice["delta"]
         if delta is None:
             choice["delta"], event.raw = {}, b""
@@ -158,7 +159,7 @@ def _split_finish(event: _Event) -> list[_Event]:
     texts: list[Json] = []
     for choice in event.choices:
         delta = choice["delta"]
-        if choice.get("finish_reason") is None or not delta.get("content"):
+        if not choice.get("finish_reason") or not delta.get("content"):
             continue
         event.raw = b""
         text = {key: delta.pop(key) for key in ("role", "content") if key in delta}

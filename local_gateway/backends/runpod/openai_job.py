@@ -1,6 +1,6 @@
 """OpenAI's API in a job: a call as a job's input, a job's output as an answer. Pure."""
 
-from typing import Any
+import re
 
 import orjson
 
@@ -17,9 +17,12 @@ from local_gateway.errors import (
     one_line,
 )
 from local_gateway.wire import sse
+from local_gateway.wire.error_body import error_in, explain
 
 MAX_PAYLOAD_BYTES = 10_000_000  # of /run
 MAX_MESSAGE_CHARS = 300  # of an error text that is not ours
+SERVER_ERROR = 500
+OPENAI_ERROR = re.compile(r'\s*\{\s*"error"\s*:\s*\{')  # as this project's worker writes it
 FIELDS = ("data:", "event:", "id:", "retry:", ":")  # with which an event begins
 
 
@@ -79,35 +82,19 @@ def whole_of(outputs: list[object]) -> tuple[int, bytes]:
 
 
 def _status_of(output: object) -> int:
-    """200, but for errors as older workers give them: {"object": "error", "message": ..., "code": 404}."""
-    if not isinstance(output, dict):
-        return 200
-    if isinstance(output.get("error"), dict) and (error := sse.error_in(output)):
-        return error[0]
-    if output.get("object") == "error":
-        code = output.get("code")
-        return code if isinstance(code, int) and 400 <= code <= 599 else 500
-    return 200
+    """200, but for an error, in whatever shape the worker writes it."""
+    error = error_in(output)
+    return error.status if error else 200
 
 
 def failure_of(error: object) -> TargetError:
-    """Of a failed job's error. JobFailedError if it is OpenAI's, as our worker writes it; else one line of it."""
-    body = _parse(error)
-    if isinstance(body, dict) and isinstance(body.get("error"), dict) and (told := sse.error_in(body)):
-        return JobFailedError(*told)
-    text = body.get("error_message") or body.get("error") if isinstance(body, dict) else error
-    return TargetError(f"The worker failed: {_clean(str(text or 'it does not say why.'))}")
+    """Of a failed job's error. RunPod's SDK makes text of whatever a worker yields, raises or returns as its error.
 
-
-def _parse(error: object) -> Any:
-    try:
-        return orjson.loads(error) if isinstance(error, str) else error
-    except orjson.JSONDecodeError:
-        return error
-
-
-def _clean(text: str) -> str:
-    """One line; of a traceback the last, which names the error."""
-    lines = [line for line in text.splitlines() if line.strip()] or [""]
-    line = lines[-1] if any(line.startswith("Traceback (") for line in lines) else lines[0]
-    return one_line(line)[:MAX_MESSAGE_CHARS]
+    JobFailedError where the worker says what it means: an error object, or a fault of the client's. Else one line of
+    what it says.
+    """
+    told = explain(error)
+    message, *_ = str(told.error.get("message") or "").splitlines() or [""]
+    if told.status < SERVER_ERROR or (isinstance(error, str) and OPENAI_ERROR.match(error)):
+        return JobFailedError(told.status, told.error)
+    return TargetError(f"The worker failed: {one_line(message)[:MAX_MESSAGE_CHARS] or 'it does not say why.'}")

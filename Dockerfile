@@ -75,7 +75,7 @@ COPY test_input.json ./
 COPY handler handler
 COPY --from=native /build/handler/engine/llama/libdraw.so handler/engine/llama/
 RUN python -m compileall -q handler && \
-    python -c "import runpod.serverless.modules.rp_fastapi, handler.models.locate, handler.job, handler.serve"
+    python -c "import runpod.serverless.modules.rp_fastapi, handler.models.locate, handler.job, handler.http.serve"
 ARG MODEL
 ENV MODEL=$MODEL
 # Group 0 reads what RunPod mounts for root. To let the worker write to such a volume, build with RUN_AS=root.

@@ -31,7 +31,7 @@ from handler.engine.sequence import SampledToken, Sampler
 from handler.engine.step_times import StepTimes
 from handler.engine.structured.grammar import Grammar
 from handler.errors import InvalidRequestError
-from handler.http import HttpEdge
+from handler.http.edge import HttpEdge
 from handler.settings import Settings
 from handler.worker import Worker
 

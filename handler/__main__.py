@@ -96,7 +96,7 @@ def _fetch(settings: Settings) -> int:
 def _serve(settings: Settings, start: Stopwatch) -> int:
     loading = _start_loading(settings)
     from handler.assembly import start_worker
-    from handler.serve import serve
+    from handler.http.serve import serve
 
     start.lap("imports")
     asyncio.run(serve(settings, loading, start_worker, start))

@@ -12,10 +12,12 @@
       - TemplateError          400  the chat template is missing, refuses, or cannot render the conversation
       - SchemaError            400  the JSON schema of the answer is wrong, or more than can be followed
     + AuthenticationError      401
+    + ForbiddenError           403  a web page of another origin, or another name for a worker without a key
     + RouteNotFoundError       404
     + ModelNotFoundError       404
     + MethodNotAllowedError    405
     + PayloadTooLargeError     413
+    + UnsupportedMediaTypeError  415
     + QueueFullError           503  too many requests wait already; safe to retry
     + UnavailableError         503  loading, stopping, or unhealthy
     + EngineError              500  the engine failed while it worked on this request
@@ -88,6 +90,12 @@ class AuthenticationError(RequestError):
     default_code = "invalid_api_key"
 
 
+class ForbiddenError(RequestError):
+    status = 403
+    type = "invalid_request_error"
+    default_code = "forbidden"
+
+
 class RouteNotFoundError(RequestError):
     status = 404
     type = "invalid_request_error"
@@ -110,6 +118,12 @@ class PayloadTooLargeError(RequestError):
     status = 413
     type = "invalid_request_error"
     default_code = "payload_too_large"
+
+
+class UnsupportedMediaTypeError(RequestError):
+    status = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_media_type"
 
 
 class QueueFullError(RequestError):

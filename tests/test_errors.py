@@ -11,6 +11,7 @@ from handler.errors import (
     ContextLengthError,
     DecodeError,
     EngineError,
+    ForbiddenError,
     InvalidRequestError,
     MethodNotAllowedError,
     ModelError,
@@ -20,6 +21,7 @@ from handler.errors import (
     RequestError,
     RouteNotFoundError,
     UnavailableError,
+    UnsupportedMediaTypeError,
     to_response,
 )
 
@@ -27,10 +29,12 @@ REQUEST_ERRORS: list[tuple[type[RequestError], int, str, str]] = [
     (InvalidRequestError, 400, "invalid_request_error", "invalid_request_error"),
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
     (AuthenticationError, 401, "invalid_request_error", "invalid_api_key"),
+    (ForbiddenError, 403, "invalid_request_error", "forbidden"),
     (RouteNotFoundError, 404, "invalid_request_error", "unknown_url"),
     (ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
     (MethodNotAllowedError, 405, "invalid_request_error", "method_not_allowed"),
     (PayloadTooLargeError, 413, "invalid_request_error", "payload_too_large"),
+    (UnsupportedMediaTypeError, 415, "invalid_request_error", "unsupported_media_type"),
     (QueueFullError, 503, "server_error", "queue_full"),
     (UnavailableError, 503, "server_error", "unavailable"),
     (EngineError, 500, "server_error", "engine_error"),

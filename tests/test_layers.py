@@ -53,9 +53,7 @@ WORKER_ROOMS: dict[str, set[str]] = {
     "job": {"job_run", "api", "settings", "errors"},
     "answer_check": {"job", "job_run", "errors"},
     "local": {"api", "job", "job_run", "settings", "errors"},
-    "metrics": {"engine"},
-    "http": {"api", "metrics", "worker", "settings", "errors"},
-    "serve": {"http", "worker", "engine", "settings", "errors", "stopwatch"},
+    "http": {"api", "worker", "engine", "settings", "errors", "stopwatch"},
 }
 GATEWAY_ROOMS: dict[str, set[str]] = {
     "__init__": set(),
@@ -85,8 +83,8 @@ WORKER_OWNERS: dict[str, tuple[str, ...]] = {
     "runpod": ("handler/__main__.py", "handler/health.py"),
     "openai": ("handler/api/openai_types.py",),
     "jinja2": ("handler/chat/",),
-    "starlette": ("handler/http.py",),
-    "uvicorn": ("handler/serve.py",),
+    "starlette": ("handler/http/",),
+    "uvicorn": ("handler/http/serve.py", "handler/http/limits.py"),
 }
 GATEWAY_OWNERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("local_gateway/backends/http.py",),

@@ -15,7 +15,8 @@ import uvicorn
 
 from handler.engine.engine import Engine
 from handler.errors import ConfigError, EngineError
-from handler.http import HttpEdge
+from handler.http.edge import HttpEdge
+from handler.http.limits import LimitedProtocol
 from handler.settings import Settings
 from handler.stopwatch import Stopwatch
 from handler.worker import Worker
@@ -60,6 +61,7 @@ def _make_server(edge: HttpEdge, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             edge.app,
+            http=LimitedProtocol,
             timeout_graceful_shutdown=settings.drain_seconds,
             lifespan="off",
             ws="none",

@@ -8,7 +8,7 @@ import pytest
 
 from handler.engine.engine import Engine
 from handler.errors import EngineError
-from handler.serve import greeting, until_done_or_dead
+from handler.http.serve import greeting, until_done_or_dead
 from handler.settings import Settings
 from handler.worker import Worker
 

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from handler.engine.step_times import BOUNDS, PHASES
-from handler.http import HttpEdge
+from handler.http.edge import HttpEdge
 from handler.settings import Settings
 from tests.fake_worker import FakeWorker, fake_worker
 
@@ -20,7 +20,7 @@ def worker() -> Iterator[FakeWorker]:
 async def scrape(worker: FakeWorker | None) -> httpx2.Response:
     edge = HttpEdge(Settings.from_env({}))
     edge.worker = worker.worker if worker else None
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=edge.app), base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=edge.app), base_url="http://localhost") as client:
         return await client.get("/metrics")
 
 

@@ -15,7 +15,8 @@ from handler.api.routes import Method
 from handler.api.stream import EventStream
 from handler.engine.engine import MAX_FAILURES
 from handler.errors import DecodeError
-from handler.http import MAX_DRAINED_BYTES, HttpEdge
+from handler.http.body import MAX_DRAINED_BYTES
+from handler.http.edge import HttpEdge
 from handler.settings import Settings
 from tests.engine.fakes import TIMEOUT
 from tests.fake_worker import FakeWorker, Json, chat_chunks, fake_worker
@@ -36,7 +37,7 @@ def edge_of(worker: FakeWorker | None, **settings: Any) -> HttpEdge:
 async def client_of(edge: HttpEdge, key: str | None = None) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     transport = httpx2.ASGITransport(app=edge.app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
         yield client
 
 
@@ -94,7 +95,7 @@ async def test_openai_client(worker: FakeWorker) -> None:
     """It takes our answers, streams, models and errors for OpenAI's."""
     async with (
         client_of(edge_of(worker)) as http,
-        openai.AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=http, max_retries=0) as client,
+        openai.AsyncOpenAI(api_key="none", base_url="http://localhost/v1", http_client=http, max_retries=0) as client,
     ):
         answer = await client.chat.completions.create(model="llama", messages=[{"role": "user", "content": "Hi"}])
         stream = await client.completions.create(model="llama", prompt="Once", stream=True)

@@ -15,7 +15,8 @@
     + UnsupportedMediaError     415  a compressed body
     + RateLimitError            429  requests, tokens or concurrency of this key
     + BudgetError               429  the money of this key
-    + UnavailableError          503  the gateway is stopping, or no target can be asked now
+    + UnavailableError          503  the gateway is busy, or no target can be asked now
+      - GatewayStoppingError    503  it was answered when the gateway was stopped
       - TargetPausedError       503  a target's breaker lets nobody through: it was not asked
     + TargetError               a target did not give an answer
       - TargetUnreachableError  502  no connection, or it broke off
@@ -172,6 +173,10 @@ class BudgetError(RequestError):
 class UnavailableError(RequestError):
     status = 503
     default_code = "unavailable"
+
+
+class GatewayStoppingError(UnavailableError):
+    default_code = "gateway_stopping"
 
 
 class TargetPausedError(UnavailableError):

@@ -12,7 +12,7 @@ import orjson
 from local_gateway.wire.answer import Sharing
 from local_gateway.wire.sse import data_of, split_events
 
-Outcome = Literal["ok", "client_error", "target_error", "client_left", "refused"]
+Outcome = Literal["ok", "client_error", "target_error", "client_left", "refused", "stopped"]
 
 BYTES_PER_TOKEN = 4  # what text has on average, in the estimates
 MAX_COUNT = 1_000_000_000  # no request uses more tokens: a target that says so is not believed
@@ -81,7 +81,7 @@ class UsageMeter:
     def __init__(self, path: str, *, wants_usage_chunk: bool, num_prompt_tokens: int = 0) -> None:
         """`num_prompt_tokens` is a guess, for the case that the target does not count."""
         self._wants_usage_chunk = wants_usage_chunk
-        self._num_prompt_tokens = num_prompt_tokens
+        self.num_prompt_tokens = num_prompt_tokens
         self._texts = TEXTS.get(path)
         self._deltas = RESPONSES_DELTAS if path == "/responses" else self._texts
         self._is_counted_path = self._texts is not None or path == "/embeddings"
@@ -116,7 +116,7 @@ class UsageMeter:
             return self._complete(self._reported)
         if not self._has_begun or not self._is_counted_path:
             return Usage()
-        return Usage(self._num_prompt_tokens, 0, self._num_estimated, is_estimated=True)
+        return Usage(self.num_prompt_tokens, 0, self._num_estimated, is_estimated=True)
 
     @property
     def _num_estimated(self) -> int:
@@ -157,7 +157,7 @@ class UsageMeter:
         details = reported.get("prompt_tokens_details") or reported.get("input_tokens_details")
         num_cached = _count_in(details, "cached_tokens") if isinstance(details, dict) else None
         is_estimated = num_prompt is None or (num_completion is None and self._num_estimated > 0)
-        num_prompt = self._num_prompt_tokens if num_prompt is None else num_prompt
+        num_prompt = self.num_prompt_tokens if num_prompt is None else num_prompt
         num_completion = self._num_estimated if num_completion is None else num_completion
         return Usage(num_prompt, min(num_cached or 0, num_prompt), num_completion, is_estimated)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class Call:
     is_stream: bool = False
     request_id: str = ""
     conversation: str = ""  # equal for all turns of a conversation; empty if it has none
+    tally: CallTally = field(default_factory=CallTally, compare=False)  # the backend tells it when the call is sent
 
 
 class Health(NamedTuple):

@@ -7,7 +7,7 @@ import asyncio
 import io
 import math
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from yarl import URL
 
 from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import AnswerBrokenError, TargetError, TargetTimeoutError, TargetUnreachableError
-from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.call_ledger import ExecutionStats
 from local_gateway.wire.sse import EVENT_STREAM
 
 VISIBLE = {
@@ -115,13 +115,20 @@ class HttpClient:
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def open(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        on_sent: Callable[[], None] | None = None,
     ) -> HttpUpstream:
         """Send it; return when status and headers are there, whatever the status. Without a limit of time.
 
+        `on_sent` is called when the head of the request is on a connection: from then on the target may work on it.
         Raises TargetUnreachableError, TargetTimeoutError, and AnswerBrokenError where it cannot be passed on.
         """
-        response = await self._send(method, url, headers or {}, body)
+        response = await self._send(method, url, headers or {}, body, on_sent=on_sent)
         try:
             _check(response)
         except TargetError:
@@ -160,10 +167,17 @@ class HttpClient:
             await session.close()
 
     async def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, may_repeat: bool = True
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        may_repeat: bool = True,
+        on_sent: Callable[[], None] | None = None,
     ) -> aiohttp.ClientResponse:
         address = _parse_url(url)
-        connection = SimpleNamespace(is_reused=False)
+        connection = SimpleNamespace(is_reused=False, on_sent=on_sent)
         try:
             try:
                 return await self._request(method, address, headers, body, connection)
@@ -204,7 +218,7 @@ class HttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
-                trace_configs=[_trace_reuse()],
+                trace_configs=[_trace_connection()],
                 middlewares=[_send_once],
             )
         return self._sessions[is_fresh]
@@ -220,14 +234,19 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
         raise _DroppedError from error
 
 
-def _trace_reuse() -> aiohttp.TraceConfig:
-    """Tells through `trace_request_ctx` whether a kept connection was used."""
+def _trace_connection() -> aiohttp.TraceConfig:
+    """Tells through `trace_request_ctx` whether a kept connection was used, and when the request's head is sent."""
 
-    async def note(_session: object, context: SimpleNamespace, _params: object) -> None:
+    async def note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
         context.trace_request_ctx.is_reused = True
 
+    async def note_sent(_session: object, context: SimpleNamespace, _params: object) -> None:
+        if context.trace_request_ctx.on_sent is not None:
+            context.trace_request_ctx.on_sent()
+
     trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(note)
+    trace.on_connection_reuseconn.append(note_reuse)
+    trace.on_request_headers_sent.append(note_sent)
     return trace
 
 

@@ -23,7 +23,8 @@ class OpenAIBackend:
         """Raises TargetError, and RouteNotFoundError for a path that would leave the base URL."""
         content_type = {"content-type": call.content_type} if call.body else {}
         headers = {**_lower(call.headers), **content_type, **self._headers}
-        return await self._http.open(call.method, url_of(self._base_url, call), headers=headers, body=call.body)
+        url, on_sent = url_of(self._base_url, call), call.tally.started
+        return await self._http.open(call.method, url, headers=headers, body=call.body, on_sent=on_sent)
 
     async def health(self) -> Health:
         """Asks for the list of models, which not every server has: a 404 is an answer too."""

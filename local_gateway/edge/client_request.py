@@ -9,6 +9,7 @@ import orjson
 
 from local_gateway.edge.request import MODEL_PATHS
 from local_gateway.errors import InvalidRequestError
+from local_gateway.wire.call_ledger import CallLedger
 
 JSON_TYPE = "application/json"
 STREAM_PATHS = ("/chat/completions", "/completions", "/responses")
@@ -27,6 +28,7 @@ class ClientRequest:
     content_type: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)  # those that targets may see
     request_id: str = ""
+    calls: CallLedger = field(default_factory=CallLedger, compare=False)  # what was sent to targets for it
 
     @property
     def model(self) -> str:

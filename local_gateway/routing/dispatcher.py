@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from local_gateway.backends.base import Upstream
 from local_gateway.config.settings import GatewaySettings
@@ -31,7 +32,8 @@ from local_gateway.routing.target import Target
 from local_gateway.routing.upstream_call import call_for
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire import stream_normalizer
-from local_gateway.wire.answer import Answer, ExecutionStats, Origin
+from local_gateway.wire.answer import Answer, Origin
+from local_gateway.wire.call_ledger import ExecutionStats
 from local_gateway.wire.error_body import explain
 from local_gateway.wire.sse import EVENT_STREAM, EventSplitter, error_of, has_content, split_events
 
@@ -83,14 +85,16 @@ class Dispatcher:
         target = choice.target
         async with AsyncExitStack() as stack:
             attempt = stack.enter_context(target.attempt())
+            tally = stack.enter_context(routed.request.calls.begin(target.name, target.settings.price))
             with ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
                 async with _limit(deadline - self._clock(), target):
-                    upstream = await target.backend.open(call_for(routed.request, choice, scope=routed.who))
+                    call = replace(call_for(routed.request, choice, scope=routed.who), tally=tally)
+                    upstream = await target.backend.open(call)
                     stack.push_async_callback(upstream.aclose)
                     await _refuse_errors(upstream, target)
                     body = await self._begin(upstream, target, routed.request)
             attempt.succeeded()
-            origin = Origin(target.name, target.settings.price, is_cold=watch.is_cold)
+            origin = Origin(target.name, target.settings.price, is_cold=watch.is_cold, call=tally)
             return Answer(upstream.status, _headers(upstream), TargetBody(body, upstream, stack.pop_all()), origin)
         raise AssertionError("unreachable: the stack swallows nothing")
 

@@ -50,7 +50,7 @@ class Exchange:
             await self._reply.error(error)
         finally:
             try:
-                await self._account.settle()
+                await self._account.charge()
             finally:  # also if the gateway is stopped meanwhile
                 self._record()
 

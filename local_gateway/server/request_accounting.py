@@ -1,5 +1,6 @@
 """What one request comes to: gathered while it runs, settled and recorded when it is over."""
 
+import asyncio
 import time
 
 from local_gateway.accounts.auth import ANONYMOUS, Principal
@@ -8,17 +9,22 @@ from local_gateway.accounts.pricing import cost_of
 from local_gateway.accounts.usage import Outcome, Usage, UsageMeter, UsageRecord
 from local_gateway.edge.client_request import ClientRequest
 from local_gateway.edge.response import Reply
-from local_gateway.errors import RequestError, TargetError, TargetRefusedError
+from local_gateway.errors import GatewayStoppingError, RequestError, TargetError, TargetRefusedError
 from local_gateway.routing.error_policy import CLIENTS_FAULT, judge
 from local_gateway.routing.router import Route
-from local_gateway.wire.answer import Answer, ExecutionStats
+from local_gateway.wire.answer import Answer
+from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 
 CLIENT_LEFT_STATUS = 499  # as nginx calls it; nobody was sent it
 REFUSALS = (401, 403, 404, 429, 503)
 
 
 class RequestAccounting:
-    """Its parts are filled in as far as the request gets. It knows nothing of how it is answered."""
+    """Collects what the usage record needs; each field is set when the request reaches that stage, and None before.
+
+    Lives in the request's task. Decides what the request costs: the answer by its usage, and every other call that
+    was sent to a target for it. Knows nothing of how the request is answered.
+    """
 
     def __init__(self, request_id: str, path: str) -> None:
         self._request_id = request_id
@@ -26,6 +32,7 @@ class RequestAccounting:
         self._arrived = time.time()
         self._start = time.monotonic()
         self.principal: Principal | None = None
+        self.end_user = ""
         self.request: ClientRequest | None = None
         self.route: Route | None = None
         self.admission: Admission | None = None
@@ -33,37 +40,66 @@ class RequestAccounting:
         self.answer: Answer | None = None
         self.outcome: Outcome = "ok"
         self._target, self._num_attempts = "", 0  # where there is no answer
-        self._stats = ExecutionStats()
+        self._execution_seconds: float | None = None  # of all calls that tell
+        self._queue_seconds: float | None = None
         self._total_seconds = 0.0
+        self._cost = 0.0
+        self._num_unanswered_tokens = 0  # of the prompts of calls that gave no answer
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         self.outcome = _outcome_of(error)
         if isinstance(error, RequestError):
             self._target, self._num_attempts = error.target, error.num_attempts
 
-    async def settle(self) -> None:
-        """When the reply is over: learn what the target tells of its work. Takes a few seconds at most."""
+    async def charge(self) -> None:
+        """When the reply is over: ask the targets how long they worked. Takes a few seconds at most."""
         self._total_seconds = time.monotonic() - self._start
-        if self.answer is not None:
-            self._stats = await self.answer.execution_stats()
+        origin = self.answer.origin if self.answer else None
+        others = list(self.request.calls.take_uncharged()) if self.request else []
+        others = [call for call in others if origin is None or call is not origin.call]
+        await asyncio.gather(self._charge_answer(), *(self._charge_call(call) for call in others))
+
+    async def _charge_answer(self) -> None:
+        """By what it used. A request that shares another's answer pays nothing."""
+        if self.answer is None or self.answer.origin.sharing in ("hit", "shared"):
+            return
+        origin = self.answer.origin
+        stats = await self.answer.execution_stats()
+        self._note_stats(stats)
+        worked = origin.call.seconds if origin.call.is_started else self._total_seconds
+        worked = worked if stats.execution_seconds is None else stats.execution_seconds
+        self._cost += cost_of(self._answer_usage, origin.price, worked)
+
+    async def _charge_call(self, call: CallTally) -> None:
+        """A call without an answer: its time, and its prompt unless the target says that it did not begin."""
+        stats = await call.execution_stats()
+        self._note_stats(stats)
+        self._target = self._target or call.target
+        self._num_attempts = max(self._num_attempts, 1)
+        num_prompt_tokens = 0 if call.is_refused or self.meter is None else self.meter.num_prompt_tokens
+        worked = call.seconds if stats.execution_seconds is None else stats.execution_seconds
+        self._num_unanswered_tokens += num_prompt_tokens
+        self._cost += cost_of(Usage(num_prompt_tokens), call.price, worked)
+
+    def _note_stats(self, stats: ExecutionStats) -> None:
+        if stats.execution_seconds is not None:
+            self._execution_seconds = (self._execution_seconds or 0.0) + stats.execution_seconds
+        self._queue_seconds = self._queue_seconds if stats.queue_seconds is None else stats.queue_seconds
+
+    @property
+    def _answer_usage(self) -> Usage:
+        return self.meter.usage if self.meter and self.answer else Usage()
 
     def close(self, reply: Reply) -> UsageRecord:
         """Give back what was reserved beyond the cost, and say what there is to remember."""
-        usage = self.meter.usage if self.meter and self.answer else Usage()
-        cost = self._cost(usage)
+        usage = self._answer_usage
+        if self.answer is None and self._num_unanswered_tokens:
+            usage = Usage(self._num_unanswered_tokens, is_estimated=True)
         if self.admission is not None:
-            self.admission.settle(usage.num_tokens, cost)
-        return self._record(reply, usage, cost)
+            self.admission.settle(usage.num_tokens, self._cost)
+        return self._record(reply, usage)
 
-    def _cost(self, usage: Usage) -> float:
-        """Who shares another's answer pays nothing."""
-        if self.answer is None or self.answer.origin.sharing in ("hit", "shared"):
-            return 0.0
-        told = self._stats.execution_seconds
-        worked = self._total_seconds if told is None else told
-        return cost_of(usage, self.answer.origin.price, worked)
-
-    def _record(self, reply: Reply, usage: Usage, cost: float) -> UsageRecord:
+    def _record(self, reply: Reply, usage: Usage) -> UsageRecord:
         principal = self.principal or ANONYMOUS
         origin = self.answer.origin if self.answer else None
         return UsageRecord(
@@ -82,9 +118,9 @@ class RequestAccounting:
             num_cached_tokens=usage.num_cached_tokens,
             num_completion_tokens=usage.num_completion_tokens,
             is_estimated=usage.is_estimated,
-            cost=cost,
-            execution_seconds=self._stats.execution_seconds,
-            queue_seconds=self._stats.queue_seconds,
+            cost=self._cost,
+            execution_seconds=self._execution_seconds,
+            queue_seconds=self._queue_seconds,
             first_token_seconds=reply.first_sent_at - self._start if reply.first_sent_at else None,
             total_seconds=self._total_seconds,
             num_attempts=origin.num_attempts if origin else self._num_attempts,
@@ -93,10 +129,12 @@ class RequestAccounting:
         )
 
 
-def _outcome_of(error: Exception) -> Outcome:
+def _outcome_of(error: BaseException) -> Outcome:
     """Whose doing it was: a target's, the client's, or a limit of ours."""
     if isinstance(error, TargetRefusedError) and judge(error) == CLIENTS_FAULT:
         return "client_error"
+    if isinstance(error, GatewayStoppingError):
+        return "stopped"
     if isinstance(error, TargetError) or not isinstance(error, RequestError):
         return "target_error"
     return "refused" if error.status in REFUSALS else "client_error"

@@ -25,7 +25,9 @@ class Coalescer:
         `source` is asked in a task of its own, which outlives the request that started it. Its errors are raised here
         for every subscriber. `origin.sharing` says whether the request pays; it is final when the answer is closed.
         """
-        subscriber = self._call(key, routed, source).subscribe()
+        call = self._call(key, routed, source)
+        routed.request.calls.adopt(call.ledger)
+        subscriber = call.subscribe()
         try:
             return await subscriber.answer()
         except BaseException:
@@ -38,7 +40,7 @@ class Coalescer:
     def _call(self, key: Hashable, routed: RoutedRequest, source: AnswerSource) -> SharedCall:
         call = self._calls.get(key)
         if call is None or not call.is_joinable:
-            call = self._calls[key] = SharedCall(self._max_lag_bytes)
+            call = self._calls[key] = SharedCall(self._max_lag_bytes, routed.request.calls)
             task = asyncio.create_task(self._run(key, call, routed, source))
             call.task = task
             self._tasks.add(task)

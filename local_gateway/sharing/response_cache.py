@@ -12,7 +12,8 @@ from typing import NamedTuple
 from local_gateway.config.settings import CacheSettings
 from local_gateway.edge.client_request import JSON_TYPE
 from local_gateway.wire import stream_normalizer
-from local_gateway.wire.answer import Answer, AnswerBody, ExecutionStats, Origin
+from local_gateway.wire.answer import Answer, AnswerBody, Origin
+from local_gateway.wire.call_ledger import ExecutionStats
 
 ENTRY_BYTES = 1000  # about what an entry needs beside its body
 CHAT = "/chat/completions"

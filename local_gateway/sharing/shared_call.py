@@ -11,7 +11,8 @@ from types import TracebackType
 
 from local_gateway.errors import AnswerBrokenError, UnavailableError
 from local_gateway.routing.answer_source import AnswerSource, RoutedRequest
-from local_gateway.wire.answer import Answer, ExecutionStats, Origin
+from local_gateway.wire.answer import Answer, Origin
+from local_gateway.wire.call_ledger import CallLedger, ExecutionStats
 
 READ_AHEAD_BYTES = 256_000  # read from the target before any subscriber asks for it
 MAX_LAG_BYTES = 16_000_000  # of a stream that is kept for those who join it late or read it slowly
@@ -24,7 +25,9 @@ class SharedCall:
     the fastest is dropped, and what all have read is let go of. Knows nothing of keys and of other calls.
     """
 
-    def __init__(self, max_lag_bytes: int) -> None:
+    def __init__(self, max_lag_bytes: int, ledger: CallLedger) -> None:
+        """`ledger` is that of the request whose call it is."""
+        self.ledger = ledger
         self.task: asyncio.Task[None] | None = None  # that runs it
         self._max_lag_bytes = max_lag_bytes
         self._subscribers: list[Subscriber] = []  # in the order in which they came, without those that have left

@@ -2,19 +2,13 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from local_gateway.config.settings import Price
+from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 from local_gateway.wire.sse import EVENT_STREAM
 
 Sharing = Literal["", "miss", "hit", "shared"]  # empty: this model neither caches nor coalesces
-
-
-class ExecutionStats(NamedTuple):
-    """What a target tells about an answer that is over. None: it does not say."""
-
-    execution_seconds: float | None = None  # for which its GPU is paid
-    queue_seconds: float | None = None  # from the request to its start
 
 
 class AnswerBody(Protocol):
@@ -45,6 +39,7 @@ class Origin:
     price: Price = field(default_factory=Price)
     num_attempts: int = 1  # calls to targets that were needed
     is_cold: bool = False  # it waited for a worker to start
+    call: CallTally = field(default_factory=CallTally)
     sharing: Sharing = ""  # final when the answer is closed; "hit" and "shared" cost nothing
 
 

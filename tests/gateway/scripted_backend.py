@@ -11,7 +11,7 @@ from local_gateway.config.settings import OpenAITarget
 from local_gateway.config.settings import Target as TargetSettings
 from local_gateway.errors import RequestError
 from local_gateway.routing.target import Target
-from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.call_ledger import ExecutionStats
 
 EVENTS = {"content-type": "text/event-stream"}
 JSON = {"content-type": "application/json"}
@@ -53,12 +53,14 @@ class ScriptedBackend:
         self.calls: list[Call] = []
         self.called = asyncio.Event()
         self.num_cancelled = 0
+        self.facts = ExecutionStats()
         self.health_now = Health(True, "well", num_ready_workers=1)
         self.is_closed = False
 
     async def open(self, call: Call) -> ScriptedUpstream:
         self.calls.append(call)
         self.called.set()
+        call.tally.started(self)
         try:
             while isinstance(step := self._script.pop(0), asyncio.Event):
                 await step.wait()
@@ -68,6 +70,10 @@ class ScriptedBackend:
         if isinstance(step, RequestError):
             raise step
         return step
+
+    async def execution_stats(self) -> ExecutionStats:
+        """Of calls without an answer."""
+        return self.facts
 
     async def health(self) -> Health:
         return self.health_now

@@ -7,7 +7,8 @@ from local_gateway.config.settings import ModelSettings, OpenAITarget, Price
 from local_gateway.edge.client_request import ClientRequest
 from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.routing.router import Route
-from local_gateway.wire.answer import Answer, ExecutionStats, Origin
+from local_gateway.wire.answer import Answer, Origin
+from local_gateway.wire.call_ledger import ExecutionStats
 from tests.gateway.fake_targets import FakeClock, target_of
 
 EVENTS = {"content-type": "text/event-stream", "x-request-id": "req-1"}

@@ -25,7 +25,7 @@ from local_gateway.errors import (
     TargetTimeoutError,
     TargetUnreachableError,
 )
-from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.call_ledger import ExecutionStats
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +165,8 @@ class RunpodJob:
         except (TargetError, TimeoutError) as error:
             log.debug("job %s: how long it ran is not known: %s", self.id, error)
             return ExecutionStats()
+        if view.execution_seconds is None and view.status is Status.CANCELLED and not self._num_given:
+            return ExecutionStats(0.0, view.queue_seconds)  # no worker had begun it
         return ExecutionStats(view.execution_seconds, view.queue_seconds)
 
     async def _when_over(self) -> JobStatus:

@@ -18,7 +18,7 @@ from local_gateway.backends.runpod.openai_job import JobFailedError, events_of, 
 from local_gateway.config.settings import OpenAITarget, RunpodQueueTarget
 from local_gateway.errors import AnswerBrokenError, TargetError
 from local_gateway.wire import sse
-from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.call_ledger import ExecutionStats
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 JSON = {"content-type": "application/json"}
@@ -71,6 +71,7 @@ class RunpodQueueBackend:
             return await self._openai.open(call)
         payload, begun = payload_of(call, self._settings), self._client.clock()
         job = RunpodJob(self._client, await self._client.run(payload), begun)
+        call.tally.started(job)
         try:
             return await _answer_of(job)
         except BaseException:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from local_gateway.errors import TargetUnreachableError
-from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.call_ledger import ExecutionStats
 from tests.gateway.running_gateway import running
 from tests.gateway.scripted_backend import (
     DONE,

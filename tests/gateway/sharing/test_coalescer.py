@@ -9,7 +9,8 @@ from local_gateway.errors import AnswerBrokenError, TargetTimeoutError, Unavaila
 from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.sharing.coalescer import Coalescer
 from local_gateway.sharing.shared_call import READ_AHEAD_BYTES
-from local_gateway.wire.answer import Answer, ExecutionStats
+from local_gateway.wire.answer import Answer
+from local_gateway.wire.call_ledger import ExecutionStats
 from tests.gateway.scripted_target import END, EVENTS, JSON, STATS, ScriptedSource, read_to_end, routed_of
 
 ROUTED = routed_of()

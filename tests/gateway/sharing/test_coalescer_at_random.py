@@ -10,7 +10,8 @@ import pytest
 from local_gateway.errors import AnswerBrokenError, RequestError, TargetTimeoutError
 from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.sharing.coalescer import Coalescer
-from local_gateway.wire.answer import Answer, ExecutionStats, Origin
+from local_gateway.wire.answer import Answer, Origin
+from local_gateway.wire.call_ledger import ExecutionStats
 from tests.gateway.scripted_target import routed_of
 from tests.seeds import seeds
 

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -77,6 +76,13 @@ class NoSampler:
     def close(self) -> None: ...
 
 
+class NoSchemas:
+    def compile(self, json_schema: str) -> Grammar:
+        raise InvalidRequestError("A script follows no schema.")
+
+    def close(self) -> None: ...
+
+
 class ScriptedRunner:
     """Steps of a fixed length, in which the GIL is free, as while a GPU computes."""
 
@@ -85,9 +91,9 @@ class ScriptedRunner:
         self.num_cells = self.max_model_len = NUM_CELLS
         self.memory = NoMemory()
         self.vocabulary = Letters()
-        self.times = StepTimes()
         self.num_steps = 0
         self._step_seconds = step_seconds
+        self._ends = 0.0
 
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
@@ -95,14 +101,12 @@ class ScriptedRunner:
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
         return NoSampler()
 
-    def compile_grammar(self, json_schema: str) -> Grammar:
-        raise InvalidRequestError("A script follows no schema.")
+    def launch(self, batch: Batch, times: StepTimes) -> None:
+        self._ends = time.perf_counter() + self._step_seconds
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None]) -> list[list[SampledToken]]:
-        ends = time.perf_counter() + self._step_seconds
-        meanwhile()
-        time.sleep(max(0.0, ends - time.perf_counter()))
-        self.times.lap("wait")
+    def collect(self, batch: Batch, times: StepTimes) -> list[list[SampledToken]]:
+        time.sleep(max(0.0, self._ends - time.perf_counter()))
+        times.lap("wait")
         self.num_steps += 1
         token = SampledToken(LETTERS[self.num_steps % len(LETTERS)])
         return [[token]] * len(batch.sampling)
@@ -110,8 +114,13 @@ class ScriptedRunner:
     def close(self) -> None: ...
 
 
+def create_engine(runner: ScriptedRunner, max_num_seqs: int) -> Engine:
+    limits = Limits(max_num_seqs, max_batch_tokens=16384, max_prompt_tokens=16384)
+    return Engine(runner, limits, max_queue=1000, schemas=NoSchemas())
+
+
 def make_worker(runner: ScriptedRunner) -> Worker:
-    engine = Engine(runner, Limits(MAX_NUM_SEQS, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
+    engine = create_engine(runner, MAX_NUM_SEQS)
     names = ServedNames(("scripted",))
     template = ChatTemplate(TEMPLATE, bos_token="", eos_token="")
     api = Api(ChatCompletions(engine, lambda: template, names), Completions(engine, names), names)

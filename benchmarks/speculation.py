@@ -23,13 +23,12 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from handler import loading  # the path comes first
-from handler.chat.template import model_template
+from handler.chat.template import model_template  # the path comes first
+from handler.engine import plan
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
-from handler.engine.llama.context import supports_gpu
 from handler.engine.sampling_params import SamplingParams
-from handler.loading import LoadedModel, limits, load_model
+from handler.loading import LoadedModel, load_model, start_engine
 from handler.settings import Settings
 
 FREE = (
@@ -142,7 +141,7 @@ def open_subject(mode: str, drafted: int, args: argparse.Namespace, environ: dic
     options = {"SPECULATE": mode, "NUM_DRAFT_TOKENS": str(drafted), "MAX_NUM_SEQS": str(max(args.concurrency))}
     settings = Settings.from_env(environ | options)
     model = load_model(settings)
-    engine = Engine(model.runner, limits(settings, on_gpu=supports_gpu()), max_queue=100, speculation=model.speculation)
+    engine = start_engine(model, max_queue=100)
     return Subject(mode, drafted, engine, Bench(engine, model))
 
 
@@ -192,7 +191,7 @@ def main() -> None:
     logging.basicConfig(level="WARNING")
     environ = dict(os.environ)
     if args.max_drafting:
-        loading.MAX_DRAFTING_ON_CPU = loading.MAX_DRAFTING_ON_GPU = args.max_drafting
+        plan.MAX_DRAFTING_ON_CPU = plan.MAX_DRAFTING_ON_GPU = args.max_drafting
     kinds = [(mode, n) for mode in args.modes for n in (args.drafted[:1] if mode == "off" else args.drafted)]
     subjects = [open_subject(mode, drafted, args, environ) for mode, drafted in kinds]
     sys.stdout.write(show(measure(subjects, args)))

@@ -20,12 +20,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.scripted import ScriptedRunner  # the path comes first
+from benchmarks.scripted import ScriptedRunner, create_engine  # the path comes first
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.scheduler import Limits
 from handler.engine.step_times import PHASES
-from handler.loading import limits, load_model
 from handler.settings import Settings
 
 TOKEN_ID = 1000  # prompts are numbers from here on: tokens of any vocabulary, but of a scripted one's
@@ -82,9 +80,9 @@ class Bench:
         ):
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.05)  # the last prompts' steps are over
-        before = self._engine.runner.times.histograms()
+        before = self._engine.step_times()
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        after = self._engine.runner.times.histograms()
+        after = self._engine.step_times()
         num_tokens = sum(await asyncio.gather(*tasks))
         total = time.perf_counter() - asked
         num_steps = after["wait"].num_times - before["wait"].num_times
@@ -97,16 +95,14 @@ class Bench:
 def open_engine(args: argparse.Namespace) -> Engine:
     concurrency = max(args.concurrency)
     if args.scripted_ms is not None:
-        scripted = ScriptedRunner(args.scripted_ms / 1000)
-        return Engine(scripted, Limits(concurrency, max_batch_tokens=16384, max_prompt_tokens=16384), max_queue=1000)
+        return create_engine(ScriptedRunner(args.scripted_ms / 1000), concurrency)
     settings = Settings.from_env(dict(os.environ) | {"MAX_NUM_SEQS": str(concurrency)})
-    runner, speculation = load_model(settings)
-    from handler.engine.llama import sampler_chain  # noqa: PLC0415
-    from handler.engine.llama.context import supports_gpu  # noqa: PLC0415  # llama.cpp is not needed for a script
+    from handler.engine.llama import sampler_chain  # noqa: PLC0415  # llama.cpp is not needed for a script
+    from handler.loading import load_model, start_engine  # noqa: PLC0415
 
     if args.whole:
         sampler_chain._num_kept = lambda params: None
-    return Engine(runner, limits(settings, on_gpu=supports_gpu()), max_queue=1000, speculation=speculation)
+    return start_engine(load_model(settings), max_queue=1000)
 
 
 def show(rows: list[Row]) -> str:

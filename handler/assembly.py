@@ -9,11 +9,9 @@ from handler.api.completions import Completions
 from handler.api.model_names import ServedNames
 from handler.api.routes import Api
 from handler.chat.template import ChatTemplate, model_template
-from handler.engine.engine import Engine
-from handler.engine.llama.context import supports_gpu
 from handler.engine.llama.model_runner import ModelRunner
 from handler.errors import ConfigError, ModelError
-from handler.loading import LoadedModel, limits
+from handler.loading import LoadedModel, start_engine
 from handler.settings import Settings
 from handler.worker import Worker
 
@@ -23,12 +21,7 @@ DEMO_NAMES = ("llama", "demo", "qwen2.5-coder-0.5b-instruct")
 def start_worker(settings: Settings, model: LoadedModel) -> Worker:
     """Raises ConfigError for a chat template that was set and is broken."""
     template = chat_template(settings, model.runner)
-    engine = Engine(
-        model.runner,
-        limits(settings, on_gpu=supports_gpu()),
-        max_queue=settings.max_queue,
-        speculation=model.speculation,
-    )
+    engine = start_engine(model, max_queue=settings.max_queue)
     names = ServedNames(served_names(settings))
     gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
     return Worker(Api(ChatCompletions(engine, template, names), Completions(engine, names), names), engine)

@@ -17,7 +17,7 @@ from handler.chat.template import model_template
 from handler.engine.engine import Engine
 from handler.engine.scheduler import Limits
 from handler.worker import Worker
-from tests.engine.fakes import TIMEOUT, FakeRunner
+from tests.engine.fakes import TIMEOUT, FakeRunner, create_engine
 from tests.waiting import eventually
 
 NAMES = ("llama", "org/model")
@@ -104,7 +104,7 @@ def fake_worker(
     if held:
         runner.hold()
     limits = Limits(num_slots, max_batch_tokens=64, max_prompt_tokens=16)
-    engine = Engine(runner, limits, max_queue=max_queue)
+    engine = create_engine(runner, limits, max_queue=max_queue)
     names = ServedNames(NAMES)
     chat = ChatCompletions(engine, model_template(template, bos_token="", eos_token=""), names)
     api = Api(chat, Completions(engine, names), names)

@@ -1,9 +1,9 @@
-"""What one `llama_decode` computes."""
+"""What one `llama_decode` computes. Pure code."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from handler.engine.cache.kv_cache import Slot
+from handler.engine.cache.slot import Slot
 from handler.engine.sequence import Sequence
 
 
@@ -23,19 +23,19 @@ class ScheduledSequence:
 
     @property
     def num_rows(self) -> int:
-        """Tokens to compute."""
+        """Tokens to compute, draft included."""
         return self.num_tokens + len(self.draft_token_ids)
 
     @property
     def token_ids(self) -> list[int]:
-        """The tokens to compute, draft and all."""
+        """The tokens to compute, draft included."""
         return self.sequence.token_ids[self.start : self.start + self.num_tokens] + self.draft_token_ids
 
     @property
     def true_token_ids(self) -> list[int]:
-        """Of the tokens computed, once the sequence has got those that were drawn: all but the drafts that were not.
+        """The computed tokens without the rejected drafts, once the sequence has been extended by the sampled ones.
 
-        The last token of a sequence is never among them: it was drawn, or comes later.
+        The last token of a sequence is never among them: it was sampled, and is computed in a later step.
         """
         end = min(self.start + self.num_rows, self.sequence.num_tokens - 1)
         return self.sequence.token_ids[self.start : end]
@@ -48,18 +48,21 @@ class ScheduledSequence:
 
 @dataclass(slots=True)
 class Batch:
-    """Sequences in the order they lie in the batch; each sequence at most once."""
+    """The sequences of one step, in the order of their tokens; each sequence at most once.
+
+    Made by the scheduler, computed by the runner; engine thread only.
+    """
 
     items: list[ScheduledSequence] = field(default_factory=list)
     padding_slots: list[Slot] = field(default_factory=list)  # each gets one discarded token after its own
-    num_tokens: int = field(init=False)
+    num_tokens: int = field(init=False)  # without padding
 
     def __post_init__(self) -> None:
         self.num_tokens = sum(item.num_rows for item in self.items)
 
     @property
     def sampling(self) -> list[ScheduledSequence]:
-        """The items that get tokens, in the order their tokens come back."""
+        """The items for which tokens are sampled, in the order in which the runner returns them."""
         return [item for item in self.items if item.catches_up]
 
     @property
@@ -74,13 +77,8 @@ class Batch:
         self.items = [item for item in self.items if item.sequence is not sequence]
         self.__post_init__()
 
-    def order_by_slot(self, padding_slots: Callable[[list[Slot]], list[Slot]]) -> None:
-        """In the order of the slots, and with a token in those between them."""
-        self.items.sort(key=lambda item: item.slot.seq_id)
-        self.padding_slots = padding_slots([item.slot for item in self.items])
-
     def set_drafts(self, drafts: Mapping[ScheduledSequence, list[int]]) -> None:
-        """These are the drafts; items that are not named have none."""
+        """Replace all drafts; items that are not named have none."""
         for item in self.items:
             item.draft_token_ids = drafts.get(item, [])
         self.__post_init__()

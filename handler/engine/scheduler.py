@@ -1,22 +1,23 @@
 """Decides what each engine step computes.
 
-There is no prompt phase and no generation phase: every running sequence has pending tokens, one if it generates, more
-if it is new or was preempted. A step gives one token to each sequence that generates, admits waiting ones, and fills
-the batch with chunks of what the others have pending.
+There is no prefill phase and no decode phase: every running sequence has pending tokens, one if it generates, more if
+it is new or was preempted. `Scheduler.schedule` is the whole policy:
 
-Those who have just begun wait for prompts that came with them. Side by side they generate to the end; one after the
-other, the last would be few, and a step costs nearly as much for few as for many.
+Decode first. Each generating sequence gets its one token, so a long prompt never stalls the others.
 
-Admission is optimistic: room for the prompt and a margin, not for the longest possible answer. When the cache is
-full all the same, the youngest running sequence gives its slot back and waits; its tokens so far become its prompt.
+Burst admission. Sequences that have just finished prefill are held, for at most `max_burst_tokens` of further prefill,
+until the rest of their burst has caught up, so that all decode in one large batch. Step time hardly depends on the
+number of sequences, so a ragged tail of small batches is what costs.
 
-A cached conversation is paid for by everyone who generates: its cells lie among theirs, and each step passes over
-them. When that has cost about as much as computing it anew would, it goes, though there is room.
+Optimistic admission. A sequence needs room for its prompt and a margin, not for the longest possible answer. When the
+cache is full all the same, the youngest running sequence is preempted: it gives its slot back and waits, and its tokens
+so far become its prompt.
 
-Equal seeds should give equal text, but what lies in the cache, and where, changes the last bits of the arithmetic. So
-a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache: then it repeats exactly.
+Shared prefill. A sequence whose prompt begins like one that is being prefilled waits for it, and is passed meanwhile by
+others. So many requests with one system prompt compute it once.
 
-Engine thread only. Knows nothing of llama.cpp, threads and text.
+Reproducible seeds. Equal seeds should give equal text, but what lies in the cache, and where, changes the last bits of
+the arithmetic. So a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache.
 """
 
 from collections import deque
@@ -24,7 +25,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from handler.engine.batch import Batch, ScheduledSequence
-from handler.engine.cache.kv_cache import KVCache, Match, common_prefix_length
+from handler.engine.cache.kv_cache import KVCache
+from handler.engine.cache.slot import Match, common_prefix_length
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError, RequestError
 
@@ -35,21 +37,28 @@ Outputs = list[tuple[Sequence, SequenceOutput]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """Counts of sequences and tokens that bound a step."""
+
     max_num_seqs: int  # sequences that run at the same time
     max_batch_tokens: int  # tokens of one step
-    max_prompt_tokens: int  # prompt tokens of a step in which others generate, so that they do not stall
-    max_idle: int | None = None  # tokens that others generate until a finished conversation is forgotten; None: no end
-    max_burst_tokens: int = 0  # prompt tokens for which those who have just begun wait
+    max_prompt_tokens: int  # prefill tokens of a step in which others generate
+    max_idle: int | None = None  # tokens that others generate until a cached conversation is evicted; None: no limit
+    max_burst_tokens: int = 0  # prefill tokens for which sequences that have just begun are held
 
 
 class Scheduler:
+    """Owns the queues of waiting and running sequences, and decides which slots of the cache they get.
+
+    Engine thread only. Knows nothing of llama.cpp, threads, text and event loops, nor which kind of cache it has.
+    """
+
     def __init__(self, cache: KVCache, limits: Limits) -> None:
         self.cache = cache
         self.limits = limits
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # in the order they were admitted
+        self.running: list[Sequence] = []  # in the order of admission
         self.num_preemptions = 0
-        self._num_burst_tokens = 0  # for which those who have just begun have waited
+        self._num_burst_tokens = 0  # prefilled so far while sequences were held
         self._is_under_pressure = False  # llama.cpp refused the last batch: the next one must be smaller
 
     @property
@@ -61,40 +70,55 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """The next batch; never empty while there is work."""
-        batch = Batch()
-        if self.limits.max_idle is not None:
-            self.cache.expire(self.limits.max_idle)
-        self.cache.compact()
+        limits, batch = self.limits, Batch()
+        self.cache.prepare_step()
+
+        # 1. One token for each generating sequence, unless all of them are held for the rest of their burst.
         generating = [sequence for sequence in self.running if sequence.num_pending_tokens == 1]
-        if not self._waits_for_others(generating):
-            self._give_each_a_token(batch, generating)
-        while self._admit_one():
-            pass
-        for sequence, share in self._prompt_shares(batch, generating).items():
-            self._give_tokens(batch, sequence, share)
+        others_come = bool(self.waiting) or len(generating) < len(self.running)
+        have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
+        are_held = others_come and not have_begun and self._num_burst_tokens < limits.max_burst_tokens
+        if not are_held:
+            self._num_burst_tokens = 0
+            for sequence in generating:
+                self._give_tokens(batch, sequence, 1)
+
+        # 2. Admission, in order of arrival: the first one that finds no room stops those behind it, or it might starve.
+        while len(self.running) < limits.max_num_seqs and not (self.running and self._is_under_pressure):
+            if (next_one := self._first_ready()) is None or not self._admit(*next_one):
+                break
+
+        # 3. Prefill with what is left of the batch. Half of it goes to the oldest sequence, the rest to those with the
+        #    least to compute: a short prompt does not wait for a long one to end, nor a long one for ever.
+        shares = dict.fromkeys(self.running, 0)
+        for sequence in generating:
+            shares.pop(sequence, None)  # it may have been preempted
+        left = limits.max_batch_tokens - batch.num_tokens
+        if batch.items:
+            left = min(left, limits.max_prompt_tokens)
+        turns = [(sequence, (left + 1) // 2) for sequence in list(shares)[:1]]
+        turns += [(sequence, left) for sequence in sorted(shares, key=lambda sequence: sequence.num_pending_tokens)]
+        for sequence, most in turns:
+            num_tokens = min(sequence.num_pending_tokens - shares[sequence], most, left)
+            shares[sequence] += num_tokens
+            left -= num_tokens
+        if generating and are_held:
+            self._num_burst_tokens += sum(shares.values())
+        for sequence, num_tokens in shares.items():
+            self._give_tokens(batch, sequence, num_tokens)
+
+        # 4. There was nothing to prefill after all: no reason to hold anything.
         if not batch.items:
-            self._give_each_a_token(batch, generating)
-        if not self.cache.is_unified:
-            batch.order_by_slot(self.cache.padding_slots)
+            for sequence in generating:
+                self._give_tokens(batch, sequence, 1)
+
+        batch.padding_slots = self.cache.arrange(batch.items)
         assert batch.items or not self.has_work, "there is work, but nothing was scheduled"
         return batch
 
-    def _waits_for_others(self, generating: list[Sequence]) -> bool:
-        """Whether all who generate have just begun, and others are about to."""
-        others_come = bool(self.waiting) or len(generating) < len(self.running)
-        have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
-        if have_begun or not others_come or self._num_burst_tokens >= self.limits.max_burst_tokens:
-            self._num_burst_tokens = 0
-            return False
-        return True
-
-    def _give_each_a_token(self, batch: Batch, generating: list[Sequence]) -> None:
-        for sequence in generating:
-            self._give_tokens(batch, sequence, 1)
-
     def postprocess(self, batch: Batch, sampled: Iterable[list[SampledToken]]) -> Outputs:
         """Give the sampled tokens, in the order of `batch.sampling`, to their sequences; note what was computed, and
-        remove what was drafted in vain."""
+        remove rejected drafts from the cache."""
         self._is_under_pressure = False
         sampling = batch.sampling
         num_tokens = sum(item.sequence.num_tokens for item in sampling)
@@ -106,27 +130,27 @@ class Scheduler:
         self.cache.tick(sum(item.sequence.num_tokens for item in sampling) - num_tokens)
         for sequence, _ in outputs:
             if sequence.is_finished:
-                self._leave(sequence)
+                self._remove(sequence)
         return outputs
 
     def abort(self, sequence: Sequence) -> None:
-        """Nobody waits for this sequence any more. What it computed stays cached; there is no output."""
+        """End a sequence without output. What it computed stays cached."""
         if not sequence.is_finished:
             sequence.finish(FinishReason.ABORT)
-            self._leave(sequence)
+            self._remove(sequence)
 
     def fail(self, sequences: Iterable[Sequence], error: RequestError) -> Outputs:
         """End sequences with an error and forget all that was computed: none of it can be trusted."""
         outputs = [(sequence, sequence.finish(FinishReason.ERROR, error=error)) for sequence in list(sequences)]
         for sequence, _ in outputs:
-            self._leave(sequence)
+            self._remove(sequence)
         for sequence in reversed(self.running.copy()):
             self._preempt(sequence)
         self.cache.reset()
         return outputs
 
     def relieve_pressure(self) -> Outputs:
-        """llama.cpp has no place for a batch that fits by our count: give something up, so that the next one fits."""
+        """llama.cpp had no place for a batch that fits by our count: evict or preempt, so that the next one fits."""
         self._is_under_pressure = True
         if self.cache.evict(self.limits.max_batch_tokens):
             return []
@@ -138,9 +162,9 @@ class Scheduler:
         return []
 
     def _give_tokens(self, batch: Batch, sequence: Sequence, num_tokens: int) -> None:
-        """Put pending tokens of a running sequence into the batch, at the cost of younger ones if the cache is full.
+        """Put pending tokens of a running sequence into the batch; while the cache is full, preempt the youngest.
 
-        Nothing is done if the sequence had to give way itself, here or before.
+        Does nothing for a sequence that was preempted itself, here or before.
         """
         while num_tokens and sequence.status is SequenceStatus.RUNNING:
             if self.cache.make_room(batch.num_tokens + num_tokens):
@@ -150,55 +174,19 @@ class Scheduler:
             batch.remove(youngest)
             self._preempt(youngest)
 
-    def _prompt_shares(self, batch: Batch, generating: list[Sequence]) -> dict[Sequence, int]:
-        """How many tokens each running sequence gets that does not generate, oldest first.
-
-        Half of what there is belongs to the oldest, the rest to those with the least to compute: a short prompt does
-        not wait for a long one to end, nor a long one for ever.
-        """
-        shares = dict.fromkeys(self.running, 0)
-        for sequence in generating:
-            shares.pop(sequence, None)  # it may have had to give way
-        left = self.limits.max_batch_tokens - batch.num_tokens
-        if batch.items:
-            left = min(left, self.limits.max_prompt_tokens)
-        turns = [(sequence, (left + 1) // 2) for sequence in list(shares)[:1]]
-        turns += [(sequence, left) for sequence in sorted(shares, key=lambda sequence: sequence.num_pending_tokens)]
-        for sequence, limit in turns:
-            more = min(sequence.num_pending_tokens - shares[sequence], limit, left)
-            shares[sequence] += more
-            left -= more
-        if generating and not batch.items:
-            self._num_burst_tokens += sum(shares.values())
-        return shares
-
-    def _admit_one(self) -> Sequence | None:
-        """The first waiting sequence that need not wait for a prefix, if there is a slot and room for it."""
-        if len(self.running) >= self.limits.max_num_seqs or (self.running and self._is_under_pressure):
-            return None
+    def _first_ready(self) -> tuple[Sequence, Match | None] | None:
+        """The first waiting sequence that need not wait for a prefix, and what it can reuse."""
         for sequence in self.waiting:
-            match = None if sequence.params.is_reproducible else self.cache.find_prefix(sequence.token_ids)
+            if sequence.params.is_reproducible:
+                return sequence, None
+            match = self.cache.find_prefix(sequence.token_ids)
             if not self._is_being_computed(sequence, match):
-                return self._admit(sequence, match) if self._has_room(sequence, match) else None
+                return sequence, match
         return None
-
-    def _admit(self, sequence: Sequence, match: Match | None) -> Sequence | None:
-        if sequence.params.is_reproducible and not self.running:
-            self.cache.reset()
-        slot = self.cache.claim(match)
-        if slot is None:
-            return None
-        self.waiting.remove(sequence)
-        self.running.append(sequence)
-        sequence.slot = slot
-        sequence.status = SequenceStatus.RUNNING
-        if not sequence.num_preemptions:
-            sequence.num_cached_tokens = sequence.num_computed_tokens
-        return sequence
 
     def _is_being_computed(self, sequence: Sequence, match: Match | None) -> bool:
         """Whether a running sequence will soon hold more of this one's beginning than any slot does now."""
-        if sequence.params.is_reproducible or not self.cache.shares_prefixes:
+        if not self.cache.shares_prefixes:
             return False
         enough = max(self.cache.min_shared, 1 + (match.num_tokens if match else 0))
         return any(
@@ -207,26 +195,40 @@ class Scheduler:
             if other.num_pending_tokens > 1
         )
 
-    def _has_room(self, sequence: Sequence, match: Match | None) -> bool:
-        """Whether its tokens fit beside what the running sequences hold, still have to compute, and a margin."""
+    def _admit(self, sequence: Sequence, match: Match | None) -> bool:
+        """Give it a slot, if its tokens fit beside what the running sequences hold, still have to compute, and a margin
+        for each."""
         promised = sum(other.num_pending_tokens + MARGIN for other in self.running)
-        return self.cache.has_room(sequence.num_tokens, promised, match)
+        if not self.cache.has_room(sequence.num_tokens, promised, match):
+            return False
+        if sequence.params.is_reproducible and not self.running:
+            self.cache.reset()
+        slot = self.cache.claim(match)
+        if slot is None:
+            return False
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        sequence.slot = slot
+        sequence.status = SequenceStatus.RUNNING
+        if not sequence.num_preemptions:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Its slot is cached now like that of a finished one: what nobody needs of it will be found again."""
-        self._release(sequence)
+        """Its slot is cached now like that of a finished one: what is not evicted meanwhile will be found again."""
+        self._release_slot(sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self.waiting.appendleft(sequence)
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _remove(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
-            self._release(sequence)
+            self._release_slot(sequence)
         else:
             self.waiting.remove(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.running.remove(sequence)
         self.cache.release(sequence.slot)

@@ -8,9 +8,10 @@ from collections import deque
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
-from handler.engine.cache.kv_cache import Slot
+from handler.engine.cache.slot import Slot
 from handler.engine.detokenizer import Detokenizer
 from handler.engine.sampling_params import SamplingParams
+from handler.engine.vocabulary import Vocabulary
 from handler.errors import EngineError, RequestError
 
 BROKEN_GRAMMAR = "The answer cannot be held to its JSON schema any further: the schema is too complex."
@@ -25,7 +26,7 @@ class SequenceStatus(Enum):
 class FinishReason(Enum):
     STOP = auto()  # end-of-generation token, stop string, or the grammar is complete
     LENGTH = auto()  # max_tokens, or the context is full
-    ABORT = auto()  # nobody waits for it any more
+    ABORT = auto()  # cancelled by its reader
     ERROR = auto()
 
 
@@ -39,22 +40,22 @@ class TokenLogprob(NamedTuple):
 
 
 class SampledToken(NamedTuple):
-    """What the model runner gives back for one sequence and step."""
+    """A token drawn for one sequence."""
 
     token_id: int
     logprob: TokenLogprob | None = None
 
 
 class SequenceUsage(NamedTuple):
-    """Token counts of a finished sequence. `cached` counts prompt tokens that were not computed again."""
+    """Token counts of a sequence."""
 
     num_prompt_tokens: int
-    num_cached_tokens: int
+    num_cached_tokens: int  # of the prompt, not computed again
     num_completion_tokens: int
 
 
 class SequenceOutput(NamedTuple):
-    """What is new of a sequence since its last output. The last one has a finish reason and the usage."""
+    """What is new of a sequence since its last output. The last output has a finish reason and the usage."""
 
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -63,51 +64,36 @@ class SequenceOutput(NamedTuple):
     error: RequestError | None = None
 
     def followed_by(self, later: "SequenceOutput") -> "SequenceOutput":
-        """Both as one, for a reader who comes less often than the engine writes."""
+        """Both as one, for a reader that is slower than the engine."""
         return later._replace(text=self.text + later.text, logprobs=self.logprobs + later.logprobs)
 
 
-class Vocabulary(Protocol):
-    """What must be known of tokens."""
-
-    @property
-    def num_tokens(self) -> int: ...
-
-    @property
-    def end_of_generation(self) -> frozenset[int]:
-        """All tokens that end an answer. Slow at first for a large vocabulary."""
-        ...
-
-    def is_end_of_generation(self, token_id: int) -> bool: ...
-
-    def piece(self, token_id: int) -> bytes:
-        """The token's text, which may begin or end within a character; empty for control tokens."""
-        ...
-
-
 class Sampler(Protocol):
-    """State of one sequence's sampling; the model runner makes and uses it."""
+    """The state of one sequence's sampling. Made and used by the runner."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free it; closing twice is an error."""
+        ...
 
 
 class Matcher(Protocol):
-    """Where one sequence is in the grammar that it must follow."""
+    """Where one sequence is in the grammar that constrains it. Used by one thread at a time."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing but the end can follow."""
+        """Whether nothing but the end of the answer can follow."""
         ...
 
     def accept(self, token_id: int) -> bool:
-        """Go on by a token; false if the grammar cannot be followed any more."""
+        """Advance by a token; False if the grammar cannot be followed any more."""
         ...
 
 
 class Sequence:
-    """Owned by the engine thread from the moment it is added.
+    """Owned by the engine thread from the moment it is added. Knows nothing of batches, other sequences and readers.
 
-    `max_num_tokens` bounds prompt and answer together; `params.max_tokens` bounds the answer.
+    `max_num_tokens` bounds prompt and answer together; `params.max_tokens` bounds the answer. The last token is always
+    sampled and not yet computed.
     """
 
     def __init__(
@@ -118,14 +104,14 @@ class Sequence:
         vocabulary: Vocabulary,
         max_num_tokens: int,
         sampler: Sampler | None = None,
-        grammar: Matcher | None = None,
+        matcher: Matcher | None = None,
     ) -> None:
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_cached_tokens = 0  # as found at the first admission; what a preemption reuses does not count
         self.params = params
         self.sampler = sampler
-        self.grammar = grammar
+        self.matcher = matcher
         self.slot: Slot | None = None
         self.status = SequenceStatus.WAITING
         self.num_preemptions = 0
@@ -154,13 +140,14 @@ class Sequence:
 
     @property
     def num_left(self) -> int:
-        """Tokens it may still get."""
+        """Tokens that may still be appended."""
         return max(0, self._max_num_tokens - self.num_tokens)
 
     @property
     def may_draft(self) -> bool:
-        """Whether tokens may be drafted for it: whoever draws by more than logits and tokens must say no here."""
-        return self.grammar is None and self.num_left > 1  # the token after a draft comes for nothing
+        """False for sequences whose sampling depends on state beyond logits and token ids (grammars), and for the
+        last token, which needs no draft."""
+        return self.matcher is None and self.num_left > 1
 
     @property
     def usage(self) -> SequenceUsage:
@@ -171,7 +158,7 @@ class Sequence:
         return self.status is SequenceStatus.FINISHED
 
     def extend(self, sampled: list[SampledToken]) -> SequenceOutput:
-        """Take the next tokens of a step, at least one, up to the one that ends it; what comes after is dropped."""
+        """Append the sampled tokens of a step, at least one, up to the one that ends the sequence."""
         output = self.append(sampled[0])
         for token in sampled[1:]:
             if self.is_finished:
@@ -180,37 +167,37 @@ class Sequence:
         return output
 
     def append(self, sampled: SampledToken) -> SequenceOutput:
-        """Take the next token; decide whether it was the last."""
+        """Append a sampled token; decide whether it was the last."""
         self.token_ids.append(sampled.token_id)
-        if self.grammar is not None and not self.grammar.accept(sampled.token_id):
+        if self.matcher is not None and not self.matcher.accept(sampled.token_id):
             return self.finish(FinishReason.ERROR, error=EngineError(BROKEN_GRAMMAR))
         if self._vocabulary.is_end_of_generation(sampled.token_id):
             return self.finish(FinishReason.STOP)
         if sampled.logprob is not None:
             self._held_logprobs.append((self._text.num_decoded, sampled.logprob))
         text = self._text.feed(self._vocabulary.piece(sampled.token_id))
-        if self._text.stopped or (self.grammar is not None and self.grammar.is_complete):
+        if self._text.stopped or (self.matcher is not None and self.matcher.is_complete):
             return self.finish(FinishReason.STOP, text)
         if self.num_tokens >= self._max_num_tokens:
             return self.finish(FinishReason.LENGTH, text)
         return SequenceOutput(text, self._shown_logprobs())
 
     def finish(self, reason: FinishReason, text: str = "", error: RequestError | None = None) -> SequenceOutput:
-        """End the sequence; the output has what was held back, unless a stop string was found."""
+        """End the sequence. The output has the text that was held back, unless a stop string was found."""
         self.status = SequenceStatus.FINISHED
         text += self._text.finish()
         logprobs = self._shown_logprobs() if self._text.stopped else tuple(entry for _, entry in self._held_logprobs)
         return SequenceOutput(text, logprobs, reason, self.usage, error)
 
     def close(self) -> None:
-        """Free what this sequence's sampling holds."""
-        self.grammar = None
+        """Free sampler and matcher."""
+        self.matcher = None
         if self.sampler is not None:
             self.sampler.close()
             self.sampler = None
 
     def _shown_logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Entries of tokens whose text has begun to be shown: text and logprobs never run apart."""
+        """Entries of tokens whose text has begun to be shown, so that text and logprobs stay together."""
         shown: list[TokenLogprob] = []
         while self._held_logprobs and self._held_logprobs[0][0] < self._text.num_shown:
             shown.append(self._held_logprobs.popleft()[1])

@@ -1,7 +1,4 @@
-"""Where the time of the engine's steps goes, as histograms that cost a microsecond a phase.
-
-Written by the engine thread alone. Others may read while it writes: what they see may be a step apart.
-"""
+"""How long the phases of the engine's steps take, as histograms that cost a microsecond a phase."""
 
 import time
 from bisect import bisect_left
@@ -12,10 +9,10 @@ BOUNDS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1,
 
 
 class Histogram(NamedTuple):
-    """Times up to each of BOUNDS and not to the one before, then the longer ones; all of them added up, in seconds."""
+    """Counts of the times up to each of BOUNDS and above the one before, then of the longer ones; and their total."""
 
     counts: list[int]
-    total: float
+    total: float  # seconds
 
     @property
     def num_times(self) -> int:
@@ -23,7 +20,11 @@ class Histogram(NamedTuple):
 
 
 class StepTimes:
-    """Laps: each belongs to the phase that ends with it."""
+    """A stopwatch with laps, each of which belongs to the phase that ends with it.
+
+    Owned by the engine loop, which hands it to the runner for the phases in there. Written by the engine thread alone;
+    other threads may read meanwhile, and see histograms that are at most a step apart.
+    """
 
     def __init__(self) -> None:
         self._counts = {phase: [0] * (len(BOUNDS) + 1) for phase in PHASES}
@@ -34,11 +35,12 @@ class StepTimes:
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
+        """End a phase, which began with the last lap."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._counts[phase][bisect_left(BOUNDS, seconds)] += 1
         self._totals[phase] += seconds
 
     def histograms(self) -> dict[str, Histogram]:
-        """A copy."""
+        """A copy, by phase."""
         return {phase: Histogram(self._counts[phase].copy(), self._totals[phase]) for phase in PHASES}

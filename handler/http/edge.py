@@ -61,7 +61,7 @@ class HttpEdge:
         engine = self.worker.engine
         if not engine.is_healthy:
             return JSONResponse({"status": "unhealthy"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        limits = {"max_num_seqs": engine.limits.max_num_seqs, "num_cells": engine.runner.num_cells}
+        limits = {"max_num_seqs": engine.limits.max_num_seqs, "num_cells": engine.num_cells}
         return JSONResponse({"status": "ok", **limits, **engine.stats._asdict()})
 
     async def metrics(self, _request: Request) -> Response:

@@ -37,13 +37,13 @@ def render(engine: Engine) -> str:
 
 def _lines(engine: Engine) -> Iterator[str]:
     stats = engine.stats._asdict()
-    yield from _metric("engine_cells", "gauge", "Cells of the KV cache.", engine.runner.num_cells)
+    yield from _metric("engine_cells", "gauge", "Cells of the KV cache.", engine.num_cells)
     for field, (name, meaning) in GAUGES.items():
         yield from _metric(name, "gauge", meaning, stats[field])
     for field, (name, meaning) in COUNTERS.items():
         yield from _metric(name, "counter", meaning, stats[field])
     yield from _head(STEP, "histogram", "Where the time of the engine's steps goes.")
-    for phase, histogram in engine.runner.times.histograms().items():
+    for phase, histogram in engine.step_times().items():
         yield from _histogram(phase, histogram)
 
 

@@ -217,11 +217,11 @@ async def test_cancelled_answer_frees_its_grammar() -> None:
     with fake_worker(ANSWERS_JSON, held=True) as worker:
         worker.permit()
         stream = await worker.stream_chat("Hi", **UNDER_SCHEMA)
-        (sequence,) = worker.engine._generations
-        assert sequence.grammar is not None
+        (sequence,) = worker.engine._loop._generations
+        assert sequence.matcher is not None
         stream.cancel()
         worker.let_go()
-        await eventually(lambda: sequence.grammar is None)
+        await eventually(lambda: sequence.matcher is None)
 
 
 def unsupported(schema: dict[str, Any]) -> dict[str, Any]:

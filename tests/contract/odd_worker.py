@@ -8,36 +8,40 @@ ODD_BROKEN=/some/file   while this file exists, the engine thread breaks down at
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 from handler import __main__ as worker
 from handler.engine.batch import Batch
-from handler.engine.engine import Engine
+from handler.engine.engine_loop import EngineLoop
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.sequence import SampledToken, Sequence
+from handler.engine.step_times import StepTimes
 
 STEP_SECONDS = float(os.environ.get("ODD_STEP_SECONDS", "0"))
 TRACES = "ODD_TRACE" in os.environ
 BROKEN = Path(os.environ.get("ODD_BROKEN", "/nonexistent"))
 
-run, forget = ModelRunner.run, Engine._forget
+launch, collect, forget = ModelRunner.launch, ModelRunner.collect, EngineLoop._forget
 
 
-def odd_run(runner: ModelRunner, batch: Batch, meanwhile: Callable[[], None]) -> list[list[SampledToken]]:
-    ends = time.monotonic() + STEP_SECONDS
+def odd_launch(runner: ModelRunner, batch: Batch, times: StepTimes) -> None:
     if BROKEN.exists():
         raise RuntimeError("broken on purpose")
     if TRACES:
         tell("step")
-    sampled = run(runner, batch, meanwhile)
+    launch(runner, batch, times)
+
+
+def odd_collect(runner: ModelRunner, batch: Batch, times: StepTimes) -> list[list[SampledToken]]:
+    ends = time.monotonic() + STEP_SECONDS
+    sampled = collect(runner, batch, times)
     time.sleep(max(0.0, ends - time.monotonic()))
     return sampled
 
 
-def odd_forget(engine: Engine, sequence: Sequence) -> None:
-    forget(engine, sequence)
+def odd_forget(loop: EngineLoop, sequence: Sequence) -> None:
+    forget(loop, sequence)
     if TRACES:
         tell("slot freed")
 
@@ -48,5 +52,9 @@ def tell(what: str) -> None:
 
 
 if __name__ == "__main__":
-    with patch.object(ModelRunner, "run", odd_run), patch.object(Engine, "_forget", odd_forget):
+    with (
+        patch.object(ModelRunner, "launch", odd_launch),
+        patch.object(ModelRunner, "collect", odd_collect),
+        patch.object(EngineLoop, "_forget", odd_forget),
+    ):
         sys.exit(worker.main())

@@ -1,17 +1,21 @@
 """A cache under test, and texts as its tokens."""
 
-from handler.engine.cache.kv_cache import KVCache, Slot
+from typing import Generic, TypeVar
+
+from handler.engine.cache.slot import Slot
 from handler.engine.cache.split_cache import SplitCache
+from handler.engine.cache.unified_cache import UnifiedCache
 from tests.engine.fakes import Call, MemoryKind, RecordingMemory
 
+C = TypeVar("C", UnifiedCache, SplitCache)
 
-class Bench:
+
+class Bench(Generic[C]):
     """A cache over a recording memory, which it must agree with after everything it does."""
 
-    def __init__(self, kind: MemoryKind = "full", *, num_slots: int = 4, num_cells: int = 2000) -> None:
+    def __init__(self, cache: type[C], kind: MemoryKind, *, num_slots: int, num_cells: int) -> None:
         self.memory = RecordingMemory(kind)
-        cache = KVCache if self.memory.is_unified else SplitCache
-        self.cache = cache(self.memory, num_slots=num_slots, num_cells=num_cells)
+        self.cache: C = cache(self.memory, num_slots=num_slots, num_cells=num_cells)
 
     def start(self, text: str) -> Slot:
         """Admit a prompt and compute it."""
@@ -42,6 +46,11 @@ class Bench:
 
     def calls(self, name: str) -> list[Call]:
         return [call for call in self.memory.calls if call.name == name]
+
+
+class UnifiedBench(Bench[UnifiedCache]):
+    def __init__(self, kind: MemoryKind = "full", *, num_slots: int = 4, num_cells: int = 2000) -> None:
+        super().__init__(UnifiedCache, kind, num_slots=num_slots, num_cells=num_cells)
 
 
 def tokens(text: str) -> list[int]:

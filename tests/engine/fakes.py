@@ -8,17 +8,20 @@ import ctypes
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import count
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
 from handler.engine.batch import Batch, ScheduledSequence
+from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
+from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
 from handler.engine.step_times import StepTimes
-from handler.engine.structured.grammar import Grammar, GrammarCompiler, NativeTokenizer
+from handler.engine.structured.grammar import GrammarCompiler
+from handler.engine.vocabulary import NativeTokenizer
 from handler.errors import CacheFullError
 
 END = 256  # the token that ends an answer
@@ -31,7 +34,7 @@ TOKENIZE = ctypes.CFUNCTYPE(
     *(ctypes.POINTER(ctypes.c_int32), ctypes.c_int32, ctypes.c_bool, ctypes.c_bool),
 )
 
-MemoryKind = Literal["full", "recurrent", "stubborn", "streams"]
+MemoryKind = Literal["full", "recurrent", "stubborn", "split"]
 
 
 class ByteVocabulary:
@@ -78,14 +81,14 @@ class Call(NamedTuple):
 class RecordingMemory:
     """Notes the calls, and holds (cell, token) pairs by slot; slots that share a prefix share its cells.
 
-    "full" can do everything, "recurrent" goes on from the latest token alone and shares nothing, "stubborn" promises
-    what it then refuses, "streams" has cells for each slot alone.
+    "full" can do everything, "recurrent" continues from the latest token alone and shares nothing, "stubborn" promises
+    what it then refuses, "split" has cells for each slot alone.
     """
 
     def __init__(self, kind: MemoryKind = "full") -> None:
         self.kind = kind
         self.shares_prefixes = kind != "recurrent"
-        self.is_unified = kind != "streams"
+        self.is_unified = kind != "split"
         self.calls: list[Call] = []
         self.cells: dict[int, list[tuple[int, int]]] = {}
         self._next_cell = count()
@@ -116,7 +119,7 @@ class RecordingMemory:
 
     def truncate(self, seq_id: int, num_tokens: int) -> bool:
         self.calls.append(Call("truncate", seq_id, num_tokens))
-        if self.kind not in ("full", "streams"):
+        if self.kind not in ("full", "split"):
             return False
         del self.cells[seq_id][num_tokens:]
         return True
@@ -156,7 +159,6 @@ class FakeRunner:
     ) -> None:
         self.memory = RecordingMemory(kind)
         self.vocabulary = ByteVocabulary()
-        self.times = StepTimes()
         self.num_slots = num_slots
         self.num_cells = num_cells
         self.max_model_len = max_model_len or num_cells
@@ -165,7 +167,7 @@ class FakeRunner:
         self.failures: deque[Exception | None] = deque()  # what the next steps raise
         self.is_closed = False
         self._scripts = scripts or {}
-        self._grammars = GrammarCompiler(self.vocabulary, num_threads=1)
+        self._launched: Batch | None = None
         self._begun: SimpleQueue[str] = SimpleQueue()
         self._permits: threading.Semaphore | None = None
 
@@ -190,12 +192,20 @@ class FakeRunner:
         self.samplers.append(sampler)
         return sampler
 
-    def compile_grammar(self, json_schema: str) -> Grammar:
-        """Real, though scripts pay no heed to it: a wrong one shows."""
-        return self._grammars.compile(json_schema)
+    def run(self, batch: Batch) -> list[list[SampledToken]]:
+        """A whole step, without an engine."""
+        times = StepTimes()
+        self.launch(batch, times)
+        return self.collect(batch, times)
 
-    def run(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> list[list[SampledToken]]:
-        meanwhile()
+    def launch(self, batch: Batch, times: StepTimes) -> None:
+        assert self._launched is None, "the last batch was not collected"
+        self._launched = batch
+        times.lap("fill")
+
+    def collect(self, batch: Batch, times: StepTimes) -> list[list[SampledToken]]:
+        assert self._launched is batch, "another batch was launched"
+        self._launched = None
         self._begin(batch)
         if self.failures and (failure := self.failures.popleft()):
             raise failure
@@ -203,12 +213,12 @@ class FakeRunner:
             raise CacheFullError("No place in the KV cache for this batch.")
         for item in batch.items:
             self.memory.write(item.slot.seq_id, item.start, item.token_ids)
+        times.lap("wait")
         return list(self._sample(batch))
 
     def close(self) -> None:
         assert not self.is_closed, "closed twice"
         self.is_closed = True
-        self._grammars.close()
 
     def _begin(self, batch: Batch) -> None:
         prompts = [as_text(item.sequence.token_ids[: item.sequence.num_prompt_tokens]) for item in batch.items]
@@ -247,6 +257,12 @@ class FakeRunner:
         for _ in range(num_tokens):
             token_ids.append(self.next_token(token_ids))
         return as_text(token_ids)[len(prompt) :]
+
+
+def create_engine(runner: FakeRunner, limits: Limits | None = None, *, max_queue: int = 100, **options: Any) -> Engine:
+    """An engine on a fake model. Schemas are compiled for real, so that a wrong one shows."""
+    options = {"schemas": GrammarCompiler(runner.vocabulary), **options}
+    return Engine(runner, limits or Limits(runner.num_slots, 64, 16), max_queue=max_queue, **options)
 
 
 def noise(token_ids: list[int]) -> int:

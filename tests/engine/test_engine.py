@@ -9,12 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from handler.engine.engine import MAX_FAILURES, Engine
+from handler.engine.engine import Engine
+from handler.engine.engine_loop import MAX_FAILURES
 from handler.engine.generation import Generation
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SequenceOutput
-from handler.engine.structured.grammar import Grammar
+from handler.engine.structured.grammar import Grammar, GrammarCompiler
 from handler.errors import (
     CacheFullError,
     ContextLengthError,
@@ -25,7 +26,7 @@ from handler.errors import (
     UnavailableError,
     WorkerError,
 )
-from tests.engine.fakes import TIMEOUT, FakeRunner
+from tests.engine.fakes import TIMEOUT, ByteVocabulary, FakeRunner, create_engine
 
 ENDLESS = SamplingParams(max_tokens=None)
 
@@ -34,13 +35,13 @@ ENDLESS = SamplingParams(max_tokens=None)
 def running(runner: FakeRunner, *, max_queue: int = 16, max_batch_tokens: int = 64) -> Iterator[Engine]:
     """An engine, which in the end has nothing left open."""
     limits = Limits(runner.num_slots, max_batch_tokens=max_batch_tokens, max_prompt_tokens=16)
-    engine = Engine(runner, limits, max_queue=max_queue)
+    engine = create_engine(runner, limits, max_queue=max_queue)
     try:
         yield engine
     finally:
         if not runner.is_closed:
             engine.close()
-    assert engine._num_open == 0
+    assert engine._admission.num_sequences == 0
     assert all(sampler.is_closed for sampler in runner.samplers)
 
 
@@ -181,7 +182,7 @@ async def test_full_queue_is_refused() -> None:
         generation.cancel()
         runner.let_go()
         await collect(generation)
-        await elsewhere(until(lambda: engine._num_open == 0, runner))
+        await elsewhere(until(lambda: engine._admission.num_sequences == 0, runner))
         assert (await ask(engine, "hi")).text == "hello"
 
 
@@ -338,7 +339,7 @@ async def test_full_cache_preempts_and_tries_again() -> None:
         runner.let_go()
         outputs = await collect(generation)
         assert [outputs[index].text for index in (0, 1)] == [runner.answer("aa", 10), runner.answer("bb", 10)]
-        assert engine._scheduler.num_preemptions == 1
+        assert engine._loop._scheduler.num_preemptions == 1
         assert engine.is_healthy
 
 
@@ -379,7 +380,7 @@ async def test_close_ends_who_still_waits() -> None:
     with running(runner) as engine:
         generations = [await begin(engine, runner, "a"), await engine.generate(["b"], ENDLESS)]
         closing = asyncio.create_task(elsewhere(engine.close))
-        await elsewhere(until(lambda: engine._is_stopping, runner))
+        await elsewhere(until(lambda: engine._loop._is_closing, runner))
         runner.let_go()
         await closing
         results = await asyncio.gather(*map(collect, generations), return_exceptions=True)
@@ -396,7 +397,7 @@ async def test_request_during_close_is_refused() -> None:
     with running(runner) as engine:
         generation = await begin(engine, runner, "a")
         closing = asyncio.create_task(elsewhere(engine.close))
-        await elsewhere(until(lambda: engine._is_stopping, runner))
+        await elsewhere(until(lambda: engine._loop._is_closing, runner))
         with pytest.raises(UnavailableError):
             await engine.generate(["b"], SamplingParams())
         runner.let_go()
@@ -420,7 +421,7 @@ async def test_model_outlives_the_last_tokenizer() -> None:
         asking = asyncio.create_task(ask(engine, "a"))
         await elsewhere(lambda: tokenizing.wait(TIMEOUT))
         closing = asyncio.create_task(elsewhere(engine.close))
-        await elsewhere(until(lambda: not engine._thread.is_alive(), runner))
+        await elsewhere(until(lambda: not engine._loop._thread.is_alive(), runner))
         assert not runner.is_closed
         go_on.set()
         with pytest.raises(UnavailableError):
@@ -446,7 +447,7 @@ async def test_cancelled_request_is_not_counted() -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert engine._num_open == 0
+        assert engine._admission.num_sequences == 0
         go_on.set()
 
 
@@ -504,15 +505,14 @@ async def test_closed_event_loop_frees_its_sequences() -> None:
 
 async def test_a_slow_schema_holds_up_schemas_alone() -> None:
     """Whoever wants none is answered meanwhile."""
-    runner, may_end = FakeRunner({"hi": "there"}), threading.Event()
-    compile_grammar = runner.compile_grammar
+    may_end = threading.Event()
 
-    def compile_slowly(json_schema: str) -> Grammar:
-        assert may_end.wait(TIMEOUT)
-        return compile_grammar(json_schema)
+    class SlowCompiler(GrammarCompiler):
+        def compile(self, json_schema: str) -> Grammar:
+            assert may_end.wait(TIMEOUT)
+            return super().compile(json_schema)
 
-    runner.compile_grammar = compile_slowly  # type: ignore[method-assign]  # as slow as it takes
-    engine = Engine(runner, Limits(4, 64, 16), max_queue=100)
+    engine = create_engine(FakeRunner({"hi": "there"}), schemas=SlowCompiler(ByteVocabulary()))
     slow = [
         asyncio.create_task(engine.generate(["x"], SamplingParams(json_schema="{}", max_tokens=1))) for _ in range(40)
     ]

@@ -8,13 +8,12 @@ import pytest
 
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, Sequence
 from handler.engine.speculative.speculation import DraftLimits, Speculation
 from handler.errors import CacheFullError, DecodeError, EngineError
+from tests.engine.asking import ask
 from tests.engine.fake_drafters import FakeDrafter, RightDrafter
-from tests.engine.fakes import FakeRunner
-from tests.engine.tiny_engine import ask
+from tests.engine.fakes import FakeRunner, create_engine
 
 SCRIPTS = {"Hi>": "Hello to you all!", "Go>": "As far as it goes"}
 ANSWERS = {tuple(prompt.encode()): list(answer.encode()) for prompt, answer in SCRIPTS.items()}
@@ -23,7 +22,7 @@ ANSWERS = {tuple(prompt.encode()): list(answer.encode()) for prompt, answer in S
 @contextmanager
 def open_engine(drafter: FakeDrafter) -> Iterator[Engine]:
     runner = FakeRunner(SCRIPTS)
-    engine = Engine(runner, Limits(4, 64, 16), max_queue=10, speculation=Speculation(drafter, DraftLimits(4, 8, 64)))
+    engine = create_engine(runner, speculation=Speculation(drafter, DraftLimits(4, 8, 64)))
     yield engine
     engine.close()
     assert runner.is_closed

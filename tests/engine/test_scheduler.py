@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from handler.engine.batch import Batch
-from handler.engine.cache.kv_cache import KVCache
+from handler.engine.cache.unified_cache import UnifiedCache
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import MARGIN, Limits, Outputs, Scheduler
 from handler.engine.sequence import FinishReason, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError
 from tests.engine.fakes import FakeRunner, FakeSampler, MemoryKind
 
-SHARED = "s" * KVCache.min_shared  # a beginning worth waiting for
+SHARED = "s" * UnifiedCache.min_shared  # a beginning worth waiting for
 
 
 @dataclass
@@ -84,7 +84,7 @@ def create_scheduler(
     max_burst_tokens: int = 0,
 ) -> Bench:
     runner = FakeRunner(kind=kind, num_slots=num_slots, num_cells=num_cells)
-    cache = KVCache(runner.memory, num_slots=num_slots, num_cells=num_cells)
+    cache = UnifiedCache(runner.memory, num_slots=num_slots, num_cells=num_cells, max_idle=max_idle)
     limits = Limits(num_slots, max_batch_tokens, max_prompt_tokens, max_idle, max_burst_tokens)
     return Bench(Scheduler(cache, limits), runner)
 

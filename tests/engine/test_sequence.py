@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from handler.engine.cache.kv_cache import Slot
+from handler.engine.cache.slot import Slot
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceUsage
 from handler.errors import EngineError
@@ -163,7 +163,7 @@ def test_counts_follow_the_slot() -> None:
     """Computed tokens are those of the slot; the rest is pending."""
     sequence = create_sequence()
     assert (sequence.num_computed_tokens, sequence.num_pending_tokens) == (0, 5)
-    sequence.slot = Slot(0, token_ids=list(b"hel"), cells=[0, 1, 2])
+    sequence.slot = Slot(0, token_ids=list(b"hel"))
     assert (sequence.num_computed_tokens, sequence.num_pending_tokens) == (3, 2)
 
 

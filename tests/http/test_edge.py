@@ -13,7 +13,7 @@ from starlette.types import Message
 
 from handler.api.routes import Method
 from handler.api.stream import EventStream
-from handler.engine.engine import MAX_FAILURES
+from handler.engine.engine_loop import MAX_FAILURES
 from handler.errors import DecodeError
 from handler.http.body import MAX_DRAINED_BYTES
 from handler.http.edge import HttpEdge

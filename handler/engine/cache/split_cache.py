@@ -1,49 +1,49 @@
-"""A KV cache in which each slot has cells of its own: llama.cpp's, with one stream a sequence.
+"""A KV cache in which each slot has cells of its own: llama.cpp's with `kv_unified` off.
 
-A step looks at a sequence's own cells instead of all, which makes steps of many sequences shorter. The price is room
-for a whole context in every slot, and that a prefix is shared by copying it: all of a stream's cells, whatever is in
-them, in about the time of a step. In return there is always room, and what finished conversations leave costs nothing.
+Attention of a step looks at a sequence's own cells instead of all, which makes steps of many sequences shorter. The
+price is room for a whole context in every slot, and that a prefix is shared by copying it: all of the slot's cells,
+whatever is in them, in about the time of a step. In return there is always room, and cached conversations cost nothing.
 
-Slots that run lie side by side (placement.py), so a slot may move: its content goes to another's place, and the two
-change their seq_ids. Engine thread only.
+Claimed slots are kept adjacent (placement.py), so a slot may move: its content is copied to another's seq_id, and the
+two swap their seq_ids.
 """
 
 from collections.abc import Iterable
 
 from handler.engine.cache import placement
-from handler.engine.cache.kv_cache import KVCache, Match, Memory, Slot
+from handler.engine.cache.memory import Memory
+from handler.engine.cache.slot import Match, P, Slot
+from handler.engine.cache.slot_table import SlotTable
 
 MIN_COPIED = 64  # tokens: fewer are computed anew in less time
-MIN_KEPT = 256  # tokens of a finished conversation that is moved away rather than forgotten
+MIN_KEPT = 256  # tokens of a cached conversation that is moved rather than overwritten
 
 
-class SplitCache(KVCache):
-    is_unified = False
+class SplitCache:
+    """A `KVCache`. Owns its slots. Engine thread only."""
+
     min_shared = MIN_COPIED
 
     def __init__(self, memory: Memory, *, num_slots: int, num_cells: int) -> None:
-        super().__init__(memory, num_slots=num_slots, num_cells=num_cells)
+        self.num_cells = num_cells
         self._capacity = num_cells // num_slots  # tokens of a slot
+        self._memory = memory
+        self._table = SlotTable(memory, num_slots)
 
-    def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
-        """Whoever has a slot has its cells."""
-        return True
+    @property
+    def slots(self) -> list[Slot]:
+        return self._table.slots
 
-    def find_prefix(self, token_ids: list[int]) -> Match | None:
-        """As ever, if it is worth a copy."""
-        match = super().find_prefix(token_ids)
-        return match if match and (match.takes_all or match.num_tokens >= MIN_COPIED) else None
+    @property
+    def shares_prefixes(self) -> bool:
+        return self._memory.shares_prefixes
 
-    def expire(self, max_idle: int) -> None:
-        """Finished conversations are in nobody's way."""
+    @property
+    def num_free_cells(self) -> int:
+        return self.num_cells - sum(len(slot.token_ids) for slot in self.slots)
 
-    def padding_slots(self, slots: Iterable[Slot]) -> list[Slot]:
-        """Slots to compute an unwanted token in, so that those of a batch follow one another."""
-        missing = placement.padding([slot.seq_id for slot in slots])
-        return [slot for slot in self.slots if slot.seq_id in missing and slot.num_tokens < self._capacity]
-
-    def compact(self) -> None:
-        """Move one of the claimed slots nearer to the others, if they have come to lie too far apart."""
+    def prepare_step(self) -> None:
+        """Compact: move one claimed slot nearer to the others, if they have come to lie too far apart."""
         claimed = {slot.seq_id: slot for slot in self.slots if slot.is_claimed}
         if not placement.is_scattered(claimed):
             return
@@ -51,21 +51,86 @@ class SplitCache(KVCache):
         if (place := self._free_place(self._near(claimed), far)) is not None:
             self._move(far, place)
 
-    def _choose_target(self, match: Match | None) -> Slot | None:
+    def find_prefix(self, token_ids: list[int]) -> Match | None:
+        match = self._table.find_prefix(token_ids)
+        return match if match and (match.takes_all or match.num_tokens >= MIN_COPIED) else None
+
+    def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
+        """Always: a slot comes with cells for the longest sequence."""
+        return True
+
+    def make_room(self, num_cells: int) -> bool:
+        """Always, for the same reason."""
+        return True
+
+    def claim(self, match: Match | None) -> Slot | None:
+        """A slot beside the claimed ones; a cached conversation that is continued is moved there."""
         near = self._near([slot.seq_id for slot in self.slots if slot.is_claimed])
         if match is None or not match.takes_all:
-            return self._free_place(near, match.slot if match else None)
-        if match.slot not in near and (place := self._free_place(near, match.slot)) is not None:
-            self._move(match.slot, place)
-        return match.slot
+            slot = self._free_place(near, match.slot if match else None)
+        else:
+            slot = match.slot
+            if slot not in near and (place := self._free_place(near, slot)) is not None:
+                self._move(slot, place)
+        if slot is None:
+            return None
+        slot.is_claimed = True
+        if match is not None and slot is match.slot:
+            self._table.truncate(slot, match.num_tokens)
+            return slot
+        self.clear(slot)
+        if match is not None:
+            self._memory.copy(match.slot.seq_id, slot.seq_id, match.num_tokens)
+            slot.token_ids = match.slot.token_ids[: match.num_tokens]
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        self._table.release(slot)
+
+    def evict(self, num_cells: int) -> bool:
+        slot = self._table.least_recently_used()
+        if slot is None:
+            return False
+        self.clear(slot)
+        return True
+
+    def arrange(self, items: list[P]) -> list[Slot]:
+        """In the order of their seq_ids; slots in the gaps between them are padded, as long as they have a free
+        cell."""
+        items.sort(key=lambda item: item.slot.seq_id)
+        missing = placement.padding([item.slot.seq_id for item in items])
+        return [slot for slot in self.slots if slot.seq_id in missing and slot.num_tokens < self._capacity]
+
+    def append(self, computed: Iterable[tuple[Slot, list[int]]]) -> None:
+        for slot, token_ids in computed:
+            slot.token_ids += token_ids
+            assert len(slot.token_ids) <= self._capacity, "more than a slot has cells for"
+
+    def drop_rest(self, slot: Slot) -> None:
+        self._table.drop_rest(slot)
+
+    def tick(self, num_tokens: int) -> None:
+        self._table.clock += num_tokens
+
+    def clear(self, slot: Slot) -> None:
+        """Forget all of a slot."""
+        self._table.clear(slot)
+
+    def reset(self) -> None:
+        for slot in self.slots:
+            self.clear(slot)
+
+    def check_integrity(self) -> None:
+        assert sorted(slot.seq_id for slot in self.slots) == list(range(len(self.slots))), "a seq_id twice"
+        assert all(slot.num_tokens <= self._capacity for slot in self.slots), "more than a slot has cells for"
 
     def _near(self, claimed: Iterable[int]) -> list[Slot]:
-        """Slots that nobody has claimed, beside those with these seq_ids or among them."""
+        """Unclaimed slots that leave the fewest gaps beside those with these seq_ids."""
         free = {slot.seq_id: slot for slot in self.slots if not slot.is_claimed}
         return [free[seq_id] for seq_id in placement.nearest(list(claimed), free)]
 
     def _free_place(self, slots: list[Slot], wanted: Slot | None) -> Slot | None:
-        """One of these to be overwritten, rather not the wanted one. What is worth it goes elsewhere first."""
+        """One of these to be overwritten, preferably not the wanted one. A long conversation in it is moved first."""
         slot = min(slots, key=lambda slot: (slot is wanted, not slot.is_empty, slot.last_used), default=None)
         if slot is None or slot is wanted or slot.num_tokens < MIN_KEPT:
             return slot
@@ -75,18 +140,14 @@ class SplitCache(KVCache):
         return spare
 
     def _spare_for(self, slot: Slot, wanted: Slot | None) -> Slot | None:
-        """A slot that is worth less than this one."""
+        """An unclaimed slot that is empty or was used less recently than this one."""
         others = (other for other in self.slots if not other.is_claimed and other not in (slot, wanted))
         worth_less = (other for other in others if other.is_empty or other.last_used < slot.last_used)
         return min(worth_less, key=lambda other: (not other.is_empty, other.last_used), default=None)
 
     def _move(self, slot: Slot, place: Slot) -> None:
-        """To another's place, which is forgotten and then lies, empty, where this one was."""
+        """Give a slot the seq_id of another one, which is emptied and gets this one's."""
         self.clear(place)
         self._memory.copy(slot.seq_id, place.seq_id, slot.num_tokens)
         self._memory.clear(slot.seq_id)
         slot.seq_id, place.seq_id = place.seq_id, slot.seq_id
-
-    def _copy(self, match: Match, target: Slot) -> None:
-        self._memory.copy(match.slot.seq_id, target.seq_id, match.num_tokens)
-        self.append([(target, match.slot.token_ids[: match.num_tokens])])

@@ -1,4 +1,4 @@
-"""A batch as llama.cpp wants it."""
+"""A batch as llama.cpp takes it."""
 
 import ctypes
 from typing import Any
@@ -9,19 +9,23 @@ import numpy.typing as npt
 
 from handler.engine.batch import Batch, ScheduledSequence
 
-PAD = 0  # any token: nobody wants what comes of it
+PAD = 0  # any token: its result is discarded
 
 
 class BatchBuffer:
-    """One `llama_batch` over NumPy arrays, filled anew for each step with whole-array assignments."""
+    """One `llama_batch` over NumPy arrays of shape (capacity,), overwritten in each step. Engine thread only.
+
+    `token`, `pos`, `seq_id` and `n_seq_id` are int32, `logits` is int8: 1 where a row of logits is wanted.
+    """
 
     def __init__(self, capacity: int) -> None:
+        """`capacity`: tokens of the largest batch, padding included."""
         self._token = np.zeros(capacity, np.int32)
         self._pos = np.zeros(capacity, np.int32)
         self._seq_id = np.zeros(capacity, np.int32)
         self._logits = np.zeros(capacity, np.int8)
         self._n_seq_id = np.ones(capacity, np.int32)
-        # llama_batch wants a pointer to each token's list of slots: they point into one array, for ever.
+        # llama_batch takes a pointer to each token's list of slots: they point into one array, for ever.
         self._seq_id_pointers = self._seq_id.ctypes.data + np.arange(capacity, dtype=np.uintp) * self._seq_id.itemsize
         self.struct = llama.llama_batch(
             token=_pointer(self._token, ctypes.c_int32),
@@ -31,8 +35,13 @@ class BatchBuffer:
             logits=_pointer(self._logits, ctypes.c_int8),
         )
 
+    @property
+    def num_tokens(self) -> int:
+        """What it is filled with, padding included."""
+        return int(self.struct.n_tokens)
+
     def fill(self, batch: Batch) -> None:
-        """A row of logits is wanted for each item that catches up, and for each token of its draft, in this order."""
+        """Rows of logits are wanted for each item that catches up, and for each token of its draft, in this order."""
         parts = [(item.slot.seq_id, item.start, item.token_ids, _num_wanted(item)) for item in batch.items]
         parts += [(slot.seq_id, slot.num_tokens, [PAD], 0) for slot in batch.padding_slots]
         if batch.padding_slots:

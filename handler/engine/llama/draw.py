@@ -1,4 +1,4 @@
-"""draw.c, as Python calls it. builder/native.sh compiles it."""
+"""The functions of draw.c, which builder/native.sh compiles."""
 
 import ctypes
 from pathlib import Path
@@ -13,11 +13,11 @@ SAMPLERS = (llama._lib.llama_sampler_apply, llama._lib.llama_sampler_accept)
 
 
 class DrawRequest(ctypes.Structure):
-    """Its `struct request`: one sequence's chain and what it needs, and what it drew last."""
+    """draw.c's `struct request`: a sequence's chain, the row and candidates to draw from, and the token drawn."""
 
     chain: int | None  # llama.cpp's
-    num: int
-    also: int | None  # address of int64 numbers, which must live as long
+    num: int  # the highest logits to offer
+    also: int | None  # address of int64 token ids to offer too, which must live as long
     num_also: int
     row: int
     drawn: int
@@ -33,10 +33,12 @@ class DrawRequest(ctypes.Structure):
 
 
 class DrawPool:
-    """Its threads, and the samplers' functions for them to call. Used by one thread at a time."""
+    """Threads that share the rows of a step, and llama.cpp's functions for them to call. Used by one thread at a
+    time."""
 
     def __init__(self, num_tokens: int, num_threads: int, functions: tuple[Any, Any] = SAMPLERS) -> None:
-        """`num_tokens`: of a row of logits. Raises ModelError where the library was not compiled."""
+        """`num_tokens`: of a row of logits; `num_threads`: the calling one included. Raises ModelError where the
+        library was not compiled."""
         if not LIBRARY.exists():
             raise ModelError(f"{LIBRARY.name} was not compiled: builder/native.sh does that.")
         self._library: Any = ctypes.CDLL(str(LIBRARY))
@@ -52,8 +54,10 @@ class DrawPool:
             raise ModelError("There is no memory to sample with.")
 
     def draw(self, addresses: list[int], logits: int) -> None:
-        """Fill in `drawn` of the requests at these addresses, having given the GIL away, from the rows of logits at
-        that one. There is one request at least."""
+        """Fill in `drawn` of the requests at these addresses, without the GIL.
+
+        `logits`: the address of float32 rows, C-contiguous, (num_rows, num_tokens). There is one request at least.
+        """
         requests = (ctypes.c_void_p * len(addresses))(*addresses)
         self._library.crew_draw(self._crew, requests, len(addresses), logits, self._samplers)
 

@@ -1,16 +1,17 @@
-"""llama.cpp's log, as records of `logging`. Knows nothing of llama.cpp but its levels."""
+"""llama.cpp's log, forwarded to `logging`. Knows nothing of llama.cpp but its levels."""
 
 import logging
 
 log = logging.getLogger("llama.cpp")
 
-# llama.cpp tells at its level INFO what only its developers read: thousands of lines while a model loads.
+# llama.cpp's INFO is for its developers: thousands of lines while a model loads.
 LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 CONTINUATION = 5
 
 
 class LlamaLog:
-    """Called with pieces of lines, by any thread. Remembers the last error, for the exception that follows."""
+    """llama.cpp's log callback: called with pieces of lines, by any thread. Keeps the last error, for the exception
+    that follows."""
 
     def __init__(self) -> None:
         self.last_error = ""

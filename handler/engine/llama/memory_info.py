@@ -1,4 +1,4 @@
-"""What llama.cpp knows of memory: how much is free on its GPUs, and what a model puts into its cache."""
+"""What llama.cpp knows of memory: how much is free on its GPUs, and how much a token takes in a model's cache."""
 
 import ctypes
 import math
@@ -12,7 +12,7 @@ GPU = 1  # of ggml's kinds of devices
 
 
 def free_gpu_bytes() -> list[int]:
-    """Of each GPU; empty without one. The backends are loaded."""
+    """Free bytes of each GPU; empty without one. `start_llama` was called before."""
     lib: Any = llama._lib
     get = lib.ggml_backend_dev_get
     get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
@@ -32,7 +32,7 @@ def _free_bytes(memory: Any, device: int) -> int:
 
 
 def cache_shape(model: Any) -> CacheShape:
-    """As if every layer had a cache: for recurrent layers, which have none, that is more than it will be."""
+    """Of a loaded model, as if every layer had a cache: too much for recurrent layers, which have none."""
     architecture = _metadata(model, "general.architecture")
     num_heads = llama.llama_model_n_head_kv(model)
     width = llama.llama_model_n_embd(model) // max(1, llama.llama_model_n_head(model))

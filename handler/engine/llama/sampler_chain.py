@@ -1,7 +1,8 @@
 """One sequence's llama.cpp sampler chain, and the logprobs of what it draws.
 
-The order is llama.cpp's own: biases, penalties, DRY, what narrows the candidates, temperature, the draw. A chain that
-narrows to the k likeliest draws the same from k tokens as from all, if those that it biases or penalises are added.
+The order is llama.cpp's own: biases, penalties, DRY, the filters (top-k, typical, top-p, min-p, XTC), temperature, the
+draw. For a top-k (or greedy) chain, sampling from the k highest logits plus all adjusted tokens gives exactly the draw
+of the full row.
 """
 
 import ctypes
@@ -16,19 +17,23 @@ import numpy.typing as npt
 
 from handler.engine.llama.adjusted_tokens import AdjustedTokens
 from handler.engine.llama.draw import DrawRequest
+from handler.engine.llama.model import Pointer
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.sequence import TokenLogprob, Vocabulary
+from handler.engine.sequence import TokenLogprob
+from handler.engine.vocabulary import Vocabulary
 from handler.errors import DecodeError
 
 SEEDS = 2**32 - 1  # the last 32-bit number means "choose one" to llama.cpp
 MIN_KEEP = 1
 
-Pointer = Any  # llama.cpp's own, opaque to us
 Part = Any  # a pointer to a llama_sampler, which its chain frees
 
 
 class SamplerChain:
-    """State of one sequence's sampling. Used by one thread at a time."""
+    """The `Sampler` of one sequence. Owns its llama.cpp chain; used by one thread at a time.
+
+    Knows nothing of rows of logits but their numbers: draw.c reads them, by the request that this chain describes.
+    """
 
     def __init__(
         self,
@@ -44,30 +49,32 @@ class SamplerChain:
         self._finalizer = weakref.finalize(self, llama.llama_sampler_free, self._chain)
         self._num_kept = _num_kept(params)
         biases = _biases(params, vocabulary)
-        self._touched = AdjustedTokens(params, prompt_token_ids, [token_id for token_id, _ in biases])
+        self._adjusted = AdjustedTokens(params, prompt_token_ids, [token_id for token_id, _ in biases])
         for part in _parts(params, prompt_token_ids, vocab, vocabulary, max_tokens):
             llama.llama_sampler_chain_add(self._chain, part)
 
         self._request = DrawRequest(chain=ctypes.cast(self._chain, ctypes.c_void_p).value)
         self._address = ctypes.addressof(self._request)
         self._all_tokens = vocabulary.num_tokens
-        self._noted: npt.NDArray[np.intp] | None = None  # the tokens that the request names
+        self._candidates: npt.NDArray[np.intp] | None = None  # adjusted tokens that the request names; None: outdated
 
     def request_for(self, row: int) -> int:
-        """The address of what draw.c must know to draw from this row of logits."""
-        request, touched = self._request, self._touched.token_ids
+        """The address of a DrawRequest for this row of logits; good until the next call."""
+        request = self._request
         request.row = row
-        if touched is not self._noted:
-            self._noted = touched
-            request.num = self._all_tokens if self._num_kept is None else self._num_kept + len(touched)
-            request.also, request.num_also = touched.ctypes.data, len(touched)
+        if self._candidates is None:
+            adjusted = self._candidates = self._adjusted.token_ids()  # kept: the request has its address
+            request.num = self._all_tokens if self._num_kept is None else self._num_kept + len(adjusted)
+            request.also, request.num_also = adjusted.ctypes.data, len(adjusted)
         return self._address
 
     def drawn(self) -> int:
-        """What was drawn, which llama.cpp's samplers know already. Raises DecodeError if nothing was."""
+        """The token that was drawn for the request, which llama.cpp's samplers have accepted. Raises DecodeError if
+        there is none."""
         if (token_id := self._request.drawn) < 0:
             raise DecodeError("A sampler chain chose no token.")
-        self._touched.add(token_id)
+        if self._adjusted.add(token_id):
+            self._candidates = None
         return token_id
 
     def close(self) -> None:
@@ -75,8 +82,8 @@ class SamplerChain:
 
 
 def _num_kept(params: SamplingParams) -> int | None:
-    """How many tokens are left once it narrows to the likeliest; None if it weighs all against each other before."""
-    if params.dry_multiplier:  # touches whatever would go on with something said before
+    """The k of a top-k (greedy: 1) chain; None if it needs the whole vocabulary."""
+    if params.dry_multiplier:  # adjusts every token that would continue a repetition
         return None
     if params.temperature <= 0:
         return 1
@@ -103,7 +110,7 @@ def _parts(
 
 
 def _biases(params: SamplingParams, vocabulary: Vocabulary) -> list[tuple[int, float]]:
-    """One for each token: of several, llama.cpp would apply the first only."""
+    """One for each token: llama.cpp would apply only the first of several."""
     biases = dict(params.logit_bias)
     if params.bans_end:
         biases.update(dict.fromkeys(vocabulary.end_of_generation, -np.inf))
@@ -111,7 +118,7 @@ def _biases(params: SamplingParams, vocabulary: Vocabulary) -> list[tuple[int, f
 
 
 def _penalties(params: SamplingParams, prompt_token_ids: list[int], num_tokens: int, max_tokens: int) -> Iterator[Part]:
-    """Repetition looks at prompt and answer, as llama.cpp means it; frequency and presence at the answer, as OpenAI."""
+    """The repeat penalty covers prompt and answer, as in llama.cpp; frequency and presence the answer, as in OpenAI."""
     if params.repeat_penalty != 1:
         last_n = _bounded(params.repeat_last_n, max_tokens)
         repeat = llama.llama_sampler_init_penalties(num_tokens, last_n, params.repeat_penalty, 0.0, 0.0)
@@ -124,7 +131,7 @@ def _penalties(params: SamplingParams, prompt_token_ids: list[int], num_tokens: 
 
 
 def _bounded(last_n: int, max_tokens: int) -> int:
-    """How many tokens to look back at, -1 being all: llama.cpp makes room for so many at once."""
+    """Tokens to look back at, -1 being all: llama.cpp allocates room for so many at once."""
     return max_tokens if last_n < 0 else min(last_n, max_tokens)
 
 
@@ -165,7 +172,10 @@ def _accept(part: Part, token_ids: list[int]) -> None:
 
 
 def token_logprob(logits: npt.NDArray[np.float32], token_id: int, num_top: int, vocabulary: Vocabulary) -> TokenLogprob:
-    """The token's logprob and the `num_top` likeliest ones', before biases, penalties and temperature."""
+    """The token's logprob and those of the `num_top` likeliest, before biases, penalties and temperature.
+
+    `logits`: one row, float32 of shape (num_tokens,).
+    """
     peak = float(logits.max())
     log_total = peak + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
 

@@ -1,32 +1,38 @@
-"""Draws the tokens of one step, in a call that needs no GIL: see draw.c."""
+"""Draws the tokens of one step, in one call without the GIL: see draw.c."""
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from handler.engine.llama.draw import DrawPool
-from handler.engine.llama.sampler_chain import Pointer, SamplerChain, token_logprob
-from handler.engine.sequence import SampledToken, Vocabulary
+from handler.engine.llama.model import Pointer
+from handler.engine.llama.sampler_chain import SamplerChain, token_logprob
+from handler.engine.sequence import SampledToken
 from handler.engine.structured.token_mask import Logits, TokenMask
+from handler.engine.vocabulary import Vocabulary
 
 
 class StepSampler:
-    """Called by the engine thread, after the device is done."""
+    """Owns the pool of threads that draw. Engine thread only, while the context has logits.
+
+    Knows chains, masks and rows; nothing of sequences and drafts.
+    """
 
     def __init__(self, context: Pointer, vocabulary: Vocabulary, num_threads: int) -> None:
         self._context = context
         self._vocabulary = vocabulary
-        self._crew = DrawPool(vocabulary.num_tokens, num_threads)
+        self._pool = DrawPool(vocabulary.num_tokens, num_threads)
 
     def close(self) -> None:
-        self._crew.close()
+        self._pool.close()
 
     def sample(
         self, chains: list[SamplerChain], rows: list[int] | None = None, masks: list[TokenMask | None] | None = None
     ) -> list[SampledToken]:
-        """A token for each chain from its row, among the rows that have logits; the first ones, if none are named.
+        """A token for each chain from its row of logits (float32, (num_tokens,)); from the first rows if none are
+        named.
 
-        Logits of tokens that a mask forbids become minus infinity: they are ours until the next `llama_decode`. Raises
-        DecodeError.
+        Rows are numbered among the tokens of the batch that have logits. Logits that a mask forbids are set to minus
+        infinity in place: they are ours until the next `llama_decode`. Raises DecodeError.
         """
         if not chains:
             return []
@@ -34,7 +40,7 @@ class StepSampler:
         pointer = llama.llama_get_logits(self._context)
         logits: Logits = np.ctypeslib.as_array(pointer, shape=(max(rows) + 1, self._vocabulary.num_tokens))
         given = [_mask(logits[row], mask, chain) for row, mask, chain in zip(rows, masks, chains, strict=True)]
-        self._crew.draw([chain.request_for(row) for row, chain in zip(rows, chains, strict=True)], logits.ctypes.data)
+        self._pool.draw([chain.request_for(row) for row, chain in zip(rows, chains, strict=True)], logits.ctypes.data)
         return list(map(self._sampled, chains, given, [chain.drawn() for chain in chains]))
 
     def _sampled(self, chain: SamplerChain, row: Logits, token_id: int) -> SampledToken:
@@ -44,7 +50,7 @@ class StepSampler:
 
 
 def _mask(row: Logits, mask: TokenMask | None, chain: SamplerChain) -> Logits:
-    """Forbid what the mask forbids; return the row as it was, if logprobs are asked for."""
+    """Apply the mask in place; return the row as it was, if logprobs are asked for."""
     if mask is None:
         return row
     given = row if chain.num_logprobs is None else row.copy()

@@ -1,4 +1,4 @@
-"""A model's vocabulary: text to tokens and back. Knows nothing of contexts and sampling."""
+"""A model's vocabulary, read from llama.cpp."""
 
 import ctypes
 import functools
@@ -6,13 +6,16 @@ import functools
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from handler.engine.llama.sampler_chain import Pointer
-from handler.engine.structured.grammar import NativeTokenizer
+from handler.engine.llama.model import Pointer
+from handler.engine.vocabulary import NativeTokenizer
 from handler.errors import InvalidRequestError
 
 
 class ModelVocabulary:
-    """Text to tokens and back. May be used by any thread."""
+    """A `GrammarVocabulary`: text to tokens and back. May be used by any thread, as long as the model is loaded.
+
+    Knows nothing of contexts and sampling.
+    """
 
     def __init__(self, vocab: Pointer) -> None:
         self.vocab = vocab
@@ -21,7 +24,7 @@ class ModelVocabulary:
         self.eos_token = self._special(llama.llama_vocab_eos(vocab))
         self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
         self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
-        self.piece = functools.cache(self._piece)  # there are as many at most as tokens
+        self.piece = functools.cache(self._piece)  # bounded by the number of tokens
         self.is_end_of_generation = functools.cache(self._is_end_of_generation)
 
     @functools.cached_property
@@ -30,12 +33,15 @@ class ModelVocabulary:
 
     @property
     def native_tokenizer(self) -> NativeTokenizer:
-        """Good for as long as the model is loaded."""
+        """Valid as long as the model is loaded."""
         addresses = [ctypes.cast(pointer, ctypes.c_void_p).value for pointer in (self.vocab, llama._lib.llama_tokenize)]
         return NativeTokenizer(*(address or 0 for address in addresses))
 
     def tokenize(self, text: str) -> list[int]:
-        """With the model's own beginning, once: chat templates often write it themselves."""
+        """The tokens of a text, with the model's BOS token once: chat templates often write it themselves.
+
+        Raises InvalidRequestError.
+        """
         if self._adds_bos and self.bos_token:
             text = text.removeprefix(self.bos_token)
         data = text.encode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Drafts from the sequence's own text: what followed the last time its latest tokens stood there.
+"""Drafts from the sequence's own text: what followed the last occurrence of its latest tokens.
 
 Prompt lookup decoding (https://github.com/apoorvumang/prompt-lookup-decoding), with an index of n-grams instead of a
 search. It costs microseconds and no model. It pays where an answer repeats its prompt or itself: code that is changed,
@@ -18,7 +18,7 @@ SIZES = (12, 5, 2)
 
 
 class PromptLookup:
-    """A `Drafter`. Holds an index for each sequence it was asked about, until it is told to forget it."""
+    """A `Drafter`. Holds an index for each sequence that it drafted for, until the sequence is forgotten."""
 
     def __init__(self, sizes: tuple[int, ...] = SIZES) -> None:
         self._sizes = sizes
@@ -39,10 +39,10 @@ class PromptLookup:
 
 
 class NgramIndex:
-    """Where each n-gram of one growing list of tokens stood last, as far as another token followed it.
+    """The last occurrence of each n-gram of one growing list of tokens, as far as another token followed it.
 
-    A token is looked at once for each size, when it has come; a question takes one look-up for each size. It grows with
-    the list: at most one entry for each token and size, 0.5 kB a token for three sizes.
+    A new token is indexed once for each size; a draft takes one look-up for each size. The index grows with the list:
+    at most one entry for each token and size, 0.5 kB a token for three sizes.
     """
 
     def __init__(self, sizes: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""How much of each draft is true: tokens are drawn one after the other as long as they are those of the draft.
+"""How much of each draft is accepted: tokens are drawn one after the other as long as they are those of the draft.
 
 Each token is drawn by the sequence's own sampler from the logits at its true prefix, so the text is the one that would
 come without drafts. (Leviathan et al., https://arxiv.org/abs/2211.17192, accept a draft's token with a probability, by
@@ -15,10 +15,10 @@ Draw = Callable[[list[int], list[int]], list[SampledToken]]
 
 
 def verify(drafts: list[list[int]], draw: Draw) -> list[list[SampledToken]]:
-    """For each draft its tokens that were drawn, and the one that was drawn after them: 1 to length + 1.
+    """For each draft its accepted tokens, and the one that was drawn after them: 1 to length + 1 tokens.
 
     There is a row of logits for the token before each draft and for each of its tokens, in this order. `draw` gets the
-    numbers of some drafts, in their order, and a row for each, and gives a token for each.
+    indices of some drafts, ascending, and the number of a row for each, and returns a token for each.
     """
     starts = list(accumulate((len(draft) + 1 for draft in drafts), initial=0))
     drawn: list[list[SampledToken]] = [[] for _ in drafts]

@@ -1,10 +1,10 @@
-"""Whether a JSON schema can be followed, found out in a process of its own.
+"""Whether a JSON schema can be compiled in bounded time, tried out in a child process.
 
-llguidance has no limit of time: a `multipleOf` of nine digits, or thirty patterns that must hold at once, keep it busy
-for ever, and no thread can be stopped. So each schema is compiled once where it may die of it. That process has an
-alphabet of bytes instead of a vocabulary, imports nothing else, and costs a few milliseconds a schema.
+llguidance has no time limit: a `multipleOf` of nine digits, or thirty patterns that must hold at once, keep it busy for
+ever, and no thread can be stopped. So each schema is compiled once in a process that an alarm ends. It has an alphabet
+of bytes instead of a vocabulary, imports nothing else, and takes a few milliseconds a schema.
 
-The file is the program of that process too.
+This file is also the child's program: `schema_check.py SECONDS`.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_SECONDS = 5  # of one schema: 3,000 properties take one or two
-NICENESS = 10  # running answers come first: a model on two cores is ten times as slow with one of them taken
+MAX_SECONDS = 5.0  # of one schema: 3,000 properties take one or two
+NICENESS = 10  # running answers have priority: a model on two cores is ten times as slow with one of them taken
 MAX_MEMORY = 2 << 30  # bytes of that process
 WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens. Unbounded, models that lose their way write nothing else
 MAX_REMEMBERED = 256  # schemas that took too long: the next time they are refused at once
 READY = "ready\n"
-TOO_COMPLEX = f"it is too complex: it cannot be compiled in {MAX_SECONDS} seconds"
+ANY_OBJECT = '{"type": "object"}'
 
 
 def compile_schema(json_schema: str, tokenizer: "LLTokenizer") -> "tuple[LLMatcher | None, str]":
-    """A matcher, or why there is none, in llguidance's words. May take for ever."""
+    """A matcher, or why there is none, in llguidance's words. May never return."""
     from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415  # only where schemas come at all
 
     try:
@@ -52,32 +52,39 @@ def compile_schema(json_schema: str, tokenizer: "LLTokenizer") -> "tuple[LLMatch
 
 
 class SchemaCheck:
-    """Any thread may ask, one after the other. The process starts with the first schema and ends with `close`."""
+    """Owns the child process, which starts with the first schema and ends with `close`.
 
-    def __init__(self) -> None:
+    Any thread may call; schemas are checked one after the other. `max_seconds` (wall clock) bounds each of them.
+    """
+
+    def __init__(self, max_seconds: float = MAX_SECONDS) -> None:
+        self._max_seconds = max_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._too_complex: deque[int] = deque(maxlen=MAX_REMEMBERED)  # hashes of schemas that took too long
 
     def reason_against(self, json_schema: str) -> str:
-        """Why the schema cannot be followed; empty if it can. Takes MAX_SECONDS at most. Raises EngineError where the
-        process cannot run."""
+        """Why the schema cannot be followed; empty if it can. Raises EngineError where the process cannot run."""
         with self._lock:
             if hash(json_schema) in self._too_complex:
-                return TOO_COMPLEX
+                return self._too_long
             if self._process is not None and self._process.poll() is not None:
-                self._stop()  # killed while it had nothing to do
-            process = self._process = self._process or _start()
+                self._stop()  # killed while it was idle
+            process = self._process = self._process or _start(self._max_seconds)
             answer = _ask(process, json_schema)
             if answer:
                 return str(json.loads(answer))
-            self._stop()  # it has ended: the time or the memory was up
+            self._stop()  # it has ended: out of time or memory
             self._too_complex.append(hash(json_schema))
-            return TOO_COMPLEX
+            return self._too_long
 
     def close(self) -> None:
         with self._lock:
             self._stop()
+
+    @property
+    def _too_long(self) -> str:
+        return f"it is too complex: it cannot be compiled in {self._max_seconds:g} seconds"
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -87,7 +94,7 @@ class SchemaCheck:
 
 
 def _ask(process: subprocess.Popen[str], json_schema: str) -> str:
-    """Its answer, or nothing if it has ended."""
+    """The child's answer; empty if the child has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -98,9 +105,9 @@ def _ask(process: subprocess.Popen[str], json_schema: str) -> str:
     return process.stdout.readline()
 
 
-def _start() -> subprocess.Popen[str]:
-    """Raises EngineError unless it says that it is ready."""
-    command = [sys.executable, "-P", str(Path(__file__))]
+def _start(max_seconds: float) -> subprocess.Popen[str]:
+    """Start the child and wait until it is ready. Raises EngineError."""
+    command = [sys.executable, "-P", str(Path(__file__)), str(max_seconds)]
     pipe = subprocess.PIPE
     try:
         process = subprocess.Popen(  # noqa: S603  # the command is ours alone
@@ -129,18 +136,20 @@ def _broken() -> "EngineError":
 
 
 def main() -> None:
-    """A schema a line as a JSON text, an answer a line. Whoever takes too long is ended by the alarm."""
+    """Read a schema a line as a JSON text, write an answer a line, until the alarm ends the process."""
     from llguidance import LLTokenizer  # noqa: PLC0415  # only in this process
 
+    max_seconds = float(sys.argv[1])
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     tokenizer = LLTokenizer("byte")
+    compile_schema(ANY_OBJECT, tokenizer)  # the first one takes 160 ms, which no request's schema should pay for
     sys.stdout.write(READY)
     sys.stdout.flush()
     for line in sys.stdin:
-        signal.alarm(MAX_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, max_seconds)
         _, reason = compile_schema(json.loads(line), tokenizer)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         sys.stdout.write(json.dumps(reason) + "\n")
         sys.stdout.flush()
 

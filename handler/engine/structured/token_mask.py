@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.intp]
-Logits = npt.NDArray[np.float32]
-Words = npt.NDArray[np.uint32]  # a bit for each token, the first one lowest
+Logits = npt.NDArray[np.float32]  # one row: (num_tokens,)
+Words = npt.NDArray[np.uint32]  # a bit for each token, the first one lowest: (..., num_words)
 
 
 class TokenMask(NamedTuple):
-    """The tokens that are allowed, or those that are forbidden, whichever are fewer.
+    """The allowed tokens of one sequence, or the forbidden ones, whichever are fewer.
 
-    Looking through the bits of a large vocabulary takes four times as long as forbidding: it is done beforehand.
+    Scanning the bits of a large vocabulary takes four times as long as forbidding: it is done beforehand.
     """
 
     token_ids: Indices
@@ -21,13 +21,14 @@ class TokenMask(NamedTuple):
 
     @classmethod
     def from_words(cls, words: Words, num_tokens: int) -> "TokenMask":
+        """From the bits of one sequence, shape (num_words,)."""
         allowed = _bits(words, num_tokens)
         if 2 * np.count_nonzero(allowed) <= num_tokens:
             return cls(np.flatnonzero(allowed), True)
         return cls(np.flatnonzero(_bits(~words, num_tokens)), False)
 
     def apply(self, logits: Logits) -> None:
-        """Make the forbidden tokens of one row minus infinity, in place."""
+        """Set the forbidden tokens' logits of one row to minus infinity, in place."""
         if self.are_allowed:
             kept = logits[self.token_ids]
             logits.fill(-np.inf)
@@ -37,6 +38,7 @@ class TokenMask(NamedTuple):
 
 
 def num_words(num_tokens: int) -> int:
+    """32-bit words that have a bit for each token."""
     return -(-num_tokens // 32)
 
 

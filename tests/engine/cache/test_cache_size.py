@@ -1,22 +1,14 @@
 """How large the cache becomes where nobody says so."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as llama
 import pytest
 
 from handler.engine.cache.cache_size import GIB, CacheRequest, CacheShape, on_gpus, without_gpu
-from handler.engine.llama import context
-from handler.engine.llama.context import RunnerConfig
-from handler.engine.llama.memory_info import cache_shape
-from handler.engine.llama.model_runner import ModelRunner
-from handler.errors import ConfigError, ModelError
-from tests.tiny_models import HEAD, KV_HEADS, write_tiny_model
+from handler.errors import ConfigError
 
 SEVEN_B = CacheShape(28, 512, 512, 128)  # 56 KiB a token as f16
-WISH = CacheRequest(
+REQUEST = CacheRequest(
     0,
     "auto",
     "auto",
@@ -26,18 +18,7 @@ WISH = CacheRequest(
     can_quantise=True,
     max_num_seqs=16,
     kv_unified="on",
-    can_stream=True,
-)
-CONFIG = RunnerConfig(
-    n_ctx=0,
-    n_batch=32,
-    n_ubatch=32,
-    n_gpu_layers=-1,
-    n_threads=1,
-    flash_attn="on",
-    swa_full=True,
-    num_slots=2,
-    sampler_threads=1,
+    can_split=True,
 )
 
 
@@ -49,12 +30,12 @@ def test_bytes_of_a_token() -> None:
 
 def test_there_is_room_for_all() -> None:
     """A large GPU: enough for every slot, and no more."""
-    assert on_gpus(WISH, SEVEN_B, 32768, [70 * GIB])[:3] == (32 * 4096, "f16", "f16")
+    assert on_gpus(REQUEST, SEVEN_B, 32768, [70 * GIB])[:3] == (32 * 4096, "f16", "f16")
 
 
 def test_what_fits() -> None:
     """A smaller one: what is left beside the model and a reserve, and the log says how that was found."""
-    size = on_gpus(WISH, SEVEN_B, 32768, [4 * GIB])
+    size = on_gpus(REQUEST, SEVEN_B, 32768, [4 * GIB])
     assert size.n_ctx == 3 * GIB // (59 * 1024) // 256 * 256
     assert "4.0 GiB free on 1 GPU(s)" in size.why
     assert "56.0 KiB a token" in size.why
@@ -62,31 +43,31 @@ def test_what_fits() -> None:
 
 def test_several_gpus_add_up() -> None:
     """Each keeps its own reserve."""
-    one, two = (on_gpus(WISH, SEVEN_B, 32768, free) for free in ([4 * GIB], [5 * GIB // 2] * 2))
+    one, two = (on_gpus(REQUEST, SEVEN_B, 32768, free) for free in ([4 * GIB], [5 * GIB // 2] * 2))
     assert one.n_ctx == two.n_ctx
 
 
 def test_quantised_where_one_sequence_would_not_fit() -> None:
     """Unless llama.cpp cannot, or it was said otherwise."""
     tight = [2 * GIB]
-    assert on_gpus(WISH, SEVEN_B, 32768, tight)[1:3] == ("q8_0", "q8_0")
-    assert on_gpus(WISH, SEVEN_B, 8192, tight)[1:3] == ("f16", "f16")
-    assert on_gpus(WISH._replace(can_quantise=False), SEVEN_B, 32768, tight)[1:3] == ("f16", "f16")
-    assert on_gpus(WISH, SEVEN_B._replace(head_size=80), 32768, tight)[1:3] == ("f16", "f16")
-    assert on_gpus(WISH._replace(type_v="q4_0"), SEVEN_B, 8192, tight)[1:3] == ("f16", "q4_0")
+    assert on_gpus(REQUEST, SEVEN_B, 32768, tight)[1:3] == ("q8_0", "q8_0")
+    assert on_gpus(REQUEST, SEVEN_B, 8192, tight)[1:3] == ("f16", "f16")
+    assert on_gpus(REQUEST._replace(can_quantise=False), SEVEN_B, 32768, tight)[1:3] == ("f16", "f16")
+    assert on_gpus(REQUEST, SEVEN_B._replace(head_size=80), 32768, tight)[1:3] == ("f16", "f16")
+    assert on_gpus(REQUEST._replace(type_v="q4_0"), SEVEN_B, 8192, tight)[1:3] == ("f16", "q4_0")
 
 
-AUTO = WISH._replace(kv_unified="auto")
+AUTO = REQUEST._replace(kv_unified="auto")
 
 
-def test_a_stream_for_each_slot() -> None:
+def test_cells_for_each_slot() -> None:
     """Where every slot has room for the longest sequence; the log says so."""
     size = on_gpus(AUTO._replace(max_model_len=8000), SEVEN_B, 32768, [70 * GIB])
     assert (size.n_ctx, size.num_slots, size.is_unified) == (32 * 8192, 32, False)
     assert "each of 32 slots has 8192" in size.why
 
 
-def test_fewer_streams() -> None:
+def test_fewer_slots() -> None:
     """Finished conversations get what is left, an eighth of the running ones at least."""
     size = on_gpus(AUTO, SEVEN_B, 32768, [40 * GIB])
     assert (size.n_ctx, size.num_slots, size.is_unified) == (22 * 32768, 22, False)
@@ -94,13 +75,13 @@ def test_fewer_streams() -> None:
     assert on_gpus(AUTO, SEVEN_B, 32768, [30 * GIB]).num_slots == 32
 
 
-@pytest.mark.parametrize("change", [{"kv_unified": "on"}, {"can_stream": False}, {"max_num_seqs": 1}])
-def test_no_streams(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"kv_unified": "on"}, {"can_split": False}, {"max_num_seqs": 1}])
+def test_no_split(change: dict[str, Any]) -> None:
     """As set; where a model's memory cannot be copied; where they would not make anything faster."""
     assert on_gpus(AUTO._replace(**change), SEVEN_B, 8192, [70 * GIB]).is_unified
 
 
-def test_sequences_are_not_made_shorter_for_streams() -> None:
+def test_sequences_are_not_made_shorter_for_a_split() -> None:
     """Unless that is set; the log says how long they may be for it."""
     size = on_gpus(AUTO, SEVEN_B, 131072, [70 * GIB])
     assert size.is_unified
@@ -109,34 +90,34 @@ def test_sequences_are_not_made_shorter_for_streams() -> None:
     assert on_gpus(AUTO._replace(max_model_len=71681), SEVEN_B, 131072, [70 * GIB]).is_unified
 
 
-def test_streams_in_what_was_set() -> None:
+def test_a_split_of_what_was_set() -> None:
     """N_CTX is all slots' together."""
     size = on_gpus(AUTO._replace(n_ctx=20 * 4096, max_model_len=4096), SEVEN_B, 32768, [70 * GIB])
     assert (size.n_ctx, size.num_slots, size.is_unified) == (20 * 4096, 20, False)
     assert on_gpus(AUTO._replace(n_ctx=17 * 4096, max_model_len=4096), SEVEN_B, 32768, [70 * GIB]).is_unified
 
 
-def test_streams_were_asked_for() -> None:
+def test_a_split_was_asked_for() -> None:
     """Also without a GPU, if they can be and are long enough."""
-    wish = WISH._replace(kv_unified="off", n_ctx=32 * 512)
-    size = without_gpu(wish, 32768)
+    request = REQUEST._replace(kv_unified="off", n_ctx=32 * 512)
+    size = without_gpu(request, 32768)
     assert (size.n_ctx, size.num_slots, size.is_unified) == (32 * 512, 32, False)
     with pytest.raises(ConfigError, match="gives each of 32 slots 512 tokens, and 600 are needed"):
-        without_gpu(wish._replace(max_model_len=600), 32768)
+        without_gpu(request._replace(max_model_len=600), 32768)
     with pytest.raises(ConfigError, match="cannot be copied"):
-        without_gpu(wish._replace(can_stream=False), 32768)
+        without_gpu(request._replace(can_split=False), 32768)
 
 
 def test_what_was_set_is_taken() -> None:
     """With a word on what would have fitted."""
-    size = on_gpus(WISH._replace(n_ctx=100_000), SEVEN_B, 32768, [4 * GIB])
+    size = on_gpus(REQUEST._replace(n_ctx=100_000), SEVEN_B, 32768, [4 * GIB])
     assert size.n_ctx == 100_000
     assert "would fit" in size.why
 
 
 def test_never_nothing() -> None:
     """Where nothing seems to fit, llama.cpp is asked all the same."""
-    assert on_gpus(WISH, SEVEN_B, 32768, [0]).n_ctx == 512
+    assert on_gpus(REQUEST, SEVEN_B, 32768, [0]).n_ctx == 512
 
 
 @pytest.mark.parametrize(
@@ -145,55 +126,5 @@ def test_never_nothing() -> None:
 )
 def test_without_a_gpu(n_ctx: int, max_model_len: int, n_ctx_train: int, cells: int) -> None:
     """The model's context, up to a limit that can be raised."""
-    wish = WISH._replace(n_ctx=n_ctx, max_model_len=max_model_len)
-    assert without_gpu(wish, n_ctx_train)[:3] == (cells, "f16", "f16")
-
-
-@pytest.mark.parametrize("cache_type", ["q8_0", "q4_0"])
-def test_a_cache_that_llama_refuses(cache_type: str, tmp_path: Path) -> None:
-    """Without flash attention values cannot be quantised: the error has its words, and what can be set."""
-    path = write_tiny_model(tmp_path / "m.gguf", "llama")
-    with pytest.raises(ModelError, match=rf"f16/{cache_type} .*flash_attn.*CACHE_TYPE_V"):
-        ModelRunner(path, replace(CONFIG, flash_attn="off", type_v=cache_type))
-
-
-def test_a_choice_that_llama_refuses_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it fits; a size that was set is not changed."""
-    make = llama.llama_init_from_model
-    monkeypatch.setattr(llama, "llama_init_from_model", lambda model, p: p.n_ctx <= 1024 and make(model, p))
-    monkeypatch.setattr(context, "free_gpu_bytes", lambda: [2 * GIB])
-    path = write_tiny_model(tmp_path / "m.gguf", "llama")
-    runner = ModelRunner(path, CONFIG)
-    assert runner.num_cells == 1024
-    runner.close()
-    with pytest.raises(ModelError, match="2048 tokens as f16/f16"):
-        ModelRunner(path, replace(CONFIG, n_ctx=2048))
-    with pytest.raises(ModelError, match="tokens as f16/f16"):
-        ModelRunner(path, replace(CONFIG, num_slots=8, kv_unified="off"))
-
-
-def test_the_shape_of_a_model(tmp_path: Path) -> None:
-    """Read from what llama.cpp has loaded."""
-    shapes: list[CacheShape] = []
-    path = write_tiny_model(tmp_path / "m.gguf", "llama")
-    runner = ModelRunner(path, CONFIG)
-    shapes.append(cache_shape(runner._model))
-    runner.close()
-    assert shapes == [CacheShape(2, KV_HEADS * HEAD, KV_HEADS * HEAD, HEAD)]
-
-
-def test_the_choice_uses_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine with GPUs the cache is as large as their memory allows."""
-    monkeypatch.setattr(context, "free_gpu_bytes", lambda: [2 * GIB])
-    runner = ModelRunner(write_tiny_model(tmp_path / "m.gguf", "llama"), CONFIG)
-    assert runner.num_cells == 2 * 4096
-    runner.close()
-
-
-def test_a_model_larger_than_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says so, and what would help."""
-    monkeypatch.setattr(context, "free_gpu_bytes", lambda: [1000])
-    broken: Any = tmp_path / "m.gguf"
-    broken.write_bytes(b"GGUF" + bytes(4000))
-    with pytest.raises(ModelError, match="smaller quantisation"):
-        ModelRunner(broken, CONFIG)
+    request = REQUEST._replace(n_ctx=n_ctx, max_model_len=max_model_len)
+    assert without_gpu(request, n_ctx_train)[:3] == (cells, "f16", "f16")

@@ -1,11 +1,12 @@
 """A cache with cells for each slot alone: running slots lie side by side, and what is worth keeping is kept."""
 
 import random
+from typing import NamedTuple
 
 import pytest
 
 from handler.engine.cache import placement
-from handler.engine.cache.kv_cache import Slot
+from handler.engine.cache.slot import Slot
 from handler.engine.cache.split_cache import MIN_COPIED, MIN_KEPT, SplitCache
 from handler.engine.scheduler import Limits, Scheduler
 from tests.engine.cache_bench import Bench, text, tokens
@@ -17,14 +18,24 @@ LONG = "a conversation that is worth keeping, " * 10
 assert MIN_KEPT < len(LONG) < CAPACITY
 
 
-class StreamBench(Bench):
+class Item(NamedTuple):
+    """What a batch has of a slot."""
+
+    slot: Slot
+
+
+class SplitBench(Bench[SplitCache]):
     def __init__(self, num_slots: int = 4) -> None:
-        super().__init__("streams", num_slots=num_slots, num_cells=num_slots * CAPACITY)
+        super().__init__(SplitCache, "split", num_slots=num_slots, num_cells=num_slots * CAPACITY)
 
     def check(self) -> None:
         super().check()
         assert max(slot.num_tokens for slot in self.cache.slots) <= CAPACITY
         assert sorted(slot.seq_id for slot in self.cache.slots) == list(range(len(self.cache.slots)))
+
+    def padding(self, slots: list[Slot]) -> list[Slot]:
+        """What would be padded in a batch of these."""
+        return self.cache.arrange([Item(slot) for slot in slots])
 
     @property
     def running(self) -> list[int]:
@@ -40,7 +51,7 @@ class StreamBench(Bench):
 
 def test_running_slots_lie_side_by_side() -> None:
     """Whatever else is cached."""
-    bench = StreamBench(8)
+    bench = SplitBench(8)
     for name in "abcdefgh":
         bench.leave(name * 5)
     for name in "ijkl":
@@ -50,18 +61,18 @@ def test_running_slots_lie_side_by_side() -> None:
 
 def test_a_hole_is_filled_first() -> None:
     """The next prompt goes where one among the running ones has finished."""
-    bench = StreamBench(6)
+    bench = SplitBench(6)
     slots = [bench.start(name * 5) for name in "abc"]
     hole = slots[1].seq_id
     bench.cache.release(slots[1])
-    assert bench.cache.padding_slots([slots[0], slots[2]]) == [slots[1]]
+    assert bench.padding([slots[0], slots[2]]) == [slots[1]]
     assert bench.start("new").seq_id == hole
     assert placement.num_gaps(bench.running) == 0
 
 
 def test_a_long_conversation_makes_way_and_stays() -> None:
     """What lies in the hole is moved where there is place, and found there."""
-    bench = StreamBench(6)
+    bench = SplitBench(6)
     slots = [bench.start(name * 5) for name in "a" + "b"] + [bench.start(LONG), bench.start("c")]
     bench.cache.release(slots[2])
     bench.start("new")
@@ -73,7 +84,7 @@ def test_a_long_conversation_makes_way_and_stays() -> None:
 
 def test_a_short_one_is_forgotten() -> None:
     """To compute it anew takes less time than a copy."""
-    bench = StreamBench(6)
+    bench = SplitBench(6)
     slots = [bench.start(name * 5) for name in "abc"]
     bench.cache.release(slots[1])
     bench.start("new")
@@ -83,7 +94,7 @@ def test_a_short_one_is_forgotten() -> None:
 
 def test_a_conversation_goes_on_in_place_if_nobody_runs() -> None:
     """Wherever it lies."""
-    bench = StreamBench()
+    bench = SplitBench()
     for name in "abcd":
         bench.leave(name + LONG)
     slot = bench.start("c" + LONG + "and on")
@@ -93,7 +104,7 @@ def test_a_conversation_goes_on_in_place_if_nobody_runs() -> None:
 
 def test_a_conversation_goes_on_beside_the_others() -> None:
     """It is moved to them, and leaves nothing where it was."""
-    bench = StreamBench(6)
+    bench = SplitBench(6)
     slots = [bench.start(name + LONG) for name in "abcdef"]
     for slot in slots[:5]:
         bench.cache.release(slot)
@@ -105,7 +116,7 @@ def test_a_conversation_goes_on_beside_the_others() -> None:
 
 def test_a_prefix_is_copied_and_its_owner_keeps_it() -> None:
     """Running or finished."""
-    bench = StreamBench()
+    bench = SplitBench()
     system = "s" * MIN_COPIED
     first = bench.start(system + "one")
     second = bench.start(system + "two")
@@ -115,18 +126,18 @@ def test_a_prefix_is_copied_and_its_owner_keeps_it() -> None:
 
 def test_a_short_prefix_is_computed_anew() -> None:
     """A copy takes as long as the computation of more."""
-    bench = StreamBench()
+    bench = SplitBench()
     bench.start("s" * MIN_COPIED + "one")
     assert bench.cache.find_prefix(tokens("s" * (MIN_COPIED - 1) + "two")) is None
 
 
 def test_scattered_slots_are_drawn_together() -> None:
     """One move a step, until few gaps are left; nothing of the running ones is lost."""
-    bench = StreamBench(8)
+    bench = SplitBench(8)
     slots = [bench.start(f"{name} talks") for name in "abcdefgh"]
     for slot in slots[1:7]:
         bench.cache.release(slot)
-    bench.cache.compact()
+    bench.cache.prepare_step()
     bench.check()
     assert placement.num_gaps(bench.running) == 0
     assert [text(slots[0]), text(slots[7])] == ["a talks", "h talks"]
@@ -135,16 +146,16 @@ def test_scattered_slots_are_drawn_together() -> None:
 
 def test_a_full_slot_is_no_pad() -> None:
     """There is no cell in it for one more token."""
-    bench = StreamBench(3)
+    bench = SplitBench(3)
     slots = [bench.start("a"), bench.start("b" * CAPACITY), bench.start("c")]
     bench.cache.release(slots[1])
-    assert bench.cache.padding_slots([slots[0], slots[2]]) == []
+    assert bench.padding([slots[0], slots[2]]) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_use(seed: int) -> None:
     """Hundreds of prompts come and go: our count and the memory agree, and few gaps are left."""
-    rng, bench = random.Random(seed), StreamBench(rng_slots := 4 + seed % 9)
+    rng, bench = random.Random(seed), SplitBench(rng_slots := 4 + seed % 9)
     running: list[Slot] = []
     for _ in range(200):
         if running and rng.random() < 0.45:
@@ -153,10 +164,10 @@ def test_random_use(seed: int) -> None:
             prompt = rng.choice("abc") * rng.choice([3, 90, 300]) + rng.choice("xyz") * rng.randrange(1, 200)
             running.append(bench.start(prompt))
             assert text(running[-1]) == prompt
-        bench.cache.compact()
+        bench.cache.prepare_step()
         bench.check()
         assert bench.running == sorted(slot.seq_id for slot in running)
-        seq_ids = [*bench.running, *(slot.seq_id for slot in bench.cache.padding_slots(running))]
+        seq_ids = [*bench.running, *(slot.seq_id for slot in bench.padding(running))]
         assert placement.num_gaps(seq_ids) == 0 or any(slot.num_tokens == CAPACITY for slot in bench.cache.slots)
 
 
@@ -164,7 +175,7 @@ def test_random_use(seed: int) -> None:
 def test_batches_have_no_gaps(seed: int) -> None:
     """Scheduled at random, with aborts: texts are right, and each batch lies in one piece."""
     rng, num_slots = random.Random(seed), 8
-    runner = FakeRunner(kind="streams", num_slots=num_slots, num_cells=num_slots * 256, max_model_len=256)
+    runner = FakeRunner(kind="split", num_slots=num_slots, num_cells=num_slots * 256, max_model_len=256)
     cache = SplitCache(runner.memory, num_slots=num_slots, num_cells=num_slots * 256)
     scheduler = Scheduler(cache, Limits(5, 64, 16))
     waiting = [create_sequence(runner, f"{rng.randrange(3)}" * 70 + f"{i}", max_tokens=9) for i in range(30)]

@@ -2,37 +2,25 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from handler.engine.batch import Batch, ScheduledSequence
-from handler.engine.cache.kv_cache import Slot
-from handler.engine.llama.context import RunnerConfig
+from handler.engine.cache.slot import Slot
 from handler.engine.llama.log import CONTINUATION, LlamaLog
+from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import Sequence
 from handler.errors import ModelError
+from tests.engine.llama.tiny_engine import ON_CPU, open_runner, run
 from tests.tiny_models import ARCHITECTURES, BOS, CHATML, EOS, Architecture, write_tiny_model
-
-CONFIG = RunnerConfig(
-    n_ctx=256,
-    n_batch=32,
-    n_ubatch=64,
-    n_gpu_layers=0,
-    n_threads=1,
-    flash_attn="auto",
-    swa_full=True,
-    num_slots=2,
-    sampler_threads=1,
-)
 
 
 @pytest.fixture(params=ARCHITECTURES)
 def runner(request: pytest.FixtureRequest, tiny_model_paths: Mapping[Architecture, Path]) -> Iterator[ModelRunner]:
-    runner = ModelRunner(tiny_model_paths[request.param], CONFIG)
+    runner = open_runner(tiny_model_paths[request.param])
     yield runner
     runner.close()
 
@@ -68,26 +56,19 @@ def test_chat_template(runner: ModelRunner) -> None:
 
 def test_limits(runner: ModelRunner) -> None:
     """A sequence may be as long as the cache."""
-    assert (runner.num_cells, runner.n_ctx_train, runner.max_model_len) == (256, 512, 256)
-
-
-def test_context_of_the_model(tiny_model_paths: Mapping[Architecture, Path]) -> None:
-    """Unless set, the cache holds the context the model was trained for."""
-    runner = ModelRunner(tiny_model_paths["llama"], replace(CONFIG, n_ctx=0))
-    assert runner.num_cells == 512
-    runner.close()
+    assert (runner.num_cells, runner.max_model_len) == (256, 256)
 
 
 def test_sequences_end_where_training_did(tiny_model_paths: Mapping[Architecture, Path]) -> None:
     """A larger cache holds more sequences, not longer ones."""
-    runner = ModelRunner(tiny_model_paths["llama"], replace(CONFIG, n_ctx=2048))
+    runner = open_runner(tiny_model_paths["llama"], n_ctx=2048)
     assert (runner.num_cells, runner.max_model_len) == (2048, 512)
     runner.close()
 
 
 def test_model_without_template_or_beginning(tmp_path: Path) -> None:
     """Neither is made up."""
-    runner = ModelRunner(write_tiny_model(tmp_path / "m.gguf", "llama", chat_template=None, add_bos=False), CONFIG)
+    runner = open_runner(write_tiny_model(tmp_path / "m.gguf", "llama", chat_template=None, add_bos=False))
     assert runner.chat_template() is None
     assert BOS not in runner.tokenize("hello")
     runner.close()
@@ -111,7 +92,7 @@ def test_memory_knows_what_it_can(
     tiny_model_paths: Mapping[Architecture, Path],
 ) -> None:
     """Recurrent states cannot go back, and neither they nor the cells of a small window's cache can be shared."""
-    runner = ModelRunner(tiny_model_paths[architecture], replace(CONFIG, swa_full=swa_full))
+    runner = open_runner(tiny_model_paths[architecture], swa_full=swa_full)
     memory = runner.memory
     compute(runner, [BOS] * 10)
     assert memory.shares_prefixes is shares_prefixes
@@ -127,7 +108,7 @@ def compute(runner: ModelRunner, token_ids: list[int]) -> None:
     sampler = runner.make_sampler(params, token_ids)
     sequence = Sequence(token_ids, params, vocabulary=runner.vocabulary, max_num_tokens=100, sampler=sampler)
     sequence.slot = Slot(0)
-    runner.run(Batch([ScheduledSequence(sequence, 0, len(token_ids))]))
+    run(runner, Batch([ScheduledSequence(sequence, 0, len(token_ids))]))
     sequence.close()
 
 
@@ -136,7 +117,7 @@ def test_file_that_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF and nothing else")
     with pytest.raises(ModelError, match=r"cannot load .*m\.gguf"):
-        ModelRunner(path, CONFIG)
+        LlamaModel(path, ON_CPU)
 
 
 def test_log_is_forwarded_line_by_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from handler.engine.batch import Batch, ScheduledSequence
-from handler.engine.cache.kv_cache import Slot
+from handler.engine.cache.slot import Slot
 from handler.engine.engine import Engine
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.sampler_chain import token_logprob
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason, Sequence
 from handler.errors import InvalidRequestError
+from tests.engine.asking import GREEDY, Answer, ask
 from tests.engine.fakes import ByteVocabulary
-from tests.engine.tiny_engine import GREEDY, Answer, ask, open_engine
+from tests.engine.llama.tiny_engine import open_engine, run
 from tests.tiny_models import EOS, Architecture
 
 PROMPT = "hello world"
@@ -68,7 +69,7 @@ def test_logprobs_are_the_log_softmax_of_the_logits(tiny_model_paths: Mapping[Ar
             prompt, params, vocabulary=vocabulary, max_num_tokens=100, sampler=runner.make_sampler(params, prompt)
         )
         sequence.slot = Slot(0)
-        [[sampled]] = ModelRunner.run(runner, Batch([ScheduledSequence(sequence, 0, len(prompt))]))
+        [[sampled]] = run(runner, Batch([ScheduledSequence(sequence, 0, len(prompt))]))
         sequence.close()
         pointer = llama.llama_get_logits_ith(runner._context, -1)
         logits = np.ctypeslib.as_array(pointer, shape=(vocabulary.num_tokens,)).astype(np.float64)

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from handler.engine.llama.context import RunnerConfig
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.sampler_chain import SamplerChain, token_logprob
 from handler.engine.llama.step_sampler import StepSampler
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.structured.token_mask import Logits, TokenMask, num_words
+from tests.engine.llama.tiny_engine import open_runner
 from tests.tiny_models import Architecture
 
 Counts = npt.NDArray[np.float64]
@@ -69,8 +69,7 @@ def logits(monkeypatch: pytest.MonkeyPatch) -> Logits:
 
 @pytest.fixture(scope="module")
 def runner(tiny_model_paths: Mapping[Architecture, Path]) -> Iterator[ModelRunner]:
-    config = RunnerConfig(64, 32, 32, 0, 1, "auto", True, 2, 1)
-    runner = ModelRunner(tiny_model_paths["llama"], config)
+    runner = open_runner(tiny_model_paths["llama"], n_ctx=64)
     yield runner
     runner.close()
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +15,8 @@ import pytest
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason
-from tests.engine.tiny_engine import Answer, ask, ask_all, forget, open_engine, read
+from tests.engine.asking import Answer, ask, ask_all, forget, read
+from tests.engine.llama.tiny_engine import open_engine
 from tests.tiny_models import Architecture
 
 SCHEMA = {
@@ -131,7 +134,7 @@ async def test_preemption_and_reuse_change_nothing(open_tiny: OpenEngine) -> Non
         alone.append(await ask(engine, prompt, params))
     await forget(engine)
     together = await ask_all(engine, prompts, params)
-    assert engine._scheduler.num_preemptions > 0
+    assert engine._loop._scheduler.num_preemptions > 0
     assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
     assert all(answer.text.startswith("[") and set(answer.text) <= set("[]0123456789-, \n\t") for answer in together)
 
@@ -173,4 +176,10 @@ async def test_cancelled_among_others(open_tiny: OpenEngine) -> None:
     await anext(generation)
     generation.cancel()
     assert_valid(await read(other))
-    assert generation.sequences[0].grammar is None
+    assert generation.sequences[0].matcher is None
+
+
+def test_a_start_without_schemas_pays_nothing() -> None:
+    """llguidance is imported when a schema comes."""
+    script = "import handler.engine.llama.model_runner, sys; sys.exit('llguidance' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

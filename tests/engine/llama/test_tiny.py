@@ -15,8 +15,9 @@ from handler.engine.cache.cache_size import Layout
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason
-from tests.engine.random_traffic import check_random_traffic, random_tokens
-from tests.engine.tiny_engine import GREEDY, ask, ask_all, ask_one_by_one, assert_same_tokens, forget, open_engine
+from tests.engine.asking import GREEDY, ask, ask_all, ask_one_by_one, assert_same_tokens, forget
+from tests.engine.llama.random_traffic import check_random_traffic, random_tokens
+from tests.engine.llama.tiny_engine import open_engine
 from tests.tiny_models import ARCHITECTURES, Architecture
 
 SYSTEM = "the world is on the hello of wording and the erring is to the on-ing of the world; "
@@ -177,7 +178,7 @@ async def test_preemption_changes_no_text(memory: Memory, open_tiny: OpenEngine)
     alone = await ask_one_by_one(engine, PROMPTS, params)
     await forget(engine)
     together = await ask_all(engine, PROMPTS, params)
-    assert engine._scheduler.num_preemptions > 0
+    assert engine._loop._scheduler.num_preemptions > 0
     assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
     assert [answer.usage.num_completion_tokens for answer in together] == [100] * 4
 
@@ -189,7 +190,7 @@ async def test_llama_cpp_refuses_a_batch(memory: Memory, open_tiny: OpenEngine) 
     params = replace(GREEDY, max_tokens=100)
     alone = await ask_one_by_one(engine, PROMPTS, params)
     together = await ask_all(engine, PROMPTS, params)
-    assert engine._scheduler.num_preemptions > 0
+    assert engine._loop._scheduler.num_preemptions > 0
     assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
 
 
@@ -208,7 +209,7 @@ async def test_random_traffic(memory: Memory, open_tiny: OpenEngine) -> None:
     num_clients, num_turns = (10, 22) if memory == Memory("llama") else (6, 8)
     engine, fresh = open_tiny(memory, n_ctx=256, num_slots=6), open_tiny(memory, n_ctx=256)
     await check_random_traffic(engine, fresh, num_clients=num_clients, num_turns=num_turns)
-    assert engine._scheduler.num_preemptions > 0 or memory in STREAMS
+    assert engine._loop._scheduler.num_preemptions > 0 or memory in STREAMS
 
 
 @pytest.mark.parametrize("memory", [WINDOW, Memory("gemma3")], ids=["window", "full"])

@@ -12,18 +12,11 @@ import pytest
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.speculative.prompt_lookup import PromptLookup
+from tests.engine.asking import GREEDY, Answer, ask, ask_all, ask_one_by_one, forget
 from tests.engine.fake_drafters import Answers, FakeDrafter, MixedDrafter, RandomDrafter, RightDrafter, WrongDrafter
+from tests.engine.llama.random_traffic import check_random_traffic
 from tests.engine.llama.test_tiny import MEMORIES, PROMPTS, SHARING, STREAMS, WINDOW, Memory, for_each
-from tests.engine.random_traffic import check_random_traffic
-from tests.engine.tiny_engine import (
-    GREEDY,
-    Answer,
-    ask,
-    ask_all,
-    ask_one_by_one,
-    forget,
-    open_engine,
-)
+from tests.engine.llama.tiny_engine import open_engine
 from tests.tiny_models import Architecture
 
 LONG = replace(GREEDY, max_tokens=60)
@@ -138,7 +131,7 @@ async def test_preemption_with_drafts(memory: Memory, open_tiny: OpenEngine) -> 
     alone = await ask_one_by_one(plain, PROMPTS, params)
     engine = open_tiny(memory, n_ctx=256, drafter=MixedDrafter(answers(plain, PROMPTS, alone)))
     assert_same(await ask_all(engine, PROMPTS, params), alone)
-    assert engine._scheduler.num_preemptions > 0
+    assert engine._loop._scheduler.num_preemptions > 0
     assert engine.stats.num_accepted_tokens > 0
 
 
@@ -149,7 +142,7 @@ async def test_llama_cpp_refuses_a_batch_with_drafts(open_tiny: OpenEngine) -> N
     alone = await ask_one_by_one(plain, PROMPTS, params)
     engine = open_tiny(n_ctx=256, num_cells=2048, drafter=MixedDrafter(answers(plain, PROMPTS, alone)))
     assert_same(await ask_all(engine, PROMPTS, params), alone)
-    assert engine._scheduler.num_preemptions > 0
+    assert engine._loop._scheduler.num_preemptions > 0
 
 
 @for_each([Memory("llama"), Memory("gemma3"), WINDOW, *STREAMS])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from handler.engine.batch import Batch
-from handler.engine.cache.kv_cache import KVCache
+from handler.engine.cache.unified_cache import UnifiedCache
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
 from handler.engine.sequence import FinishReason, Sequence, SequenceOutput
@@ -41,7 +41,7 @@ class Bench:
     def step(self) -> Batch:
         cache = self.scheduler.cache
         batch = self.scheduler.schedule()
-        self.speculation.add_drafts(batch, cache.num_free_cells)
+        self.speculation.add_drafts(batch, cache)
         drawn = self.runner.run(batch)
         self.speculation.learn(batch, drawn)
         for sequence, output in self.scheduler.postprocess(batch, drawn):
@@ -72,7 +72,7 @@ def create_bench(
     limits: DraftLimits | None = None,
 ) -> Bench:
     runner = FakeRunner(scripts, kind=kind, num_slots=4, num_cells=num_cells)
-    cache = KVCache(runner.memory, num_slots=4, num_cells=num_cells)
+    cache = UnifiedCache(runner.memory, num_slots=4, num_cells=num_cells)
     speculation = Speculation(drafter or right_drafter(runner), limits or DraftLimits(4, 8, 64))
     return Bench(Scheduler(cache, Limits(4, 64, 16)), runner, speculation)
 

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -13,11 +12,14 @@ import pytest
 
 from handler.engine.structured import schema_check
 from handler.engine.structured.grammar import MAX_SCHEMA_CHARS, GrammarCompiler, GrammarMatcher
-from handler.engine.structured.schema_check import TOO_COMPLEX, SchemaCheck
+from handler.engine.structured.schema_check import SchemaCheck
+from handler.engine.structured.step_masks import StepMasks
 from handler.engine.structured.token_mask import TokenMask, num_words
 from handler.errors import EngineError, SchemaError
 from tests.engine.fakes import CONTROL, END, ByteVocabulary
 
+SECONDS = 1.0  # that a schema may take: what is meant to be refused takes for ever, the others milliseconds
+MASKS = StepMasks(ByteVocabulary.num_tokens, num_threads=2)
 POINT = {
     "type": "object",
     "properties": {"x": {"type": "integer"}, "name": {"type": "string"}},
@@ -28,7 +30,7 @@ POINT = {
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[GrammarCompiler]:
-    compiler = GrammarCompiler(ByteVocabulary(), num_threads=2)
+    compiler = GrammarCompiler(ByteVocabulary(), max_seconds=SECONDS)
     yield compiler
     compiler.close()
 
@@ -45,8 +47,8 @@ def allowed(mask: TokenMask | None) -> set[int]:
     return set(np.flatnonzero(logits == 0).tolist())
 
 
-def next_of(compiler: GrammarCompiler, matcher: GrammarMatcher) -> set[int]:
-    (mask,) = compiler.masks([matcher])
+def next_of(matcher: GrammarMatcher) -> set[int]:
+    (mask,) = MASKS.compute([matcher])
     return allowed(mask)
 
 
@@ -54,49 +56,49 @@ def feed(matcher: GrammarMatcher, text: str) -> bool:
     return all(matcher.accept(byte) for byte in text.encode())
 
 
-def test_what_may_come_next(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
+def test_what_may_come_next(matcher: GrammarMatcher) -> None:
     """Of an object its brace alone; later a digit or what ends a number; never a control token."""
-    assert next_of(compiler, matcher) == {ord("{")}
+    assert next_of(matcher) == {ord("{")}
     assert feed(matcher, '{"x": 1')
-    assert next_of(compiler, matcher) == set(b"0123456789, \n")
+    assert next_of(matcher) == set(b"0123456789, \n")
     assert feed(matcher, ',"name":"')
-    assert CONTROL not in next_of(compiler, matcher)
+    assert CONTROL not in next_of(matcher)
 
 
 def test_ends_only_where_it_is_complete(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
     """An object ends with its brace. A number may end or go on: only then are end tokens among what is allowed."""
     assert feed(matcher, '{"x":1,"name":""')
-    assert END not in next_of(compiler, matcher)
+    assert END not in next_of(matcher)
     assert not matcher.is_complete
     assert feed(matcher, "}")
     assert matcher.is_complete
     number = compiler.compile('{"type": "integer"}').matcher()
-    assert END not in next_of(compiler, number)
+    assert END not in next_of(number)
     assert feed(number, "12")
-    assert END in next_of(compiler, number)
+    assert END in next_of(number)
     assert not number.is_complete
     assert number.accept(END)
     assert number.is_complete
 
 
 @pytest.mark.parametrize("text", ["héllo", "日本", "🙂"])
-def test_bytes_of_a_character(compiler: GrammarCompiler, matcher: GrammarMatcher, text: str) -> None:
+def test_bytes_of_a_character(matcher: GrammarMatcher, text: str) -> None:
     """A character comes byte by byte; within one, nothing else may come."""
     assert feed(matcher, '{"x":1,"name":"')
     for byte in text.encode():
-        tokens = next_of(compiler, matcher)
+        tokens = next_of(matcher)
         assert byte in tokens
         assert (ord("a") in tokens) is (byte & 0xC0 != 0x80)
         assert matcher.accept(byte)
-    assert ord('"') in next_of(compiler, matcher)
+    assert ord('"') in next_of(matcher)
 
 
-def test_a_token_that_is_not_allowed(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
+def test_a_token_that_is_not_allowed(matcher: GrammarMatcher) -> None:
     """The matcher has failed, for good, and says so; a premature end is such a token too."""
     assert not matcher.accept(END)
     assert not matcher.is_complete
     assert not matcher.accept(ord("{"))
-    assert next_of(compiler, matcher) == {END}
+    assert next_of(matcher) == {END}
     assert not matcher.accept(END)
 
 
@@ -105,7 +107,7 @@ def test_choices_share_a_grammar_and_go_their_own_ways(compiler: GrammarCompiler
     grammar = compiler.compile(json.dumps(POINT))
     first, second = grammar.matcher(), grammar.matcher()
     assert feed(first, '{"x"')
-    assert next_of(compiler, second) == next_of(compiler, grammar.matcher()) == {ord("{")}
+    assert next_of(second) == next_of(grammar.matcher()) == {ord("{")}
 
 
 def test_masks_of_a_step(compiler: GrammarCompiler) -> None:
@@ -114,18 +116,18 @@ def test_masks_of_a_step(compiler: GrammarCompiler) -> None:
     begun, failed, fresh = grammar.matcher(), grammar.matcher(), grammar.matcher()
     assert feed(begun, '{"x":')
     assert not failed.accept(END)
-    masks = compiler.masks([begun, None, failed, fresh])
-    assert allowed(masks[0]) == next_of(compiler, begun)
+    masks = MASKS.compute([begun, None, failed, fresh])
+    assert allowed(masks[0]) == next_of(begun)
     assert masks[1] is None
     assert allowed(masks[2]) == {END}
     assert allowed(masks[3]) == {ord("{")}
-    assert compiler.masks([None, None]) == [None, None]
+    assert MASKS.compute([None, None]) == [None, None]
 
 
-def test_whitespace_is_bounded(compiler: GrammarCompiler, matcher: GrammarMatcher) -> None:
+def test_whitespace_is_bounded(matcher: GrammarMatcher) -> None:
     """A lost model cannot go on for ever with blanks."""
     assert feed(matcher, "{\n" + 32 * " ")
-    assert next_of(compiler, matcher) == {ord('"')}
+    assert next_of(matcher) == {ord('"')}
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -176,17 +178,11 @@ def test_check_that_is_closed_ends_its_process() -> None:
     assert process.returncode is not None
 
 
-def test_a_start_without_schemas_pays_nothing() -> None:
-    """llguidance is imported when a schema comes."""
-    script = "import handler.engine.llama.model_runner, sys; sys.exit('llguidance' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
-
-
 def test_what_is_let_go_is_freed(compiler: GrammarCompiler) -> None:
     """Neither the compiler nor the grammar holds on to a sequence's matcher."""
     grammar = compiler.compile(json.dumps(POINT))
     matcher = weakref.ref(grammar.matcher())
-    compiler.masks([grammar.matcher()])
+    MASKS.compute([grammar.matcher()])
     gc.collect()
     assert matcher() is None
 
@@ -226,10 +222,11 @@ def test_the_check_does_not_run(program: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_took_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time nobody is asked."""
-    check = SchemaCheck()
+    """The second time no process is asked."""
+    check = SchemaCheck(max_seconds=0.2)
     schema = '{"type": "number", "multipleOf": 123456789}'
-    assert check.reason_against(schema) == TOO_COMPLEX
+    refusal = "it is too complex: it cannot be compiled in 0.2 seconds"
+    assert check.reason_against(schema) == refusal
     monkeypatch.setattr(schema_check, "_start", None)  # and so cannot be
-    assert check.reason_against(schema) == TOO_COMPLEX
+    assert check.reason_against(schema) == refusal
     check.close()

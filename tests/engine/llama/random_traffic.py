@@ -7,7 +7,7 @@ from dataclasses import replace
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason
-from tests.engine.tiny_engine import GREEDY, Answer, ask, assert_same_tokens, forget, read
+from tests.engine.asking import GREEDY, Answer, ask, assert_same_tokens, forget, read
 
 Result = tuple[list[int], SamplingParams, Answer]
 

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from handler.engine.cache.kv_cache import MIN_TRIM, Match, Slot, common_prefix_length
-from tests.engine.cache_bench import Bench, text, tokens
+from handler.engine.cache.slot import Match, Slot, common_prefix_length
+from handler.engine.cache.unified_cache import MIN_TRIM
+from tests.engine.cache_bench import UnifiedBench, text, tokens
 from tests.engine.fakes import Call, MemoryKind
 
 
@@ -28,7 +29,7 @@ def test_common_prefix_length_finds_every_border() -> None:
 
 def test_longest_prefix_wins() -> None:
     """Of all slots, the one that holds most of the prompt is taken."""
-    bench = Bench()
+    bench = UnifiedBench()
     bench.leave("abXY")
     longest = bench.leave("cdefXY")
     bench.leave("cdZZ")
@@ -37,7 +38,7 @@ def test_longest_prefix_wins() -> None:
 
 def test_last_token_is_always_computed() -> None:
     """A prompt that is cached as a whole is reused but for its last token, whose logits are needed."""
-    bench = Bench()
+    bench = UnifiedBench()
     slot = bench.leave("hello")
     assert bench.cache.find_prefix(tokens("hello")) == Match(slot, 4)
     assert bench.cache.find_prefix(tokens("h")) is None
@@ -45,14 +46,14 @@ def test_last_token_is_always_computed() -> None:
 
 def test_nothing_in_common() -> None:
     """Without a common beginning there is no match."""
-    bench = Bench()
+    bench = UnifiedBench()
     bench.leave("hello")
     assert bench.cache.find_prefix(tokens("world")) is None
 
 
 def test_claimed_source_is_copied() -> None:
     """A prefix that another sequence is using is shared, and both go on from it."""
-    bench = Bench()
+    bench = UnifiedBench()
     first = bench.start("system one")
     second = bench.start("system two")
     assert bench.calls("copy") == [Call("copy", first.seq_id, 7, second.seq_id)]
@@ -61,7 +62,7 @@ def test_claimed_source_is_copied() -> None:
 
 def test_shared_cells_are_counted_once() -> None:
     """A shared prefix takes no room, and comes free with its last holder."""
-    bench = Bench()
+    bench = UnifiedBench()
     first, second = bench.start("system one"), bench.start("system two")
     assert bench.cache.num_cells - bench.cache.num_free_cells == len("system one" + "two")
     bench.cache.release(first)
@@ -74,7 +75,7 @@ def test_shared_cells_are_counted_once() -> None:
 
 def test_whole_cached_slot_is_taken_in_place() -> None:
     """A conversation that goes on keeps its slot; nothing is copied."""
-    bench = Bench()
+    bench = UnifiedBench()
     slot = bench.leave("user: hi")
     assert bench.start("user: hi there") is slot
     assert bench.calls("copy") == []
@@ -82,7 +83,7 @@ def test_whole_cached_slot_is_taken_in_place() -> None:
 
 def test_cached_slot_is_preferred_to_a_copy() -> None:
     """Of two slots that hold equally much, the one that can be had with nothing lost is taken."""
-    bench = Bench()
+    bench = UnifiedBench()
     claimed = bench.start("abcdX")
     cached = bench.leave("abcd")
     bench.memory.calls.clear()
@@ -93,7 +94,7 @@ def test_cached_slot_is_preferred_to_a_copy() -> None:
 
 def test_part_of_a_cached_slot_is_copied_while_slots_are_empty() -> None:
     """The rest of a cached slot stays for others."""
-    bench = Bench()
+    bench = UnifiedBench()
     slot = bench.leave("system one")
     other = bench.start("system two")
     assert other is not slot
@@ -102,7 +103,7 @@ def test_part_of_a_cached_slot_is_copied_while_slots_are_empty() -> None:
 
 def test_part_of_a_cached_slot_is_taken_when_no_other_is_free() -> None:
     """With no other slot to be had, what follows the prefix is given up."""
-    bench = Bench(num_slots=1)
+    bench = UnifiedBench(num_slots=1)
     slot = bench.leave("system one")
     assert bench.start("system two") is slot
     assert bench.calls("truncate") == [Call("truncate", slot.seq_id, 7)]
@@ -110,7 +111,7 @@ def test_part_of_a_cached_slot_is_taken_when_no_other_is_free() -> None:
 
 def test_least_recently_used_slot_goes_first() -> None:
     """Without an empty slot, the one left longest ago is cleared."""
-    bench = Bench(num_slots=2)
+    bench = UnifiedBench(num_slots=2)
     first, second = bench.leave("aaaa"), bench.leave("bbbb")
     bench.leave("aaaaa")  # used again
     assert bench.start("cccc") is second
@@ -119,7 +120,7 @@ def test_least_recently_used_slot_goes_first() -> None:
 
 def test_what_nobody_comes_back_for_expires() -> None:
     """One slot at a time, the one that has waited longest, and not before its time; claimed ones never."""
-    bench = Bench()
+    bench = UnifiedBench()
     running = bench.start("running")
     for name in ("first", "second"):
         bench.cache.tick(100)
@@ -137,14 +138,14 @@ def test_what_nobody_comes_back_for_expires() -> None:
 
 def test_no_slot_when_all_are_claimed() -> None:
     """What a sequence is using is never taken from it."""
-    bench = Bench(num_slots=1)
+    bench = UnifiedBench(num_slots=1)
     bench.start("aaaa")
     assert bench.cache.claim(None) is None
 
 
 def test_claim_without_match_begins_empty() -> None:
     """What another sequence left in the slot is gone."""
-    bench = Bench(num_slots=1)
+    bench = UnifiedBench(num_slots=1)
     slot = bench.leave("aaaa")
     assert bench.cache.claim(None) is slot
     assert slot.is_empty
@@ -153,7 +154,7 @@ def test_claim_without_match_begins_empty() -> None:
 
 def test_cached_slots_make_room() -> None:
     """The end of the least recently used slot goes first, a good piece at once."""
-    bench = Bench(num_cells=1000)
+    bench = UnifiedBench(num_cells=1000)
     old, new = bench.leave("a" * 500), bench.leave("b" * 500)
     assert bench.cache.make_room(1)
     bench.check()
@@ -163,7 +164,7 @@ def test_cached_slots_make_room() -> None:
 
 def test_room_takes_as_many_slots_as_needed() -> None:
     """One slot after the other is given up until there is room."""
-    bench = Bench(num_cells=1000)
+    bench = UnifiedBench(num_cells=1000)
     old, new = bench.leave("a" * 500), bench.leave("b" * 500)
     assert bench.cache.make_room(600)
     bench.check()
@@ -172,7 +173,7 @@ def test_room_takes_as_many_slots_as_needed() -> None:
 
 def test_no_room_beside_claimed_slots() -> None:
     """False when everything that may be forgotten is, and it is not enough."""
-    bench = Bench(num_cells=100)
+    bench = UnifiedBench(num_cells=100)
     bench.start("a" * 60)
     bench.leave("b" * 20)
     assert not bench.cache.make_room(50)
@@ -182,7 +183,7 @@ def test_no_room_beside_claimed_slots() -> None:
 
 def test_room_under_shared_cells() -> None:
     """A cached slot that shares all its cells frees nothing, and the search for room goes on."""
-    bench = Bench(num_cells=100)
+    bench = UnifiedBench(num_cells=100)
     source = bench.leave("a" * 41)
     bench.start("a" * 40 + "b")
     bench.leave("c" * 50)
@@ -193,7 +194,7 @@ def test_room_under_shared_cells() -> None:
 
 def test_unclaimed_cells() -> None:
     """What could be had without preempting anyone: free cells and those of cached slots, less what is shared."""
-    bench = Bench(num_cells=100)
+    bench = UnifiedBench(num_cells=100)
     first = bench.start("system one")
     bench.leave("system two")
     assert bench.cache.num_unclaimed_cells == 90
@@ -203,7 +204,7 @@ def test_unclaimed_cells() -> None:
 
 def test_reset_forgets_everything() -> None:
     """After a reset the cache is as new."""
-    bench = Bench()
+    bench = UnifiedBench()
     bench.leave("aaaa")
     bench.leave("bbbb")
     bench.cache.reset()
@@ -214,7 +215,7 @@ def test_reset_forgets_everything() -> None:
 
 def test_memory_that_refuses_to_truncate_is_cleared() -> None:
     """Then the prompt is computed from its beginning."""
-    bench = Bench("stubborn", num_slots=1)
+    bench = UnifiedBench("stubborn", num_slots=1)
     bench.leave("system one")
     slot = bench.cache.claim(bench.cache.find_prefix(tokens("system two")))
     assert slot is not None
@@ -224,7 +225,7 @@ def test_memory_that_refuses_to_truncate_is_cleared() -> None:
 
 def test_recurrent_memory_goes_on_from_its_end() -> None:
     """A slot whose every token begins the prompt is gone on from, in place."""
-    bench = Bench("recurrent")
+    bench = UnifiedBench("recurrent")
     slot = bench.leave("user: hi")
     assert bench.cache.find_prefix(tokens("user: hi there")) == Match(slot, 8)
     assert bench.start("user: hi there") is slot
@@ -233,7 +234,7 @@ def test_recurrent_memory_goes_on_from_its_end() -> None:
 @pytest.mark.parametrize("prompt", ["user: ho", "user: hi", "user:"])
 def test_recurrent_memory_cannot_go_back(prompt: str) -> None:
     """A slot that would have to be rolled back is of no use, and a shorter one that fits is."""
-    bench = Bench("recurrent")
+    bench = UnifiedBench("recurrent")
     bench.leave("user: hi")
     assert bench.cache.find_prefix(tokens(prompt)) is None
     short = bench.leave("use")
@@ -242,7 +243,7 @@ def test_recurrent_memory_cannot_go_back(prompt: str) -> None:
 
 def test_recurrent_memory_shares_nothing() -> None:
     """A claimed slot is no source of a prefix."""
-    bench = Bench("recurrent")
+    bench = UnifiedBench("recurrent")
     bench.start("system")
     assert bench.cache.find_prefix(tokens("system one")) is None
     bench.start("system one")
@@ -251,7 +252,7 @@ def test_recurrent_memory_shares_nothing() -> None:
 
 def test_recurrent_memory_is_evicted_whole() -> None:
     """What cannot be trimmed is cleared."""
-    bench = Bench("recurrent", num_cells=1000)
+    bench = UnifiedBench("recurrent", num_cells=1000)
     slot = bench.leave("a" * 1000)
     assert bench.cache.make_room(1)
     assert slot.is_empty
@@ -260,9 +261,9 @@ def test_recurrent_memory_is_evicted_whole() -> None:
 
 def test_integrity_finds_a_lost_cell() -> None:
     """The check fails when a cell is in no list."""
-    bench = Bench()
+    bench = UnifiedBench()
     slot = bench.leave("aaaa")
-    slot.cells.pop()
+    bench.cache._cells[slot.seq_id].pop()
     with pytest.raises(AssertionError, match="a token without a cell"):
         bench.cache.check_integrity()
     slot.token_ids.pop()
@@ -275,7 +276,7 @@ def test_integrity_finds_a_lost_cell() -> None:
 def test_random_traffic(kind: MemoryKind, seed: int) -> None:
     """Whatever comes and goes, the cache knows what memory holds, cell by cell, and nothing is left at the end."""
     rng = random.Random(seed)
-    bench = Bench(kind, num_slots=5, num_cells=900)
+    bench = UnifiedBench(kind, num_slots=5, num_cells=900)
     claimed: list[Slot] = []
     for _ in range(300):
         if claimed and rng.random() < 0.5:

@@ -1,0 +1,64 @@
+"""A slot of the KV cache, and how much of a prompt it already holds. Pure code."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """One llama.cpp seq_id and the tokens computed in it.
+
+    It is *claimed* by exactly one running sequence, which appends to it; or *cached*: its sequence is over, and its
+    tokens stay for prompts that begin with the same ones; or *empty*.
+    """
+
+    seq_id: int
+    token_ids: list[int] = field(default_factory=list)
+    is_claimed: bool = False
+    last_used: int = 0  # by the clock of its SlotTable
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.token_ids
+
+
+class Placed(Protocol):
+    """Something that is computed in a slot."""
+
+    @property
+    def slot(self) -> Slot: ...
+
+
+P = TypeVar("P", bound=Placed)
+
+
+class Match(NamedTuple):
+    """A slot that holds the first `num_tokens` tokens of a prompt."""
+
+    slot: Slot
+    num_tokens: int
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether a sequence can continue in this very slot with nothing of it lost."""
+        return not self.slot.is_claimed and self.num_tokens == self.slot.num_tokens
+
+
+def common_prefix_length(a: list[int], b: list[int]) -> int:
+    """The number of leading tokens that are equal. Bisects on slices: comparing lists runs in C, a loop does not."""
+    low, high = 0, min(len(a), len(b))
+    if a[:1] != b[:1]:
+        return 0
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:  # a[:low] == b[:low], a[:high] != b[:high]
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,95 @@
+"""A model of llama.cpp, loaded from a file."""
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+
+from handler.engine.cache.cache_size import GIB
+from handler.engine.llama.log import LlamaLog
+from handler.engine.llama.memory_info import cache_shape, free_gpu_bytes
+from handler.engine.plan import ModelFacts, Offload
+from handler.errors import ModelError
+
+Pointer = Any  # llama.cpp's own, opaque to us
+
+SPLIT_MODES = {
+    "none": llama.LLAMA_SPLIT_MODE_NONE,
+    "layer": llama.LLAMA_SPLIT_MODE_LAYER,
+    "row": llama.LLAMA_SPLIT_MODE_ROW,
+    "tensor": llama.LLAMA_SPLIT_MODE_TENSOR,
+}
+
+llama_log = LlamaLog()
+_log_callback = llama.llama_log_callback(llama_log)  # llama.cpp keeps no reference: this one must live
+
+
+@functools.cache
+def start_llama() -> None:
+    """Find the devices; once a process, before anything else.
+
+    Compiled for one machine, llama.cpp has its kernels built in. In an image there is a library of them for each kind
+    of processor, beside llama.cpp's own: those that fit are loaded.
+    """
+    llama.llama_log_set(_log_callback, None)
+    if llama._lib.ggml_backend_reg_count() == 0:
+        llama._lib.ggml_backend_load_all_from_path(str(llama._base_path).encode())
+    llama.llama_backend_init()
+
+
+def supports_gpu() -> bool:
+    """Whether this build of llama.cpp can compute on a GPU of this machine."""
+    start_llama()
+    return bool(llama.llama_supports_gpu_offload())
+
+
+class LlamaModel:
+    """Owns llama.cpp's model: weights, vocabulary and metadata, without a context. `close` once no context is left."""
+
+    def __init__(self, path: Path, offload: Offload) -> None:
+        """Load it. Takes seconds to minutes, without the GIL; raises ModelError."""
+        start_llama()
+        self.pointer: Pointer = _load(path, offload)
+        self.facts = ModelFacts(
+            n_ctx_train=llama.llama_model_n_ctx_train(self.pointer),
+            window=llama.llama_model_n_swa(self.pointer),
+            has_states=bool(llama.llama_model_is_recurrent(self.pointer) or llama.llama_model_is_hybrid(self.pointer)),
+            cache_shape=cache_shape(self.pointer),
+        )
+
+    def chat_template(self) -> str | None:
+        """The template stored in the GGUF."""
+        source = llama.llama_model_chat_template(self.pointer, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    def close(self) -> None:
+        llama.llama_model_free(self.pointer)
+
+
+def _load(path: Path, offload: Offload) -> Pointer:
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = offload.n_gpu_layers
+    params.split_mode = SPLIT_MODES[offload.split_mode]
+    params.main_gpu = offload.main_gpu
+    if offload.tensor_split:
+        shares = offload.tensor_split + (0.0,) * (llama.llama_max_devices() - len(offload.tensor_split))
+        params.tensor_split = (ctypes.c_float * len(shares))(*shares)  # which params keep alive
+    free = free_gpu_bytes()
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        reason = llama_log.last_error or "it does not say why"
+        raise ModelError(f"llama.cpp cannot load {path}: {reason}{_lack_of_room(path, free)}")
+    return model
+
+
+def _lack_of_room(path: Path, free: list[int]) -> str:
+    """The most likely reason where the GPUs are smaller than the file; else empty."""
+    size = path.stat().st_size if path.exists() else 0
+    if not free or size < sum(free):
+        return ""
+    return (
+        f" (the file has {size / GIB:.1f} GiB, and {sum(free) / GIB:.1f} GiB are free on the GPU: "
+        "choose a smaller quantisation, a larger GPU, or fewer N_GPU_LAYERS)"
+    )

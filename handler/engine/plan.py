@@ -1,0 +1,156 @@
+"""From settings to an engine: everything that is derived from them, the machine and the model, is derived here, once.
+
+Pure code: no llama.cpp, no files, no environment.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from handler.engine.cache.cache_size import CacheRequest, CacheShape, CacheSize, Layout, on_gpus, without_gpu
+from handler.engine.scheduler import Limits
+from handler.engine.speculative.speculation import DraftLimits
+from handler.errors import ConfigError
+from handler.settings import Settings
+
+MAX_SAMPLER_THREADS = 12
+MAX_SLOTS = 256  # llama.cpp's own limit on seq_ids
+MAX_BATCH_ON_GPU, MAX_BATCH_ON_CPU = 1024, 512  # tokens of a step
+MAX_PROMPT_ON_GPU, MAX_PROMPT_ON_CPU = 96, 64  # prefill tokens of a step in which others generate
+MAX_BURST_ON_GPU, MAX_BURST_ON_CPU = 8192, 2048  # prefill tokens: about a second, and some seconds
+# What a cached token costs each token that others generate, and what it costs to compute anew: 20 ns and 80 us on an
+# H100, 0.12 us and 8 ms on two CPU cores.
+MAX_IDLE_ON_GPU, MAX_IDLE_ON_CPU = 4_000, 60_000
+MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step has enough to compute without drafts
+
+
+class Machine(NamedTuple):
+    """What the worker runs on."""
+
+    num_cores: int
+    has_gpu: bool  # that this build of llama.cpp can use
+    free_gpu_bytes: tuple[int, ...] = ()  # of each GPU, with the model in it
+
+
+class ModelFacts(NamedTuple):
+    """What matters of a loaded model."""
+
+    n_ctx_train: int  # tokens of a sequence
+    window: int  # tokens that a sliding window's layers attend to; 0: none
+    has_states: bool  # recurrent or hybrid: the memory of some layers is one state of all tokens
+    cache_shape: CacheShape
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """How a model is spread over GPUs, in llama.cpp's own parameters."""
+
+    n_gpu_layers: int = -1  # -1: all
+    split_mode: str = "layer"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()  # proportions of the GPUs; empty: by their free memory
+
+
+@dataclass(frozen=True, slots=True)
+class ContextParams:
+    """llama.cpp's own parameters of a context, under its names; the cache's are in a `CacheSize`."""
+
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    flash_attn: str
+    swa_full: bool
+    max_draft_tokens: int = 0  # of all sequences of a batch
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """An engine as it will be, but for a cache that llama.cpp may refuse (`can_shrink`)."""
+
+    on_gpu: bool  # whether the GPU computes while the engine thread does something else
+    limits: Limits
+    draft_limits: DraftLimits | None  # None: no speculation
+    context: ContextParams
+    cache: CacheSize
+    can_shrink: bool  # the cache's size was chosen, not set: half of it may be tried
+    num_slots: int  # of a cache that was shrunk
+    max_model_len: int  # tokens of one sequence; 0: as many as model and cache allow
+    sampler_threads: int
+
+
+def offload(settings: Settings) -> Offload:
+    """What must be known before the model is loaded."""
+    return Offload(settings.n_gpu_layers, settings.split_mode, settings.main_gpu, settings.tensor_split)
+
+
+def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
+    """Raises ConfigError for settings that this model or machine cannot follow."""
+    if settings.max_model_len > model.n_ctx_train:
+        raise ConfigError(
+            f"MAX_MODEL_LEN has value {settings.max_model_len}: this model was made for {model.n_ctx_train} at most."
+        )
+    if settings.speculate != "off" and model.has_states:
+        raise ConfigError(
+            f"SPECULATE has value '{settings.speculate}': recurrent and hybrid models keep only their latest state, "
+            "and would compute everything anew after each wrong draft. Set it to off."
+        )
+    on_gpu = machine.has_gpu and settings.n_gpu_layers != 0
+    # Each running sequence gets its token, and there is room for a prompt's.
+    n_batch = max(settings.n_batch or (MAX_BATCH_ON_GPU if on_gpu else MAX_BATCH_ON_CPU), settings.max_num_seqs + 1)
+    # With a sliding window a batch is computed in one piece: of several, llama.cpp drops cells that a later piece has
+    # passed and an earlier one still needs, and gives wrong text.
+    n_ubatch = n_batch if model.window else min(settings.n_ubatch, n_batch)
+    draft_limits = None
+    if settings.speculate != "off":
+        max_drafting = MAX_DRAFTING_ON_GPU if on_gpu else MAX_DRAFTING_ON_CPU
+        draft_limits = DraftLimits(max_drafting, settings.num_draft_tokens, n_ubatch)
+    num_slots = min(2 * settings.max_num_seqs, MAX_SLOTS)  # half of them may keep cached conversations
+    return EnginePlan(
+        on_gpu=on_gpu,
+        limits=Limits(
+            max_num_seqs=settings.max_num_seqs,
+            max_batch_tokens=n_batch,
+            max_prompt_tokens=settings.prefill_chunk or (MAX_PROMPT_ON_GPU if on_gpu else MAX_PROMPT_ON_CPU),
+            max_burst_tokens=MAX_BURST_ON_GPU if on_gpu else MAX_BURST_ON_CPU,
+            max_idle=MAX_IDLE_ON_GPU if on_gpu else MAX_IDLE_ON_CPU,
+        ),
+        draft_limits=draft_limits,
+        context=ContextParams(
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
+            n_threads=settings.n_threads or machine.num_cores,
+            flash_attn=settings.flash_attn,
+            swa_full=settings.swa_full,
+            max_draft_tokens=draft_limits.max_num_seqs * draft_limits.max_tokens if draft_limits else 0,
+        ),
+        cache=_cache_size(settings, machine, model, n_ubatch, num_slots),
+        can_shrink=not settings.n_ctx and settings.kv_unified != "off",
+        num_slots=num_slots,
+        max_model_len=settings.max_model_len,
+        sampler_threads=settings.sampler_threads or min(machine.num_cores, MAX_SAMPLER_THREADS),
+    )
+
+
+def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatch: int, num_slots: int) -> CacheSize:
+    request = CacheRequest(
+        n_ctx=settings.n_ctx,
+        type_k=settings.cache_type_k,
+        type_v=settings.cache_type_v,
+        num_slots=num_slots,
+        max_model_len=settings.max_model_len,
+        n_ubatch=n_ubatch,
+        can_quantise=settings.flash_attn != "off",
+        max_num_seqs=settings.max_num_seqs,
+        kv_unified=_layout(settings),
+        can_split=not model.has_states and not model.window,
+    )
+    free = list(machine.free_gpu_bytes)
+    if settings.split_mode == "none":
+        free = free[settings.main_gpu :][:1]
+    if not free or settings.n_gpu_layers >= 0:  # else a part of the cache lies in main memory
+        return without_gpu(request, model.n_ctx_train)
+    return on_gpus(request, model.cache_shape, model.n_ctx_train, free)
+
+
+def _layout(settings: Settings) -> Layout:
+    """Drafts of different lengths would be computed one after the other if each slot had cells of its own."""
+    return "on" if settings.kv_unified == "auto" and settings.speculate != "off" else settings.kv_unified

@@ -8,15 +8,14 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from local_gateway.backends.base import Upstream
 from local_gateway.config.settings import GatewaySettings
-from local_gateway.edge.client_request import JSON_TYPE, ClientRequest
+from local_gateway.edge.client_request import ClientRequest
 from local_gateway.errors import (
-    AnswerBrokenError,
     RequestError,
     TargetConfigError,
     TargetPausedError,
@@ -31,16 +30,12 @@ from local_gateway.routing.router import Choice
 from local_gateway.routing.target import Target
 from local_gateway.routing.upstream_call import call_for
 from local_gateway.telemetry.metrics import Metrics
-from local_gateway.wire import stream_normalizer
 from local_gateway.wire.answer import Answer, Origin
+from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, read_error
 from local_gateway.wire.call_ledger import ExecutionStats
-from local_gateway.wire.error_body import explain
-from local_gateway.wire.sse import EVENT_STREAM, EventSplitter, error_of, has_content, split_events
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 100_000_000  # of an answer that is no stream
-MAX_HELD_BYTES = 1_000_000  # of a stream before its first content
 OUR_ACCOUNT = (401, 402, 403)  # statuses that are about the gateway's key, not about the request
 
 
@@ -92,22 +87,12 @@ class Dispatcher:
                     upstream = await target.backend.open(call)
                     stack.push_async_callback(upstream.aclose)
                     await _refuse_errors(upstream, target)
-                    body = await self._begin(upstream, target, routed.request)
+                    read = await _begin(aiter(upstream), upstream.headers, target, routed.request)
             attempt.succeeded()
             origin = Origin(target.name, target.settings.price, is_cold=watch.is_cold, call=tally)
-            return Answer(upstream.status, _headers(upstream), TargetBody(body, upstream, stack.pop_all()), origin)
+            headers = _headers(upstream) | {"content-type": read.content_type}
+            return Answer(upstream.status, headers, TargetBody(read.blocks, upstream, stack.pop_all()), origin)
         raise AssertionError("unreachable: the stack swallows nothing")
-
-    async def _begin(self, upstream: Upstream, target: Target, request: ClientRequest) -> AsyncIterator[bytes]:
-        """The body, when its first content is there; all of it if it is no stream."""
-        content_type = upstream.headers.get("content-type", "")
-        if content_type.startswith(EVENT_STREAM):
-            blocks = await _until_content(_events(aiter(upstream)), target)
-            is_repaired = target.settings.normalize and request.path in stream_normalizer.PATHS
-            return _repaired(blocks) if is_repaired else blocks
-        if content_type.startswith(JSON_TYPE):
-            return _only(await _read_all(aiter(upstream)))
-        return aiter(upstream)
 
     def _note_failure(self, target: Target, error: RequestError) -> None:
         if judge(error) == CLIENTS_FAULT:
@@ -115,6 +100,17 @@ class Dispatcher:
         self._metrics.attempt_failed(target.name, error)
         level = logging.ERROR if isinstance(error, TargetConfigError) else logging.WARNING
         log.log(level, "target %s: %s", target.name, error.log_text, extra={"target": target.name})
+
+
+async def _begin(
+    pieces: AsyncIterator[bytes], headers: Mapping[str, str], target: Target, request: ClientRequest
+) -> ReadAnswer:
+    """The body in the form that the client asked for, when its first content is there. Raises TargetError."""
+    wanted = Wanted(path=request.path, is_stream=request.is_stream, normalize=target.settings.normalize)
+    try:
+        return await read_answer(pieces, headers.get("content-type", ""), wanted)
+    except TargetRefusedError as error:  # an error with the status of a success
+        raise _refusal(error.status, error.error, target, retry_after=error.retry_after) from None
 
 
 def _headers(upstream: Upstream) -> dict[str, str]:
@@ -166,7 +162,7 @@ class _limit:  # noqa: N801 (used like asyncio.timeout, which it is but for the 
 async def _refuse_errors(upstream: Upstream, target: Target) -> None:
     """An answer that is an error is raised as one. Raises TargetConfigError, TargetRefusedError."""
     if upstream.status >= 400:
-        error = explain(await _read_all(aiter(upstream)), upstream.status).error
+        error = (await read_error(aiter(upstream), upstream.status)).error
         raise _refusal(upstream.status, error, target, _seconds(upstream.headers.get("retry-after")))
 
 
@@ -185,67 +181,3 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole events, one or more at a time; last what is left without an end."""
-    splitter = EventSplitter()
-    async for piece in pieces:
-        if block := splitter.feed(piece):
-            yield block
-    if rest := splitter.rest():
-        yield rest
-
-
-async def _until_content(blocks: AsyncIterator[bytes], target: Target) -> AsyncIterator[bytes]:
-    """The same, from the first, when the first content is among them: all up to it in one block.
-
-    Raises TargetError if there is none.
-    """
-    held: list[bytes] = []
-    async for block in blocks:
-        held.append(block)
-        if _has_content(block, target):
-            return _replay(b"".join(held), blocks)
-        if sum(map(len, held)) > MAX_HELD_BYTES:
-            raise AnswerBrokenError("The target sends much, but no content.")
-    raise AnswerBrokenError("The target's stream ended before its first content.")
-
-
-def _has_content(block: bytes, target: Target) -> bool:
-    for event in split_events(block):
-        if (error := error_of(event)) is not None:
-            raise _refusal(*error, target)
-        if has_content(event):
-            return True
-    return False
-
-
-async def _replay(held: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield held
-    async for block in rest:
-        yield block
-
-
-async def _only(body: bytes) -> AsyncIterator[bytes]:
-    yield body
-
-
-async def _repaired(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    normalizer = stream_normalizer.StreamNormalizer()
-    async for block in blocks:
-        if shown := normalizer.feed(block):
-            yield shown
-    if shown := normalizer.end():
-        yield shown
-
-
-async def _read_all(pieces: AsyncIterator[bytes]) -> bytes:
-    parts: list[bytes] = []
-    num_bytes = 0
-    async for piece in pieces:
-        parts.append(piece)
-        num_bytes += len(piece)
-        if num_bytes > MAX_BODY_BYTES:
-            raise AnswerBrokenError("The target's answer is too large.")
-    return b"".join(parts)

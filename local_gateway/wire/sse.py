@@ -123,6 +123,18 @@ class Event:
         return chunk.get("type") not in PROLOGUE
 
 
+class EventBlock(bytes):
+    """A piece of a stream that its source has cut into events: they travel with it, parsed as far as they were."""
+
+    events: list[Event]
+
+    @classmethod
+    def of(cls, events: list[Event]) -> "EventBlock":
+        block = cls(b"".join(event.raw for event in events))
+        block.events = events
+        return block
+
+
 def events_in(block: bytes) -> list[Event]:
     """See split_events."""
     return [Event(raw) for raw in split_events(block)]

@@ -66,7 +66,8 @@ def _chat_chunks(body: Json) -> Iterator[Json]:
         if isinstance(calls, list):
             delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
         yield head | {"choices": [{"index": number, "delta": delta, **more, "finish_reason": None}]}
-        yield head | {"choices": [{"index": number, "delta": {}, "finish_reason": choice.get("finish_reason")}]}
+        reason = choice.get("finish_reason") or ("tool_calls" if calls else "stop")
+        yield head | {"choices": [{"index": number, "delta": {}, "finish_reason": reason}]}
     yield from _usage_chunk(head, body)
 
 

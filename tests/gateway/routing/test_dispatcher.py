@@ -246,7 +246,7 @@ async def test_in_flight_until_the_end() -> None:
 async def test_repaired_stream() -> None:
     """What llama.cpp servers leave out is added, where the configuration says so."""
     configured = OpenAITarget(type="openai", name="t0", normalize=True)
-    upstream = ScriptedUpstream([ROLE + chunk("a") + chunk("b")])
+    upstream = ScriptedUpstream([ROLE + chunk("a") + chunk("b") + DONE])
     setting = Setting(targets=(make_target(ScriptedBackend(upstream), "t0", configured),))
     events = (await text_of(await setting.ask(stream=True))).split(b"\n\n")
 

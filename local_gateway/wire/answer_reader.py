@@ -1,0 +1,351 @@
+"""What a target sends with a success → what the client asked for, in the form it asked for; or an error.
+
+Servers answer a stream whole and a whole answer as a stream, send events under any content type, chunks as lines of
+JSON, errors with status 200, and streams that merely stop. What can be converted without loss is converted; anything
+else raises. Nothing is called complete that did not say so. Knows nothing of targets, retries and clients.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from local_gateway.errors import AnswerBrokenError, TargetRefusedError
+from local_gateway.wire import stream_builder, stream_collector, stream_normalizer
+from local_gateway.wire.error_body import WireError, error_in, explain
+from local_gateway.wire.sse import EVENT_STREAM, Event, EventBlock, EventSplitter, events_in
+from local_gateway.wire.stream_end import COMPLETIONS, StreamEnd
+
+JSON_TYPE = "application/json"
+LINES_TYPES = ("application/x-ndjson", "application/jsonl", "application/json-lines", "application/x-jsonlines")
+MAX_BODY_BYTES = 100_000_000  # of an answer that is no stream
+MAX_HELD_BYTES = 1_000_000  # of a stream before its first content
+MAX_ERROR_BYTES = 64_000  # of an answer that is looked at for an error which does not say "error"
+SNIFFED_BYTES = 7  # tell events from JSON
+BOM = b"\xef\xbb\xbf"
+FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")  # with which an event begins
+# Paths whose answers are JSON or events: a page or plain text is no answer.
+TEXT_PATHS = {
+    *COMPLETIONS,
+    "/chat/completions/input_tokens",
+    "/responses",
+    "/responses/input_tokens",
+    "/messages",
+    "/messages/count_tokens",
+    "/embeddings",
+    "/rerank",
+    "/tokenize",
+    "/detokenize",
+    "/infill",
+    "/moderations",
+}
+MEDIA_PATHS = ("/images/", "/audio/")  # answers in JSON may be errors here too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the client asked for."""
+
+    path: str  # of the API, without /v1
+    is_stream: bool = False
+    normalize: bool = False  # see stream_normalizer
+
+
+class ReadAnswer(NamedTuple):
+    """`blocks` of a stream are whole events, its first content in the first one; of JSON it is one piece."""
+
+    content_type: str
+    blocks: AsyncIterator[bytes]
+
+
+async def read_answer(pieces: AsyncIterator[bytes], content_type: str, wanted: Wanted) -> ReadAnswer:
+    """The answer, when its first content is there.
+
+    Raises:
+        TargetRefusedError: It is an error, or a stream that begins with one.
+        AnswerBrokenError: It is not what was asked for, and cannot be turned into it; or it is not complete.
+    """
+    is_json = content_type.startswith((JSON_TYPE, *LINES_TYPES))
+    if not (is_json or content_type.startswith(EVENT_STREAM) or wanted.path in TEXT_PATHS):
+        return ReadAnswer(content_type, pieces)  # speech, images, files
+    first = await _first_of(pieces)
+    if _is_events(first, content_type, wanted.path):
+        stream = _tidy_events(_cut(first, pieces), wanted.path)
+        if not wanted.is_stream and wanted.path in stream_collector.PATHS:
+            return ReadAnswer(JSON_TYPE, _only(await _collect(stream, wanted)))
+        begun = await _until_content(stream)
+        kind = content_type if content_type.startswith(EVENT_STREAM) else EVENT_STREAM
+        return ReadAnswer(kind, _relay(begun, stream, wanted))
+    if content_type.startswith(LINES_TYPES) and wanted.is_stream and wanted.path in COMPLETIONS:
+        lines = _lines(first, pieces)
+        return ReadAnswer(EVENT_STREAM, _relay(await _until_content(lines), lines, wanted))
+    return _read_whole(await _all_of(first, pieces), wanted, content_type if is_json else JSON_TYPE)
+
+
+async def read_error(pieces: AsyncIterator[bytes], status: int) -> WireError:
+    """What a body with an error's status says. Of a long one the beginning is read."""
+    body = b""
+    async for piece in pieces:
+        body += piece
+        if len(body) > MAX_HELD_BYTES:
+            break
+    return explain(body, status)
+
+
+# What kind of answer is it?
+
+
+async def _first_of(pieces: AsyncIterator[bytes]) -> bytes:
+    """Enough to tell; b"" of an empty answer."""
+    first = b""
+    async for piece in pieces:
+        if isinstance(piece, EventBlock):
+            return piece
+        first += piece
+        if len(first.removeprefix(BOM).lstrip()) >= SNIFFED_BYTES or len(first) > MAX_HELD_BYTES:
+            break
+    return first
+
+
+def _is_events(first: bytes, content_type: str, path: str) -> bool:
+    if isinstance(first, EventBlock):
+        return True
+    text = first.removeprefix(BOM).lstrip()
+    if content_type.startswith(EVENT_STREAM):
+        return not text.startswith((b"{", b"[")) and bool(text or path not in TEXT_PATHS)
+    return path in TEXT_PATHS and text.startswith(FIELDS)
+
+
+# A whole answer
+
+
+def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
+    can_fail = wanted.path in TEXT_PATHS or wanted.path.startswith(MEDIA_PATHS)
+    is_looked_at = can_fail and (len(body) <= MAX_ERROR_BYTES or b'"error"' in body)
+    converts = wanted.is_stream and wanted.path in stream_builder.PATHS
+    if not (is_looked_at or converts):
+        return ReadAnswer(content_type, _only(body))
+    try:
+        parsed = _parse(body)
+    except ValueError:
+        return _read_lines(body, wanted)
+    if (error := error_in(parsed)) is not None:
+        raise _refusal(error)
+    if not converts:
+        return ReadAnswer(content_type, _only(body))
+    if not stream_builder.is_whole(wanted.path, parsed):
+        raise AnswerBrokenError("The target answered without a stream, with something that cannot be made into one.")
+    return ReadAnswer(EVENT_STREAM, _only(_encode(stream_builder.stream_of(wanted.path, parsed), wanted)))
+
+
+def _read_lines(body: bytes, wanted: Wanted) -> ReadAnswer:
+    """Chunks, an object a line. Anything else is no answer."""
+    events = [Event(b"data: " + line + b"\n\n") for line in body.splitlines() if line.strip()]
+    if wanted.path not in COMPLETIONS or not events or not all(_is_chunk(event.chunk) for event in events):
+        page = explain(body).error.get("message", "")
+        raise AnswerBrokenError(f"What the target answered is not JSON{page and f': {page[:200]}'}.")
+    for event in events:
+        _refuse(event)
+    if not _is_complete(events, wanted.path):
+        raise _broken_off()
+    if wanted.is_stream:
+        return ReadAnswer(EVENT_STREAM, _only(_encode(events, wanted)))
+    return ReadAnswer(JSON_TYPE, _only(orjson.dumps(stream_collector.collect(wanted.path, events))))
+
+
+def _parse(body: bytes) -> Any:
+    """NaN and Infinity, which Python's servers write, are numbers here. Raises ValueError."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body)
+        except RecursionError as error:
+            raise ValueError from error
+
+
+def _encode(events: Iterable[Event], wanted: Wanted) -> bytes:
+    if not wanted.normalize or wanted.path not in stream_normalizer.PATHS:
+        return b"".join(event.raw for event in events)
+    normalizer = stream_normalizer.StreamNormalizer()
+    return normalizer.repair(events) + normalizer.end()
+
+
+# A stream
+
+
+async def _cut(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[list[Event]]:
+    """Whole events, one or more at a time; last what is left without its empty line, unless it was broken off."""
+    splitter = EventSplitter()
+    async for piece in _rejoined(first if isinstance(first, EventBlock) else first.removeprefix(BOM), pieces):
+        if isinstance(piece, EventBlock):
+            yield piece.events
+        elif block := splitter.feed(piece):
+            yield events_in(block)
+    if (rest := splitter.rest()) and ((last := Event(rest)).chunk is not None or last.is_done or last.data is None):
+        yield [last]
+
+
+async def _lines(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[list[Event]]:
+    """Events of an answer with an object a line."""
+    rest = b""
+    async for piece in _rejoined(first, pieces):
+        *lines, rest = (rest + piece).split(b"\n")
+        if events := [Event(b"data: " + line + b"\n\n") for line in lines if line.strip()]:
+            yield events
+        if len(rest) > MAX_HELD_BYTES:
+            raise AnswerBrokenError("The target sent a line without an end.")
+    if (last := Event(b"data: " + rest + b"\n\n")).chunk is not None:
+        yield [last]
+
+
+async def _tidy_events(stream: AsyncIterator[list[Event]], path: str) -> AsyncIterator[list[Event]]:
+    """The same events, each with one chunk, which says nothing by an empty text that null says."""
+    async for events in stream:
+        yield [tidy for event in events for tidy in _tidy(event, path)]
+
+
+def _tidy(event: Event, path: str) -> list[Event]:
+    raw = event.raw
+    if raw.count(b"data:") > 1 and event.chunk is None and (parts := _chunks_by_line(event)):
+        return parts
+    if path not in COMPLETIONS:
+        return [event]
+    if b'"message"' in raw and stream_builder.is_whole(path, event.chunk):  # a whole answer in one event
+        assert isinstance(event.chunk, dict)
+        return stream_builder.stream_of(path, event.chunk)[:-1]
+    if b'"finish_reason":""' in raw or b'"finish_reason": ""' in raw:
+        return [_with_null_reasons(event)]
+    return [event]
+
+
+def _chunks_by_line(event: Event) -> list[Event]:
+    """Of events that were written without an empty line between them. [] if it is none of those."""
+    parts = [Event(b"data: " + line + b"\n\n") for line in (event.data or b"").splitlines() if line.strip()]
+    return parts if all(part.chunk is not None or part.is_done for part in parts) else []
+
+
+def _with_null_reasons(event: Event) -> Event:
+    chunk = event.chunk
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    for choice in choices if isinstance(choices, list) else []:
+        if isinstance(choice, dict) and choice.get("finish_reason") == "":
+            choice["finish_reason"] = None
+    return Event.of(chunk) if chunk is not None else event
+
+
+async def _until_content(stream: AsyncIterator[list[Event]]) -> list[Event]:
+    """All events up to the first block with content. Raises TargetError if there is an error before it, or none."""
+    held: list[Event] = []
+    num_bytes = 0
+    async for events in stream:
+        held += events
+        for event in events:
+            _refuse(event)
+            if event.has_content:
+                return held
+        num_bytes += sum(len(event.raw) for event in events)
+        if num_bytes > MAX_HELD_BYTES:
+            raise AnswerBrokenError("The target sends much, but no content.")
+    raise AnswerBrokenError("The target's stream ended before its first content.")
+
+
+async def _relay(begun: list[Event], stream: AsyncIterator[list[Event]], wanted: Wanted) -> AsyncIterator[bytes]:
+    """The events as bytes. Raises where the target reports an error, and at an end that is none."""
+    end = StreamEnd(wanted.path)
+    is_repaired = wanted.normalize and wanted.path in stream_normalizer.PATHS
+    normalizer = stream_normalizer.StreamNormalizer() if is_repaired else None
+    events = begun
+    while True:
+        failed = next((at for at, event in enumerate(events) if _may_fail(event, wanted.path) and event.error), None)
+        shown = events[:failed]
+        for event in shown:
+            end.see(event)
+        if block := normalizer.repair(shown) if normalizer else b"".join(event.raw for event in shown):
+            yield block
+        if failed is not None:
+            _refuse(events[failed])
+        try:
+            events = await anext(stream)
+        except StopAsyncIteration:
+            break
+    if not end.is_complete:
+        raise _broken_off()
+    if normalizer and (block := normalizer.end()):
+        yield block
+
+
+async def _collect(stream: AsyncIterator[list[Event]], wanted: Wanted) -> bytes:
+    """The whole answer that a stream spells."""
+    events: list[Event] = []
+    num_bytes = 0
+    async for more in stream:
+        for event in more:
+            _refuse(event)
+        events += more
+        num_bytes += sum(len(event.raw) for event in more)
+        if num_bytes > MAX_BODY_BYTES:
+            raise _too_large()
+    if not _is_complete(events, wanted.path):
+        raise _broken_off()
+    return orjson.dumps(stream_collector.collect(wanted.path, events))
+
+
+def _is_complete(events: Iterable[Event], path: str) -> bool:
+    end = StreamEnd(path)
+    for event in events:
+        end.see(event)
+    return end.is_complete
+
+
+def _is_chunk(chunk: object) -> bool:
+    return isinstance(chunk, dict) and ("choices" in chunk or error_in(chunk) is not None)
+
+
+def _may_fail(event: Event, path: str) -> bool:
+    """Whether an event is worth parsing in search of an error. Other paths' own events say what went wrong."""
+    return path in COMPLETIONS and (b'"error"' in event.raw or b'"choices"' not in event.raw)
+
+
+def _refuse(event: Event) -> None:
+    if (error := event.error) is not None:
+        raise _refusal(error)
+
+
+def _refusal(error: WireError) -> TargetRefusedError:
+    return TargetRefusedError(error.status, error.error)
+
+
+def _broken_off() -> AnswerBrokenError:
+    return AnswerBrokenError("The target's stream ended before the answer was complete.")
+
+
+def _too_large() -> AnswerBrokenError:
+    return AnswerBrokenError("The target's answer is too large.")
+
+
+# Pieces
+
+
+async def _rejoined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for piece in rest:
+        yield piece
+
+
+async def _all_of(first: bytes, rest: AsyncIterator[bytes]) -> bytes:
+    parts: list[bytes] = []
+    num_bytes = 0
+    async for piece in _rejoined(first.removeprefix(BOM), rest):
+        parts.append(piece)
+        num_bytes += len(piece)
+        if num_bytes > MAX_BODY_BYTES:
+            raise _too_large()
+    return b"".join(parts)
+
+
+async def _only(body: bytes) -> AsyncIterator[bytes]:
+    yield body

@@ -42,7 +42,7 @@ RESULT := benchmarks/results/$(shell date +%Y-%m-%d-%H%M%S)
 
 bench: model  ## Tokens/s beside two other servers and what llama.cpp itself can compute; a plot; under ten minutes.
 	-@benchmarks/peers.sh
-	@$(BIN)/python benchmarks/throughput.py --tokens 64 --json $(RESULT).json --plot $(RESULT).png $(ARGS)
+	@$(BIN)/python benchmarks/throughput.py --concurrency 1,4,8 --tokens 64 --json $(RESULT).json --plot $(RESULT).png $(ARGS)
 
 model: $(SETUP)  ## Fetch the demo model, once per machine.
 	@$(BIN)/python -m handler fetch

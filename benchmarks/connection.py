@@ -47,9 +47,9 @@ class Response:
         self.is_over = True
 
     def _read_head(self, head: bytes) -> None:
-        version, status, *_ = head.split(b" ", 2)
-        if not version.startswith(b"http/1."):
+        if not head.startswith(b"http/1."):
             raise ValueError(f"no HTTP/1.1 response: {head[:80]!r}")
+        status = head.split(b" ", 2)[1]
         fields = dict(line.split(b":", 1) for line in head.split(CRLF)[1:])
         self.status = int(status)
         self._is_chunked = b"chunked" in fields.get(b"transfer-encoding", b"")

@@ -13,13 +13,14 @@
 #   ceilings*  llama-batched-bench with and without -kvu                      40 s with a 7B on an H100
 #   loop8* loop32* loop64*   the closed loop of people's chats, beside llama-server in its two best modes   80 s each
 #   ours8 ours32 ours64      the same without llama-server                    25 s each
-#   defaults*  the closed loop at 32 with only the model named, both          60 s
+#   defaults32* defaults64*  the closed loop with only the model named, beside the tuned worker   80 s each
 #   equal*     prompts and answers of 128 tokens, all at once, 32 and 64, beside llama-server   80 s
 #   unequal*   equal prompts, 130 to 140, log-normal: the worker alone        40 s
 #   steps*     where a step goes at 32 and 64, without HTTP                   40 s
 #   long*      gaps of running chats while a prompt of 4,000 tokens comes     60 s
 #   python     llama-cpp-python's example server in the closed loop at 32 (LLAMA_CPP_PYTHON_SERVER names it)
 #   one        the closed loop with one chat                                  60 s
+#   seeded     50 seeded requests alone and among 15 others, byte by byte     80 s
 #   start turns shared structured whole unified   as they say below
 #   cost       what a million tokens cost; GPU names the one this is          80 s
 set -uo pipefail
@@ -28,7 +29,7 @@ python=${PYTHON:-python3}
 out=${OUT:-$(mktemp -d)} && mkdir -p "$out"
 model=${MODEL:?MODEL must name a GGUF file}
 limit=${LIMIT:-120}
-parts=" ${*:-${PARTS:-ceilings loop8 loop32 loop64 defaults equal unequal steps long}} "
+parts=" ${*:-${PARTS:-ceilings loop8 loop32 loop64 defaults32 defaults64 equal unequal steps long}} "
 failed=()
 
 # As much memory for each server as for all of its chats, and as long ones as the parts have.
@@ -40,6 +41,7 @@ loop=(--workloads loop --seconds "${LOOP_SECONDS:-12}")
 ours=(--servers "this worker")
 both=(--servers "this worker,llama-server")
 unset N_CTX
+export MAX_MODEL_LEN=${MAX_MODEL_LEN:-1536}
 
 # part NAME TITLE COMMAND...: runs it if it is wanted, for so long at most.
 part() {
@@ -63,9 +65,10 @@ nvidia-smi --query-gpu=name,memory.total,memory.free,utilization.gpu --format=cs
 
 part ceilings "what llama.cpp itself computes, in its two modes" \
     "$python" benchmarks/ceiling.py --model "$model" --concurrency "${CONCURRENCY:-8,32,64}" --json "$out/ceilings.json"
-throughput defaults "the closed loop at 32 with only the model named" "${loop[@]}" --servers defaults --concurrency 32
-
-export MAX_MODEL_LEN=${MAX_MODEL_LEN:-1536}
+for number in 32 64; do
+    throughput defaults$number "the closed loop at $number with only the model named, beside the tuned worker" \
+        "${short[@]}" "${loop[@]}" --servers "this worker,defaults" --concurrency $number
+done
 for number in 8 32 64; do
     throughput loop$number "the closed loop at $number" "${short[@]}" "${loop[@]}" "${both[@]}" --concurrency $number
     throughput ours$number "the closed loop at $number, without llama-server" \
@@ -89,6 +92,7 @@ part whole "the same with samplers that get the whole vocabulary" \
 KV_UNIFIED=on part unified "the same with one cache for all slots" \
     "${steps[@]}" --tokens 64 --json "$out/unified.json"
 unset N_CTX
+export MAX_MODEL_LEN=${MAX_MODEL_LEN:-1536}
 
 part start "from the process's start to the first text, the model in the page cache; the median of three" \
     "$python" benchmarks/start.py --model "$model" --n-ctx "${N_CTX_SHORT:-196608}" --chats "$chats" \
@@ -99,6 +103,8 @@ MAX_MODEL_LEN=8192 throughput shared "a shared system prompt of 1,000 tokens, 32
     "${long[@]}" --workloads shared --concurrency 32 "${both[@]}"
 throughput structured "answers that follow a JSON schema" \
     "${short[@]}" --workloads structured --concurrency 1,32 --tokens 200 "${both[@]}"
+part seeded "the same seed, alone and among 15 others" \
+    "$python" benchmarks/seeded.py --model "$model" --json "$out/seeded.json"
 part cost "what a million tokens cost" \
     "$python" -m benchmarks.cost --model "$model" --gpu "${GPU:-}" --json "$out/cost.json"
 

@@ -86,9 +86,13 @@ async def closed_loop(
                 await asyncio.sleep(1)  # a server that refuses is not asked in a busy loop
 
     tasks = [asyncio.create_task(person(number, client)) for number, client in enumerate(clients)]
-    done, late = await asyncio.wait(tasks, timeout=seconds + patience)
-    for task in late:
-        task.cancel()
+    try:
+        done, late = await asyncio.wait(tasks, timeout=seconds + patience)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for client in clients:
+            client.close()
     await asyncio.gather(*late, return_exceptions=True)
     await asyncio.gather(*done)
     for client in clients:
@@ -96,7 +100,6 @@ async def closed_loop(
             client.answer.is_cut = True
             client.answer.ended = time.perf_counter()
             answers.append(client.answer)
-        client.close()
     for answer in answers:
         answer.window = (begin, end)
     return answers

@@ -25,6 +25,7 @@ NEVER = -1000.0  # added to the logit of a token that shall not be drawn
 WORKER, LLAMA_SERVER, LLAMA_CPP_PYTHON = "this worker", "llama-server", "llama-cpp-python"
 STREAMS, UNIFIED = f"{LLAMA_SERVER} -bs", f"{LLAMA_SERVER} -kvu"  # its two best modes
 WORKER_DEFAULTS, LLAMA_SERVER_DEFAULTS = f"{WORKER} (defaults)", f"{LLAMA_SERVER} (defaults)"
+TUNING = ("N_CTX", "MAX_NUM_SEQS", "MAX_MODEL_LEN", "MAX_QUEUE", "N_THREADS")  # that a first user leaves alone
 EXAMPLE_SERVER = "llama_cpp_python_server.py"
 
 
@@ -46,6 +47,7 @@ class Start(NamedTuple):
     environment: dict[str, str]  # beside ours
     health: str = "/health"
     more: dict[str, Any] | None = None  # that each request to it says, beside what all say
+    without: tuple[str, ...] = ()  # of our environment
 
 
 @dataclass
@@ -113,12 +115,12 @@ def worker(load: Load, port: int) -> Start:
         "MAX_QUEUE": "1000",
     }
     start = worker_defaults(load, port)
-    return start._replace(environment=start.environment | settings)
+    return start._replace(environment=start.environment | settings, without=())
 
 
 def worker_defaults(load: Load, port: int) -> Start:
     settings = {"MODEL": str(load.model), "LOG_LEVEL": "WARNING"}
-    return Start([sys.executable, "-m", "handler", "serve", "--port", str(port)], settings)
+    return Start([sys.executable, "-m", "handler", "serve", "--port", str(port)], settings, without=TUNING)
 
 
 def llama_server(load: Load, port: int, *mode: str) -> Start:
@@ -221,10 +223,11 @@ def spawned(name: str, load: Load) -> Iterator[Server]:
     start = STARTS[name](load, port)
     log = load.logs / f"{name.replace(' ', '-')}.log"
     command = " ".join([*(f"{key}={value}" for key, value in start.environment.items()), *start.arguments])
+    ours = {name: value for name, value in os.environ.items() if name not in start.without}
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            start.arguments, cwd=ROOT, env={**os.environ, **start.environment}, stdout=output, stderr=subprocess.STDOUT
+            start.arguments, cwd=ROOT, env=ours | start.environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         yield Server(name, f"http://127.0.0.1:{port}", process, log, start.health, start.more, started, command)

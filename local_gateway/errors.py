@@ -15,6 +15,7 @@
     + UnsupportedMediaError     415  a compressed body
     + RateLimitError            429  requests, tokens or concurrency of this key
     + BudgetError               429  the money of this key
+    + RequestCancelledError     499  a person cancelled it on the dashboard
     + UnavailableError          503  the gateway is busy, or no target can be asked now
       - GatewayStoppingError    503  it was answered when the gateway was stopped
       - TargetPausedError       503  a target's breaker lets nobody through: it was not asked
@@ -168,6 +169,12 @@ class BudgetError(RequestError):
     status = 429
     type = "insufficient_quota"
     default_code = "insufficient_quota"
+
+
+class RequestCancelledError(RequestError):
+    status = 499  # as nginx has it for a request that its client ended: no client tries it again
+    type = "invalid_request_error"
+    default_code = "cancelled"
 
 
 class UnavailableError(RequestError):

@@ -28,6 +28,7 @@ from local_gateway.routing.model_list import ModelList
 from local_gateway.routing.router import Router
 from local_gateway.routing.target import Target, names_of
 from local_gateway.sharing.shared_answers import SharedAnswers, Sharing
+from local_gateway.telemetry.live_requests import LiveRequests
 from local_gateway.telemetry.logs import log_request
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.telemetry.tracing import NoTracer, Tracer
@@ -78,6 +79,8 @@ class Gateway:
         self.auth = auth
         self.limiter = limiter
         self.metrics = Metrics()
+        self.live_requests = LiveRequests()
+        self.is_stopping = asyncio.Event()  # what has no end by itself ends now
         self.tracer = tracer or NoTracer()
         self._recorder = recorder
         self._http = HttpClient(settings.timeouts)
@@ -137,6 +140,7 @@ class Gateway:
 
     def request_ended(self, record: UsageRecord, *, is_known: bool) -> None:
         """`is_known`: who asked. Of others nothing is stored, or anybody could fill the disk."""
+        self.live_requests.ended(record)
         self.metrics.request_ended(record)
         log_request(record)
         if is_known:

@@ -70,10 +70,13 @@ GATEWAY_ROOMS: dict[str, set[str]] = {
     "edge": {"accounts", "wire", "config", "errors"},
     "routing": {"edge", "accounts", "telemetry", "backends", "wire", "config", "errors"},
     "sharing": {"routing", "edge", "wire", "config", "errors"},
-    "server": {"gateway", "routing", "edge", "storage", "telemetry", "accounts", "wire", "config", "errors"},
+    "web": {
+        *("gateway", "routing", "edge", "storage", "telemetry", "accounts", "backends", "wire", "config", "errors"),
+    },
+    "server": {"web", "gateway", "routing", "edge", "storage", "telemetry", "accounts", "wire", "config", "errors"},
     "commands": {"server", "gateway", "storage", "telemetry", "accounts", "backends", "config", "errors"},
 }
-GATEWAY_ROOMS["gateway"] = set(GATEWAY_ROOMS) - {"server", "commands"}
+GATEWAY_ROOMS["gateway"] = set(GATEWAY_ROOMS) - {"web", "server", "commands"}
 WORKER_ROOMS["__main__"], GATEWAY_ROOMS["__main__"] = set(WORKER_ROOMS), set(GATEWAY_ROOMS)
 PROGRAMS = {"handler": (WORKER, WORKER_ROOMS), "local_gateway": (GATEWAY, GATEWAY_ROOMS)}
 

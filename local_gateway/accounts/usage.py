@@ -12,7 +12,7 @@ import orjson
 from local_gateway.wire.answer import Sharing
 from local_gateway.wire.sse import data_of, split_events
 
-Outcome = Literal["ok", "client_error", "target_error", "client_left", "refused", "stopped"]
+Outcome = Literal["ok", "client_error", "target_error", "client_left", "cancelled", "refused", "stopped"]
 
 BYTES_PER_TOKEN = 4  # what text has on average, in the estimates
 MAX_COUNT = 1_000_000_000  # no request uses more tokens: a target that says so is not believed

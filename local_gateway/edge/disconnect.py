@@ -15,6 +15,7 @@ class DisconnectWatch:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._has_left = False
+        self._task: asyncio.Task[object] | None = None
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
@@ -28,15 +29,18 @@ class DisconnectWatch:
     ) -> None:
         task = self._task
         self._watching.cancel()
-        del (
-            self._watching,
-            self._task,
-        )  # a cancelled task holds its frames: as a cycle they would wait for the collector
-        if self._has_left and task.uncancel() == 0 and kind is asyncio.CancelledError:
+        del self._watching  # a cancelled task holds its frames: as a cycle they would wait for the collector
+        self._task = None
+        if self._has_left and task is not None and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientLeftError from None
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._has_left = True
-        self._task.cancel()
+        self.leave()
+
+    def leave(self) -> None:
+        """End it as if the client had hung up. After the end it does nothing."""
+        if self._task is not None:
+            self._has_left = True
+            self._task.cancel()

@@ -29,6 +29,7 @@ from local_gateway.routing.retry_plan import RetryPlan
 from local_gateway.routing.router import Choice
 from local_gateway.routing.target import Target
 from local_gateway.routing.upstream_call import call_for
+from local_gateway.telemetry import live_requests
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire.answer import Answer, Origin
 from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, read_error
@@ -78,6 +79,7 @@ class Dispatcher:
     async def _try(self, choice: Choice, routed: RoutedRequest, deadline: float) -> Answer:
         """One target, to its first content. What was opened is closed with the answer, or here."""
         target = choice.target
+        live_requests.asking(target.name)
         async with AsyncExitStack() as stack:
             attempt = stack.enter_context(target.attempt())
             tally = stack.enter_context(routed.request.calls.begin(target.name, target.settings.price))

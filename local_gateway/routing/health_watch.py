@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from local_gateway.routing.target import Target
+from local_gateway.telemetry import live_requests
 from local_gateway.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class ColdStartProbe:
     async def _look(self) -> None:
         while True:
             health = await self._target.backend.health()
-            self.is_cold |= health.num_ready_workers == 0
+            if health.num_ready_workers == 0:
+                self.is_cold = True
+                live_requests.found_cold(self._target.name)
             self._metrics.endpoint_health(self._target.name, health)
             waited = asyncio.get_running_loop().time() - self._start
             log.info(

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from local_gateway.accounts.auth import Principal
 from local_gateway.config.settings import ServerSettings
 from local_gateway.edge.browser_guard import BrowserGuard
 from local_gateway.edge.openapi import DOCUMENT
@@ -17,6 +18,7 @@ from local_gateway.errors import ErrorResponse, MethodNotAllowedError, to_respon
 from local_gateway.gateway import Gateway, distinct
 from local_gateway.server.exchange import Exchange
 from local_gateway.telemetry.metrics import CONTENT_TYPE
+from local_gateway.web.dashboard import Dashboard
 
 PAGE_METHODS = ("GET", "HEAD")
 Handler = Callable[[Gateway, Request], Awaitable[Response]]
@@ -32,8 +34,15 @@ def create_app(gateway: Gateway) -> ASGIApp:
         "/models": models,
         "/models/{model:path}": model,
     }
+
+    async def run_as(principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        await Exchange(gateway, scope, receive, send, principal).run()
+
     app = Starlette(
-        routes=[Route(prefix + path, Page(gateway, page)) for path, page in pages.items() for prefix in ("", "/v1")],
+        routes=[
+            *(Route(prefix + path, Page(gateway, page)) for path, page in pages.items() for prefix in ("", "/v1")),
+            *Dashboard(gateway, run_as).routes(),
+        ],
         middleware=[
             *_cors(server),
             Middleware(BrowserGuard, server=server, asks_for_keys=lambda: gateway.auth.needs_key),

@@ -16,20 +16,26 @@ from local_gateway.edge.client_request import ClientRequest, parse_body, require
 from local_gateway.edge.disconnect import DisconnectWatch
 from local_gateway.edge.request import ClientLeftError, api_method, api_path, forwarded_headers, header, read_body
 from local_gateway.edge.response import Reply
-from local_gateway.errors import RouteNotFoundError
+from local_gateway.errors import RequestCancelledError, RouteNotFoundError
 from local_gateway.gateway import Gateway
 from local_gateway.routing.answer_source import RoutedRequest, discard
 from local_gateway.routing.router import Route, not_found
 from local_gateway.server.request_accounting import RequestAccounting
+from local_gateway.telemetry.live_requests import LiveRequest
 from local_gateway.telemetry.logs import request_id_var
 from local_gateway.wire.answer import Answer
 
 
 class Exchange:
-    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, gateway: Gateway, scope: Scope, receive: Receive, send: Send, principal: Principal | None = None
+    ) -> None:
+        """`principal`: who sends it, if that is known by other means than the key in its headers."""
         self._gateway = gateway
         self._active = gateway.active  # a reload does not change what has begun
         self._scope = scope
+        self._principal = principal
+        self._live_request: LiveRequest | None = None
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._request_id = f"req_{uuid.uuid4().hex}"
@@ -44,7 +50,7 @@ class Exchange:
             with self._gateway.admit():
                 await self._serve()
         except ClientLeftError:
-            self._account.outcome = "ok" if self._reply.is_complete else "client_left"
+            await self._left()
         except Exception as error:
             self._account.failed(error)
             await self._reply.error(error)
@@ -54,13 +60,23 @@ class Exchange:
             finally:  # also if the gateway is stopped meanwhile
                 self._record()
 
+    async def _left(self) -> None:
+        """The client hung up, and is told nothing; or it was cancelled on the dashboard, and is told so."""
+        if self._reply.is_complete:
+            self._account.outcome = "ok"
+        elif self._live_request is not None and self._live_request.is_cancelled:
+            self._account.outcome = "cancelled"
+            await self._reply.error(RequestCancelledError("This request was cancelled on the gateway's dashboard."))
+        else:
+            self._account.outcome = "client_left"
+
     def _record(self) -> None:
         record = self._account.close(self._reply)
         self._span.end(record)
         self._gateway.request_ended(record, is_known=self._account.principal is not None)
 
     async def _serve(self) -> None:
-        principal = self._account.principal = self._gateway.auth.authenticate(self._headers)
+        principal = self._account.principal = self._principal or self._gateway.auth.authenticate(self._headers)
         request = self._account.request = await self._read()
         route = self._account.route = self._find_route(principal, request)
         guess = self._estimate(route, request)
@@ -69,8 +85,12 @@ class Exchange:
         meter = self._account.meter = UsageMeter(
             request.path, wants_usage_chunk=request.wants_usage, num_prompt_tokens=guess.num_prompt_tokens
         )
-        async with DisconnectWatch(self._receive):
+        async with DisconnectWatch(self._receive) as watch:
+            live = self._live_request = self._gateway.live_requests.begin(
+                self._request_id, principal, request.model, lambda: meter.usage, watch.leave
+            )
             answer = self._account.answer = await self._open(principal, route, request)
+            live.answering(answer.origin.target, answer.origin.price)
             try:
                 self._reply.headers |= _origin_headers(answer)
                 await self._reply.answer(answer, meter)

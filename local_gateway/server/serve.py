@@ -120,15 +120,16 @@ async def _run(gateway: Gateway, listener: socket.socket, stopping: Stopping) ->
     server = _Server(_config(gateway), lambda: _greet(gateway, listener))
     gateway.start()
     serving = asyncio.create_task(server.serve([listener]))
-    passing_on = asyncio.create_task(_pass_on(stopping, server))
+    passing_on = asyncio.create_task(_pass_on(stopping, server, gateway))
     try:
         await serving
     finally:
         passing_on.cancel()
 
 
-async def _pass_on(stopping: Stopping, server: uvicorn.Server) -> None:
+async def _pass_on(stopping: Stopping, server: uvicorn.Server, gateway: Gateway) -> None:
     await stopping.is_asked.wait()
+    gateway.is_stopping.set()
     server.should_exit = True
     await stopping.is_urgent.wait()
     server.force_exit = True

@@ -98,8 +98,8 @@ class Store:
             connection.execute(delete(spend).where(spend.c.period < name_of("month", time)))
         return num_deleted == MAX_DELETED
 
-    def usage_by(self, grouping: Grouping, since: str = "") -> list[UsageSum]:
-        """The dearest first, days in order. `since` is a day, in UTC: 2026-11-22."""
+    def usage_by(self, grouping: Grouping, since: str = "", key_id: str | None = None) -> list[UsageSum]:
+        """The dearest first, days in order. `since` is a day, in UTC: 2026-11-22. `key_id`: of this key alone."""
         usage, group = tables.usage, GROUPINGS[grouping]
         query = (
             select(
@@ -112,7 +112,7 @@ class Store:
                 func.sum(usage.c.cost),
                 func.avg(usage.c.first_token_seconds),
             )
-            .where(usage.c.day >= since)
+            .where(usage.c.day >= since, *([] if key_id is None else [usage.c.key_id == key_id]))
             .group_by(group)
             .order_by(*([group] if grouping == "day" else [func.sum(usage.c.cost).desc(), group]))
         )

@@ -23,7 +23,7 @@ OPERATIONS = {
     "/embeddings": "embeddings",
 }
 MAX_NAME = 100  # characters of a model's name, which the client chose
-NO_FAILURES = ("ok", "client_left")
+NO_FAILURES = ("ok", "client_left", "cancelled")
 
 Value = str | int | float | bool
 

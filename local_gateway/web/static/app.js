@@ -47,11 +47,11 @@ function draw() {
 const frame = (name) => html`
   <a class="skip" href="#main" @click=${skip}>Skip to the page</a>
   <div class="frame">
-    <div class="side">
+    <header class="side">
       <div class="brand"><img src="/ui/icon.svg" alt="">Gateway</div>
       <nav aria-label="Pages"><ul class="nav">${pageNames().map((each) => link(each, each === name))}</ul></nav>
       <div class="who">${who()}</div>
-    </div>
+    </header>
     <main id="main" tabindex="-1">
       ${app.isConnected || !app.live ? nothing : html`<div class="notice warn" role="status">The gateway cannot be reached. Trying again.</div>`}
       ${app.error ? html`<div class="notice bad" role="alert">${app.error}</div>` : nothing}

@@ -2,18 +2,19 @@
 
 import { html, svg } from "./vendor/lit-html-3.3.3.min.js";
 
-const WIDTH = 900, HEIGHT = 190, LEFT = 52, BOTTOM = 22, TOP = 8;
+const HEIGHT = 190, LEFT = 46, BOTTOM = 22, TOP = 8;
 
 export function bars(days, valueOf, format, what) {
+  const WIDTH = window.innerWidth > 760 ? 900 : 340;
   const most = Math.max(...days.map(valueOf), 0);
   const top = niceAbove(most);
   const step = (WIDTH - LEFT) / days.length;
   const height = HEIGHT - BOTTOM - TOP;
   const y = (value) => TOP + height * (1 - value / top);
-  const every = Math.ceil(days.length / 8);
+  const every = Math.ceil(days.length / (WIDTH / 112));
   const sum = days.reduce((all, each) => all + valueOf(each), 0);
   return html`
-    <svg class="chart" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" role="img"
+    <svg class="chart" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img"
          aria-label="${what} a day: ${format(sum)} in ${days.length} days, ${format(most)} at most.">
       ${[0, 0.5, 1].map((part) => svg`
         <line x1=${LEFT} x2=${WIDTH} y1=${y(top * part)} y2=${y(top * part)}></line>

@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html-3.3.3.min.js";
 import { get, post } from "../api.js";
-import { day, money } from "../format.js";
+import { count, day, money } from "../format.js";
 import { copyButton, pill } from "../parts.js";
 
 export const title = "Keys";
@@ -60,7 +60,7 @@ const table = (keys, app) => html`
         <td data-label="Limits">${limits(key)}</td>
         <td class="num" data-label="Spent">${key.budget == null ? money(key.spent) : html`${money(key.spent)} of ${money(key.budget)}<span class="sub">a ${key.period}</span>`}</td>
         <td data-label="Expires" class="nowrap">${key.expires ? day(key.expires) : "never"}</td>
-        <td class="wide">${key.state === "active" ? html`
+        <td class="wide end">${key.state === "active" ? html`
           <button type="button" class="small danger" @click=${() => { state.revoking = key; app.draw(); open("revoke-key"); }} aria-label="Revoke the key ${key.name}">Revoke</button>` : nothing}</td>
       </tr>`)}</tbody>
   </table></div>`;
@@ -71,7 +71,7 @@ function state_(key) {
 }
 
 function limits(key) {
-  const all = [key.max_rpm && `${key.max_rpm} requests/min`, key.max_tpm && `${key.max_tpm} tokens/min`, key.max_concurrency && `${key.max_concurrency} at once`];
+  const all = [key.max_rpm && `${count(key.max_rpm)} requests/min`, key.max_tpm && `${count(key.max_tpm)} tokens/min`, key.max_concurrency && `${key.max_concurrency} at once`];
   return all.filter(Boolean).join(", ") || "none";
 }
 
@@ -94,7 +94,7 @@ const makeDialog = (app) => html`
         <label>Budget <input name="budget" inputmode="decimal" pattern="[0-9]*[.]?[0-9]*" placeholder="no limit"></label>
         <label>Budget for a <select name="period"><option value="month">month</option><option value="day">day</option></select></label>
       </div>
-      <label class="check"><input type="checkbox" name="is_admin"> Administrator: sees all, makes and revokes keys</label>
+      <label class="check"><input type="checkbox" name="is_admin" .checked=${!app.session.needs_key} ?disabled=${!app.session.needs_key}> Administrator: sees all, makes and revokes keys</label>
       <div class="row"><button type="button" class="plain" @click=${close}>Cancel</button><button class="primary">Make the key</button></div>
     </form>
   </dialog>`;
@@ -112,7 +112,7 @@ async function make(event, app) {
       max_rpm: number("max_rpm"), max_tpm: number("max_tpm"), max_concurrency: number("max_concurrency"), budget: number("budget"),
       period: fields.period,
       expires: fields.expires ? Date.parse(fields.expires) / 1000 : null,
-      is_admin: fields.is_admin === "on",
+      is_admin: form.elements.is_admin.checked,
     });
     form.reset();
     form.closest("dialog").close();

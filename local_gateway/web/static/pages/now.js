@@ -17,7 +17,8 @@ export function view(app) {
   const writing = requests.filter((each) => each.state === "streaming");
   const waiting = requests.length - writing.length;
   return html`
-    <div class="head"><div><h1>Now</h1><p aria-live="polite">${announce(requests.length, waiting)}</p></div></div>
+    <div class="head"><div><h1>Now</h1><p>${said(requests.length, waiting)}</p>
+      <p class="visually-hidden" role="status">${announce(said(requests.length, waiting))}</p></div></div>
     <dl class="tiles">
       ${tile("Running", count(requests.length))}
       ${tile("Waiting for a target", count(waiting))}
@@ -35,9 +36,10 @@ export function view(app) {
       </section>` : nothing}`;
 }
 
-// Said at most every few seconds: a screen reader should not be talked over.
-function announce(running, waiting) {
-  const text = !running ? "Nothing is running." : `${running} running${waiting ? `, ${waiting} waiting` : ""}.`;
+const said = (running, waiting) => (!running ? "Nothing is running." : `${running} running${waiting ? `, ${waiting} waiting` : ""}.`);
+
+// A screen reader is told at most every few seconds: it should not be talked over.
+function announce(text) {
   if (performance.now() - announced.at > 4000 || !announced.text) announced = { text, at: performance.now() };
   return announced.text;
 }
@@ -54,7 +56,7 @@ const running = (requests, elapsed, app) => html`
         <td class="num" data-label="Age">${seconds(each.age + elapsed)}</td>
         <td class="num" data-label="Tokens">${count(each.tokens)}</td>
         <td class="num" data-label="Cost so far">${money(each.cost)}</td>
-        <td class="wide">
+        <td class="wide end">
           <button type="button" class="small danger" ?disabled=${cancelled.has(each.id)} @click=${() => cancel(each, app)}
                   aria-label="Cancel the request of ${each.key || "this machine"} to ${each.model}">
             ${cancelled.has(each.id) ? "Cancelling…" : "Cancel"}</button>
@@ -90,7 +92,7 @@ const ended = (recent) => html`
       <th class="num">Tokens</th><th class="num">Cost</th></tr></thead>
     <tbody>${recent.map((each) => html`
       <tr>
-        <td class="num nowrap muted" data-label="Time">${clock(each.time)}</td>
+        <td class="nowrap muted" data-label="Time">${clock(each.time)}</td>
         <td class="wide"><span class="wrap">${each.model || "–"}</span><span class="sub wrap">${each.target ? `→ ${each.target}` : ""}${each.is_cold ? " · cold start" : ""}</span></td>
         <td data-label="Outcome">${outcome(each)}</td>
         <td data-label="Key"><div class="cut">${each.key || "–"}</div></td>

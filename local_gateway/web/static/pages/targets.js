@@ -23,7 +23,7 @@ export function view(app) {
           <div class="model-head"><h2 class="wrap">${model.name}</h2><span class="muted wrap">${model.description}</span></div>
           <div class="facts">${model.facts.map((fact) => html`<span>${fact}</span>`)}</div>
         </div>
-        <div class="scroll" tabindex="0" role="group" aria-label="Targets of ${model.name}"><table class="cards">
+        <div class="scroll" tabindex="0" role="group" aria-label="Targets of ${model.name}"><table class="cards even">
           <thead><tr><th>Target</th><th>State</th><th class="num">Priority</th><th class="num">In flight</th><th class="num">Workers</th>
             <th class="num">Queue</th><th class="num">Cold start</th></tr></thead>
           <tbody>${model.targets.map((each) => row(app.live.targets[each.name], each))}</tbody>
@@ -57,6 +57,7 @@ function row(target, { name, priority }) {
 function stateOf(target) {
   if (target.breaker === "closed" && target.health && !target.health.is_ok) return ["warn", "cannot be reached"];
   if (target.breaker === "closed" && target.health?.ready === 0 && !target.health.starting) return ["", "asleep"];
+  if (target.breaker === "closed" && target.health?.ready === 0) return ["warn", "starting"];
   return BREAKERS[target.breaker] ?? ["", target.breaker];
 }
 

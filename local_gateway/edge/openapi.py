@@ -22,6 +22,7 @@ FAILURES = {
     413: "The body of the request is too large.",
     415: "The body of the request is compressed.",
     429: "The key's requests, tokens, concurrency or budget are used up, or the target's are.",
+    499: "The request was cancelled on the dashboard.",
     500: "The gateway failed. Its log says why.",
     502: "No target gave an answer.",
     503: "The gateway is starting, stopping or busy, or no target can be asked now.",

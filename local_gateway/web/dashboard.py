@@ -11,6 +11,7 @@ GET    /ui/keys                 POST: make one;  POST /ui/keys/ID/revoke
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -49,6 +50,7 @@ QUIET_SECONDS = 15.0  # after which a comment keeps the stream open
 MAX_STREAMS = 100  # tabs, of all visitors
 MAX_BODY_BYTES = 20_000  # of what the page sends, but for chats
 BODY_SECONDS = 10.0
+FIRST_KEY_SECONDS = 5.0
 FAILED_SIGN_IN_SECONDS = 0.5  # slower than guessing wants
 PRIVATE = {"cache-control": "no-store"}
 
@@ -213,8 +215,16 @@ class Dashboard:
         secret, key = await self._in_database(accounts_pages.make_key, body)
         response = JSONResponse({"name": key.name, "secret": secret})
         if is_first:
+            await self._until_keys_are_asked_for()
             set_session(request, response, self._sessions.open(key.id))
         return response
+
+    async def _until_keys_are_asked_for(self) -> None:
+        """The gateway looks at its database once a second; the page must not be told before that it is signed in."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_KEY_SECONDS):
+                while not self._gateway.auth.needs_key:  # noqa: ASYNC110 - the database tells nobody
+                    await asyncio.sleep(0.05)
 
     async def revoke_key(self, request: Request) -> Response:
         self._administrator(request)

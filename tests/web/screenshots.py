@@ -4,6 +4,7 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -32,7 +33,7 @@ async def main(folder: Path) -> None:
 async def populate(stage: Stage) -> str:
     """Keys, some weeks of usage, and requests that run."""
     secret, admin = stage.add_key("ada", is_admin=True)
-    names = {
+    names: dict[str, dict[str, Any]] = {
         "editor plugin": {"models": ("qwen-coder",), "max_rpm": 120},
         "chat page": {"budget": 25.0, "max_concurrency": 8},
         "batch": {"models": ("llama", "gpt-*"), "budget": 2.0, "period": "day", "max_tpm": 200000},

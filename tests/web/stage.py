@@ -150,7 +150,7 @@ def fill(store: Store, keys: list[Key], days: int = 30) -> None:
     rng = random.Random(15)
     now = time.time()
     flows = (("llama", "runpod", 0.0011), ("gpt-4o-mini", "openai", 0.0004), ("qwen-coder", "office-coder", 0.0))
-    records = []
+    records: list[UsageRecord] = []
     for day in range(days):
         weekday = time.gmtime(now - day * 86400).tm_wday
         for _ in range(rng.randint(3, 9) if weekday >= 5 else rng.randint(14, 34)):
@@ -217,7 +217,7 @@ async def looking(browser: Browser, screen: str, url: str, **options: Any) -> As
         yield looker
     finally:
         await context.close()
-    assert not looker.wrongs
+    assert not looker.wrongs, "\n".join(looker.wrongs)
 
 
 @contextlib.asynccontextmanager

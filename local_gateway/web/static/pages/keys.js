@@ -116,6 +116,7 @@ async function make(event, app) {
     });
     form.reset();
     form.closest("dialog").close();
+    if (!app.session.needs_key) await app.reload();  // this page is signed in with the first key
     await load(app);
   } catch (error) {
     state.error = error.message;

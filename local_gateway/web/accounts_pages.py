@@ -46,7 +46,7 @@ def groupings(principal: Principal) -> list[str]:
 def usage(url: str, principal: Principal, by: str, since: str) -> Json:
     """Rows of one grouping, days, and the sum. Raises InvalidRequestError, StoreError."""
     grouping = _grouping(principal, by)
-    with closing(Store(url)) as store:
+    with closing(Store(url, create=False)) as store:
         rows = store.usage_by(grouping, _day(since), _whose(principal))
         days = rows if grouping == "day" else store.usage_by("day", _day(since), _whose(principal))
     shown = [_shown(each) for each in days]
@@ -57,7 +57,7 @@ def usage(url: str, principal: Principal, by: str, since: str) -> Json:
 def usage_csv(url: str, principal: Principal, by: str, since: str) -> str:
     """The same rows for a spreadsheet, which must not compute what a client has named. Raises as `usage` does."""
     grouping = _grouping(principal, by)
-    with closing(Store(url)) as store:
+    with closing(Store(url, create=False)) as store:
         rows = store.usage_by(grouping, _day(since), _whose(principal))
     text = io.StringIO()
     writer = csv.writer(text)
@@ -71,7 +71,7 @@ def usage_csv(url: str, principal: Principal, by: str, since: str) -> str:
 def keys(url: str) -> list[Json]:
     """All, those that are revoked too. Raises StoreError."""
     now = time.time()
-    with closing(Store(url)) as store:
+    with closing(Store(url, create=False)) as store:
         spends = store.spends(now)
         return [_key(key, spends, now) for key in store.all_keys()]
 
@@ -91,7 +91,7 @@ def make_key(url: str, body: object) -> tuple[str, Key]:
         expires=wanted.expires,
         is_admin=wanted.is_admin,
     )
-    with closing(Store(url)) as store:
+    with closing(Store(url, create=False)) as store:
         try:
             store.add_key(key)
         except RefusedRowError:
@@ -102,7 +102,7 @@ def make_key(url: str, body: object) -> tuple[str, Key]:
 
 def revoke_key(url: str, key_id: str) -> None:
     """For good. Raises RouteNotFoundError, StoreError."""
-    with closing(Store(url)) as store:
+    with closing(Store(url, create=False)) as store:
         if not any(key.id == key_id for key in store.all_keys()):
             raise RouteNotFoundError("There is no such key.")
         store.disable_key(key_id)

@@ -66,7 +66,7 @@ class Dashboard:
         self._run_as = run_as
         self._assets = assets.load()
         self._sessions = Sessions(clock)
-        self._visitors = Visitors(gateway.auth, self._sessions, gateway.live.settings.server)
+        self._visitors = Visitors(gateway.auth, self._sessions, gateway.active.settings.server)
         self._board = HealthBoard(clock)
         self._num_streams = 0
 
@@ -196,8 +196,8 @@ class Dashboard:
 
     async def models(self, request: Request) -> Response:
         principal = self._visitors.principal(request)
-        names = [model["id"] for model in await self._gateway.live.models.all(principal)]
-        prices = {target.name: target.settings.price.model_dump() for target in distinct(self._gateway.live.targets)}
+        names = [model["id"] for model in await self._gateway.active.models.all(principal)]
+        prices = {target.name: target.settings.price.model_dump() for target in distinct(self._gateway.active.targets)}
         return JSONResponse({"models": names, "prices": prices})
 
     async def keys(self, request: Request) -> Response:
@@ -240,7 +240,7 @@ class Dashboard:
     async def _in_database(self, call: Callable[..., Any], *args: Any) -> Any:
         """In a thread, because it waits. Raises UnavailableError instead of StoreError."""
         try:
-            return await asyncio.to_thread(call, self._gateway.live.settings.database.url, *args)
+            return await asyncio.to_thread(call, self._gateway.active.settings.database.url, *args)
         except StoreError as error:
             log.warning("the dashboard cannot use the database: %s", error)
             raise UnavailableError("The database cannot be used now.", retry_after=5.0) from error

@@ -20,14 +20,14 @@ def snapshot(gateway: Gateway, board: HealthBoard, principal: Principal) -> Json
     """All of it. `version` changes with what is shown, not with the time that passes."""
     live = [request.view() for request in gateway.live_requests if sees(principal, request.key_id)]
     models = {
-        name: model for name, model in gateway.live.settings.models.items() if principal.may_use(name.rstrip("*"))
+        name: model for name, model in gateway.active.settings.models.items() if principal.may_use(name.rstrip("*"))
     }
-    targets = list(dict.fromkeys(target for name in models for target in gateway.live.targets[name]))
+    targets = list(dict.fromkeys(target for name in models for target in gateway.active.targets[name]))
     healths = board.look(targets)
     return {
         "requests": [_running(view) for view in live[:MAX_SHOWN]],
         "recent": [_ended(record) for record in gateway.live_requests.recent if sees(principal, record.key_id)],
-        "models": [_model(name, model, gateway.live.targets[name]) for name, model in models.items()],
+        "models": [_model(name, model, gateway.active.targets[name]) for name, model in models.items()],
         "targets": {target.name: _target(target, healths[target], gateway) for target in targets},
     }
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from local_gateway.backends.base import Call, Health
-from local_gateway.wire.answer import ExecutionStats
+from local_gateway.wire.call_ledger import ExecutionStats
 
 EVENTS = {"content-type": "text/event-stream"}
 
@@ -17,7 +17,6 @@ class PlayedUpstream:
     def __init__(self, parts: list[dict[str, Any] | asyncio.Event], usage: dict[str, Any], pace: float) -> None:
         self.status = 200
         self.headers: Mapping[str, str] = EVENTS
-        self.worker_id = ""
         self.is_closed = asyncio.Event()
         self.is_read = False
         self._parts = parts
@@ -39,7 +38,7 @@ class PlayedUpstream:
     async def aclose(self) -> None:
         self.is_closed.set()
 
-    async def settle(self) -> ExecutionStats:
+    async def execution_stats(self) -> ExecutionStats:
         return ExecutionStats()
 
 
@@ -59,6 +58,7 @@ class PlayedModel:
         self._pace = pace
 
     async def open(self, call: Call) -> PlayedUpstream:
+        call.tally.started()
         asked = str(json.loads(call.body)["messages"][-1]["content"])
         if "start" in asked:
             try:

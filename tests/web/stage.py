@@ -111,7 +111,7 @@ async def staged(folder: Path, **more: Any) -> AsyncIterator[Stage]:
     store = Store(url)
     auth = Authenticator(require_keys=False, clock=time.time)
     limiter = Limiter(time.time)
-    writer = StoreWriter(lambda known: Store(url, known), keep_usage=settings.database.keep_usage)
+    writer = StoreWriter(lambda create: Store(url, create=create), keep_usage=settings.database.keep_usage)
     known = asyncio.Event()
 
     def publish(snapshot: Snapshot) -> None:

@@ -1,7 +1,6 @@
-"""What a key may use: requests and tokens per minute, requests at once, money per day or month.
+"""The limits of keys: requests and tokens per minute, requests at once, money per day or month.
 
-A request is admitted with what it may use at most, and settled with what it has used. Lives in the event loop's thread;
-reads no database and no clock of its own.
+A request is admitted with what it may use at most, and settled with what it has used.
 """
 
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from local_gateway.accounts.keys import Key
 from local_gateway.accounts.leaky_bucket import LeakyBucket
 from local_gateway.accounts.pricing import Estimate
-from local_gateway.accounts.spend import ROUNDING, Ledger, Spends, name_of, seconds_left
+from local_gateway.accounts.spend import Ledger, Spends, name_of, seconds_left
 from local_gateway.errors import BudgetError, RateLimitError
 
 BUSY_SECONDS = 1.0  # after which one of the requests in flight may be over
@@ -25,6 +24,7 @@ class KeyState:
     tokens: LeakyBucket = field(default_factory=LeakyBucket)
     num_in_flight: int = 0
     reserved: float = 0.0  # money, for all in flight
+    unforeseen: float = 0.0  # what requests cost of late that were estimated to cost nothing
     cost_factor: float = 1.0  # by how much requests cost more than estimated, of late
 
 
@@ -48,7 +48,11 @@ class Admission:
 
 
 class Limiter:
-    """All keys' limits. Each key is as it was last given: a changed limit counts from the next request on."""
+    """The limits of all keys. Each key is as it was last given: a changed limit counts from the next request on.
+
+    Owns what is in flight and what of it is reserved. Lives in the event loop's thread; knows no database, and no clock
+    but the given one. Raises RateLimitError and BudgetError, which say when to come again.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` gives seconds since 1970."""
@@ -60,17 +64,13 @@ class Limiter:
         """What the database says; see Ledger."""
         self._ledger.refresh(spends, stored)
 
-    def spent(self, key: Key) -> float:
-        """In the current period, by all processes, without what is reserved."""
-        return self._ledger.spent(key.id, name_of(key.period, self._clock()))
-
     def admit(self, key: Key | None, estimate: Estimate) -> Admission:
         """None has no limits. Raises RateLimitError or BudgetError, and then nothing is taken."""
         if key is None:
             return Admission({}, lambda num_tokens, cost: None)
         now = self._clock()
         state = self._states.setdefault(key.id, KeyState())
-        cost = estimate.cost * state.cost_factor
+        cost = estimate.cost * state.cost_factor or state.unforeseen
         _check_concurrency(key, state)
         _check_rates(key, state, estimate, now)
         self._check_budget(key, state, cost, now)
@@ -78,11 +78,11 @@ class Limiter:
         return Admission(_headers(key, state, now), self._ending(key, state, estimate, cost, now))
 
     def _check_budget(self, key: Key, state: KeyState, cost: float, now: float) -> None:
-        """A budget is exceeded by one request at most: the only one that costs anything when it is admitted."""
+        """A budget is exceeded by one request at most: one that is admitted while no other of its key is in flight."""
         if key.budget is None:
             return
         spent = self._ledger.spent(key.id, name_of(key.period, now))
-        is_alone = state.reserved < ROUNDING and spent < key.budget
+        is_alone = not state.num_in_flight and spent < key.budget
         if is_alone or spent + state.reserved + cost <= key.budget:
             return
         if spent < key.budget:
@@ -139,9 +139,14 @@ def _settle_tokens(key: Key, state: KeyState, excess: int, seconds: float) -> No
 
 
 def _learn(state: KeyState, cost: float, estimated: float) -> None:
-    """So that estimates that are always too small do not let many requests at once overspend, over and over."""
-    ratio = cost / estimated if estimated else 1.0
-    state.cost_factor = max(1.0, ratio, state.cost_factor * FORGETTING)
+    """Scale later reservations by how much requests cost beyond their estimates, forgetting it by and by.
+
+    Estimates that are always too small would let many requests at once overspend, over and over.
+    """
+    if estimated:
+        state.cost_factor = max(1.0, cost / estimated, state.cost_factor * FORGETTING)
+    else:
+        state.unforeseen = max(cost, state.unforeseen * FORGETTING)
 
 
 def _headers(key: Key, state: KeyState, now: float) -> dict[str, str]:

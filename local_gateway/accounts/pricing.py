@@ -1,22 +1,46 @@
-"""What a request costs: after it exactly, before it at a guess. Pure arithmetic, in the currency of the prices."""
+"""What a request costs: after it exactly, before it at most. Pure arithmetic, in the currency of the prices.
 
-import re
+An estimate takes the largest of all limits that a request names, for all answers that it asks for, so that a client
+cannot talk it down.
+"""
+
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from local_gateway.accounts.usage import BYTES_PER_TOKEN, Usage
 from local_gateway.config.settings import Price
 
-DEFAULT_COMPLETION_TOKENS = 2048  # of a request that names no limit
-MAX_COMPLETION_TOKENS = 1_000_000  # more is a way to say "no limit"
+DEFAULT_COMPLETION_TOKENS = 2048  # what an answer without a limit is expected to have
+UNLIMITED_COMPLETION_TOKENS = 131_072  # what it may have, where the model's context length is not known
+MAX_COMPLETION_TOKENS = 1_000_000  # of one answer; more is a way to say "no limit"
+MAX_COUNT = 10_000  # of answers that one field asks for
 EXPECTED_SECONDS = 30.0  # for which a target works on a request
 MEDIA_TOKENS = 1000  # of an image or a sound within the body
-MEDIA = re.compile(rb'(?<=;base64,)[^"]*|(?<="data":")[^"]*')  # its bytes say nothing about tokens
 WITHOUT_COMPLETION = {"/embeddings", "/moderations"}
+# All names under which targets know the most tokens of one answer.
+TOKEN_LIMITS = (
+    *("max_completion_tokens", "max_tokens", "max_output_tokens"),
+    *("n_predict", "max_new_tokens", "max_tokens_to_sample", "num_predict", "max_length"),
+)
+NUM_ANSWERS = ("n", "best_of", "num_return_sequences")
+# Parts of a message whose bytes say nothing about tokens, and where those bytes are.
+MEDIA = {
+    "image_url": ("image_url", "url"),
+    "input_image": ("image_url",),
+    "image": ("source", "data"),
+    "input_audio": ("input_audio", "data"),
+    "file": ("file", "file_data"),
+    "input_file": ("file_data",),
+}
 
 
 class Estimate(NamedTuple):
-    """What a request may use, before it has run."""
+    """What a request may use, before it has run.
+
+    The tokens are what is to be expected, for limits per minute, which are corrected when it is over. The cost is the
+    most that may be owed for its tokens, for budgets.
+    """
 
     num_prompt_tokens: int
     num_completion_tokens: int
@@ -39,26 +63,76 @@ def cost_of(usage: Usage, price: Price, seconds: float) -> float:
     return tokens / 1_000_000 + seconds * price.gpu_second
 
 
-def estimate(path: str, body: bytes, fields: Mapping[str, Any], prices: Iterable[Price]) -> Estimate:
-    """`body` is the request's, `fields` what is in it, `prices` those of all that may answer: the dearest counts."""
-    num_prompt = estimate_prompt_tokens(body)
-    num_completion = 0 if path in WITHOUT_COMPLETION else _max_completion_tokens(fields)
-    usage = Usage(num_prompt, 0, num_completion)
-    cost = max((cost_of(usage, price, EXPECTED_SECONDS) for price in prices), default=0.0)
-    return Estimate(num_prompt, num_completion, cost)
+class Sent(NamedTuple):
+    """A request as one of the targets that may answer it would be sent it."""
+
+    fields: Mapping[str, Any]
+    price: Price
+    context_length: int | None = None  # of the model, where it is configured
 
 
-def estimate_prompt_tokens(body: bytes) -> int:
-    media = MEDIA.findall(body)
-    num_text_bytes = len(body) - sum(map(len, media))
-    return num_text_bytes // BYTES_PER_TOKEN + len(media) * MEDIA_TOKENS
+def estimate(path: str, body: bytes, sent: Iterable[Sent]) -> Estimate:
+    """The most of all targets that may answer. `body` is the request's own."""
+    worst = Estimate(0, 0, 0.0)
+    for fields, price, context_length in sent:
+        num_prompt = estimate_prompt_tokens(len(body), fields)
+        expected = most = 0
+        if path not in WITHOUT_COMPLETION:
+            expected = max_completion_tokens(fields, DEFAULT_COMPLETION_TOKENS)
+            most = max_completion_tokens(fields, context_length or UNLIMITED_COMPLETION_TOKENS)
+        cost = cost_of(Usage(num_prompt, 0, most), price, EXPECTED_SECONDS)
+        worst = Estimate(max(worst[0], num_prompt), max(worst[1], expected), max(worst[2], cost))
+    return worst
 
 
-def _max_completion_tokens(fields: Mapping[str, Any]) -> int:
-    limits = (_count(fields.get(name)) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
-    limit = next((limit for limit in limits if limit is not None), DEFAULT_COMPLETION_TOKENS)
-    return min(limit * (_count(fields.get("n")) or 1), MAX_COMPLETION_TOKENS)
+def estimate_prompt_tokens(num_bytes: int, fields: Mapping[str, Any]) -> int:
+    """At least one. Token ids count as what they are; media by the piece, where a part says that it is one."""
+    media = [*_media_in(fields.get("messages")), *_media_in(fields.get("input"))]
+    num_text_bytes = num_bytes - sum(map(len, media))
+    num_ids = _num_token_ids(fields.get("prompt"))
+    return max(1, num_text_bytes // BYTES_PER_TOKEN, num_ids) + len(media) * MEDIA_TOKENS
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+def max_completion_tokens(fields: Mapping[str, Any], unlimited: int) -> int:
+    """Of all answers that are asked for together. `unlimited` is that of one whose limit is missing or not readable."""
+    nested = fields.get("options")
+    places = (fields, nested) if isinstance(nested, dict) else (fields,)
+    named = [place[name] for place in places for name in TOKEN_LIMITS if place.get(name) is not None]
+    limits = [_count(value) or unlimited for value in named] or [unlimited]
+    num_answers = math.prod(min(_count(fields.get(name)) or 1, MAX_COUNT) for name in NUM_ANSWERS)
+    return min(max(limits), MAX_COMPLETION_TOKENS) * num_answers * _num_prompts(fields.get("prompt"))
+
+
+def _num_prompts(prompt: object) -> int:
+    """A list of texts, or of lists of token ids, is answered one by one."""
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return len(prompt)
+    return 1
+
+
+def _num_token_ids(prompt: object) -> int:
+    if not isinstance(prompt, list):
+        return 0
+    return sum(len(part) if isinstance(part, list) else isinstance(part, int) for part in prompt)
+
+
+def _media_in(messages: object) -> Iterable[str]:
+    """What images, sounds and files hold, in the messages of a chat or the input of a response."""
+    for message in messages if isinstance(messages, list) else []:
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else []:
+            kind = part.get("type") if isinstance(part, dict) else None
+            value: object = part
+            for name in MEDIA.get(kind, ()) if isinstance(kind, str) else ():
+                value = value.get(name) if isinstance(value, dict) else None
+            if isinstance(value, str):
+                yield value
+
+
+def _count(value: object) -> int:
+    """0 if it is none: not a number, not whole, below one."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value.strip()[:20])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
+        return 0
+    return math.ceil(value)

@@ -31,6 +31,10 @@ class Route:
         """All choices, best first: by priority, inside of one by chance and weight; then those of the fallbacks."""
         return [choice for route in (self, *self.fallbacks) for choice in route._own_order(rng)]
 
+    def choices(self) -> list[Choice]:
+        """Its own, without those of the fallbacks, in no order."""
+        return [Choice(target, target.settings.model or self.model) for target in self.targets]
+
     def _own_order(self, rng: Random) -> Iterator[Choice]:
         # Of waiting times drawn with these rates, a target's is the shortest as often as its share of the weights.
         by_priority = sorted(self.targets, key=lambda t: (t.settings.priority, rng.expovariate(t.settings.weight)))

@@ -24,7 +24,7 @@ def call_for(request: ClientRequest, choice: Choice, *, scope: str = "") -> Call
     """What this target is sent: the same bytes, unless something in them has to change for it."""
     raw, content_type = request.raw, request.content_type
     if request.body is not None:
-        body = _adapted(request, choice)
+        body = adapted_body(request, choice)
         raw = request.raw if body == request.body and not _is_ambiguous(request.raw) else _dump(body)
         content_type = JSON_TYPE
     return Call(
@@ -53,7 +53,8 @@ def _is_ambiguous(raw: bytes) -> bool:
     return any(raw.count(name) > 1 for name in READ) or ESCAPED_LETTER.search(raw) is not None
 
 
-def _adapted(request: ClientRequest, choice: Choice) -> dict[str, Any]:
+def adapted_body(request: ClientRequest, choice: Choice) -> dict[str, Any]:
+    """The fields that this target is sent; none for what is no JSON object."""
     settings = choice.target.settings
     body = dict(request.body or {})
     if request.model:

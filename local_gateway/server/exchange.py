@@ -10,7 +10,7 @@ import uuid
 from starlette.types import Receive, Scope, Send
 
 from local_gateway.accounts.auth import Principal
-from local_gateway.accounts.pricing import Estimate, estimate
+from local_gateway.accounts.pricing import Estimate, Sent, estimate
 from local_gateway.accounts.usage import UsageMeter
 from local_gateway.edge.client_request import ClientRequest, parse_body, require_model
 from local_gateway.edge.disconnect import DisconnectWatch
@@ -20,6 +20,7 @@ from local_gateway.errors import RequestCancelledError, RouteNotFoundError
 from local_gateway.gateway import Gateway
 from local_gateway.routing.answer_source import RoutedRequest, discard
 from local_gateway.routing.router import Route, not_found
+from local_gateway.routing.upstream_call import adapted_body
 from local_gateway.server.request_accounting import RequestAccounting
 from local_gateway.telemetry.live_requests import LiveRequest
 from local_gateway.telemetry.logs import request_id_var
@@ -131,8 +132,18 @@ class Exchange:
         return other
 
     def _estimate(self, route: Route, request: ClientRequest) -> Estimate:
-        prices = (target.settings.price for each in (route, *route.fallbacks) for target in each.targets)
-        return estimate(request.path, request.raw, request.body or {}, prices)
+        """By what each target would be sent that may answer, those of fallbacks and of a cold start's model too."""
+        routes = [route, *route.fallbacks]
+        for each in (route, *route.fallbacks):
+            if each.settings.cold_start:
+                cold = self._active.router.resolve(each.settings.cold_start.use)
+                routes += [cold, *cold.fallbacks]
+        sent = (
+            Sent(adapted_body(request, choice), choice.target.settings.price, each.settings.context_length)
+            for each in routes
+            for choice in each.choices()
+        )
+        return estimate(request.path, request.raw, sent)
 
     async def _open(self, principal: Principal, route: Route, request: ClientRequest) -> Answer:
         """The answer. A stream that must wait for it is opened before, and kept alive."""

@@ -1,14 +1,22 @@
 """What a request costs, before and after it."""
 
+import json
+
 import pytest
 
 from local_gateway.accounts.pricing import (
-    DEFAULT_COMPLETION_TOKENS,
+    DEFAULT_COMPLETION_TOKENS as DEFAULT,
+)
+from local_gateway.accounts.pricing import (
     EXPECTED_SECONDS,
     MAX_COMPLETION_TOKENS,
     MEDIA_TOKENS,
+    Sent,
     cost_of,
     estimate,
+)
+from local_gateway.accounts.pricing import (
+    UNLIMITED_COMPLETION_TOKENS as UNLIMITED,
 )
 from local_gateway.accounts.usage import Usage
 from local_gateway.config.settings import Price
@@ -40,40 +48,85 @@ def test_more_cached_than_prompt_tokens_do_not_earn_money() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "num_completion_tokens"),
+    ("path", "fields", "expected", "most"),
     [
-        (CHAT, {}, DEFAULT_COMPLETION_TOKENS),
-        (CHAT, {"max_tokens": None}, DEFAULT_COMPLETION_TOKENS),
-        (CHAT, {"max_tokens": "many"}, DEFAULT_COMPLETION_TOKENS),
-        (CHAT, {"max_tokens": True}, DEFAULT_COMPLETION_TOKENS),
-        (CHAT, {"max_tokens": 100}, 100),
-        (CHAT, {"max_tokens": 0}, 0),
-        (CHAT, {"max_tokens": 100, "n": 3}, 300),
-        (CHAT, {"max_completion_tokens": 50, "max_tokens": 100}, 50),
-        (CHAT, {"max_tokens": 10**18}, MAX_COMPLETION_TOKENS),
-        ("/responses", {"max_output_tokens": 60}, 60),
-        ("/embeddings", {}, 0),
+        (CHAT, {}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": None}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": "many"}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": True}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": 0}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": -1}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": [100]}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": 100}, 100, 100),
+        (CHAT, {"max_tokens": "100"}, 100, 100),
+        (CHAT, {"max_tokens": 100_000.0}, 100_000, 100_000),
+        (CHAT, {"max_tokens": 100, "n": 3}, 300, 300),
+        (CHAT, {"max_tokens": 100, "n": 3.0}, 300, 300),
+        (CHAT, {"max_tokens": 100, "n": "3"}, 300, 300),
+        (CHAT, {"max_tokens": 100, "n": 0}, 100, 100),
+        (CHAT, {"max_tokens": 100, "n": 2, "best_of": 4}, 800, 800),
+        (CHAT, {"max_completion_tokens": 1, "max_tokens": 100_000}, 100_000, 100_000),
+        (CHAT, {"max_completion_tokens": 1, "max_tokens": "x"}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_completion_tokens": 0, "max_tokens": 1}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": 1, "n_predict": 500}, 500, 500),
+        (CHAT, {"max_tokens": 1, "max_new_tokens": 600}, 600, 600),
+        (CHAT, {"max_tokens": 1, "options": {"num_predict": 700}}, 700, 700),
+        (CHAT, {"max_tokens": 10**18}, MAX_COMPLETION_TOKENS, MAX_COMPLETION_TOKENS),
+        ("/completions", {"max_tokens": 10, "prompt": ["a"] * 100}, 1000, 1000),
+        ("/completions", {"max_tokens": 10, "prompt": [[1, 2], [3]]}, 20, 20),
+        ("/completions", {"max_tokens": 10, "prompt": [1, 2, 3]}, 10, 10),
+        ("/completions", {"max_tokens": 10, "prompt": []}, 10, 10),
+        ("/responses", {"max_output_tokens": 60}, 60, 60),
+        ("/embeddings", {}, 0, 0),
     ],
 )
-def test_estimated_completion(path: str, fields: dict[str, object], num_completion_tokens: int) -> None:
-    """The limit the client names, and else a usual one."""
-    assert estimate(path, b"", fields, []).num_completion_tokens == num_completion_tokens
+def test_estimated_completion(path: str, fields: dict[str, object], expected: int, most: int) -> None:
+    """The largest limit that a target may read, for all answers of all prompts; what cannot be read is no limit."""
+    guess = estimate(path, b"", [Sent(fields, Price(completion=1e6))])
+
+    assert guess.num_completion_tokens == expected
+    assert guess.cost == most
+
+
+def test_the_models_context_is_a_limit() -> None:
+    """Where it is configured, an answer without a limit is not thought to be longer."""
+    assert estimate(CHAT, b"", [Sent({}, Price(completion=1e6), 4096)]).cost == 4096
 
 
 def test_estimated_prompt() -> None:
     """Four bytes a token; media count by the piece, because their bytes say nothing."""
     text = b"x" * 400
-    image = b'{"image_url":{"url":"data:image/png;base64,' + b"A" * 1_000_000 + b'"}}'
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    fields = {"messages": [{"role": "user", "content": [image]}]}
+    raw = json.dumps(fields).encode()
 
-    assert estimate(CHAT, text, {}, []).num_prompt_tokens == 100
-    assert estimate(CHAT, image, {}, []).num_prompt_tokens == MEDIA_TOKENS + 11
+    assert estimate(CHAT, text, [Sent({}, Price())]).num_prompt_tokens == 100
+    assert MEDIA_TOKENS < estimate(CHAT, raw, [Sent(fields, Price())]).num_prompt_tokens < MEDIA_TOKENS + 50
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "x;base64," + "A" * 100_000}]},
+        {"messages": [{"role": "user", "content": "hi"}], "data": "A" * 100_000},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "A" * 100_000}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "image_url": {"url": "A" * 100_000}}]}]},
+        {"prompt": list(range(30_000))},
+        {"prompt": [[1] * 30_000]},
+    ],
+)
+def test_prompts_are_not_talked_down(fields: dict[str, object]) -> None:
+    """Only a part that says so is an image; token ids are tokens, however short they are written."""
+    raw = json.dumps(fields, separators=(",", ":")).encode()
+
+    assert estimate(CHAT, raw, [Sent(fields, Price())]).num_prompt_tokens >= 25_000
 
 
 def test_the_dearest_target_is_reserved_for() -> None:
     """Which of them answers is not known before."""
     prices = [Price(completion=1.0), Price(gpu_second=0.01), Price(completion=5.0)]
 
-    guess = estimate(CHAT, b"", {"max_tokens": 100_000}, prices)
+    guess = estimate(CHAT, b"", [Sent({"max_tokens": 100_000}, price) for price in prices])
 
     assert guess.cost == max(0.1, EXPECTED_SECONDS * 0.01, 0.5)
-    assert guess.num_tokens == 100_000
+    assert guess.num_tokens == 100_001

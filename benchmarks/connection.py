@@ -49,9 +49,8 @@ class Response:
     def _read_head(self, head: bytes) -> None:
         if not head.startswith(b"http/1."):
             raise ValueError(f"no HTTP/1.1 response: {head[:80]!r}")
-        status = head.split(b" ", 2)[1]
         fields = dict(line.split(b":", 1) for line in head.split(CRLF)[1:])
-        self.status = int(status)
+        self.status = int(head.partition(b" ")[2][:3])
         self._is_chunked = b"chunked" in fields.get(b"transfer-encoding", b"")
         self._num_left = 0 if self._is_chunked else int(fields.get(b"content-length", TO_THE_CLOSE))
         self.keeps_open = b"close" not in fields.get(b"connection", b"") and self._num_left != TO_THE_CLOSE

@@ -1,9 +1,10 @@
 """The worker over HTTP with a model that takes a fixed time per step and no processor: what is left is our own cost.
 
     python benchmarks/scripted.py --port 9001 --step-ms 2
+    python -m benchmarks.cost --url http://127.0.0.1:9001/v1 --name scripted --concurrency 64
 
-Its tokens are letters. Profile it (`py-spy record --pid`), or drive it with `load.py`, to see the engine's and the
-edge's cost at concurrencies that would otherwise need a GPU.
+The second drives it; profile it meanwhile (`py-spy record --pid`), to see the engine's and the edge's cost at
+concurrencies that would otherwise need a GPU. Its tokens are letters.
 """
 
 import argparse

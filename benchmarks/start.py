@@ -3,7 +3,8 @@
     python benchmarks/start.py                                    the demo model, on the CPU
     python benchmarks/start.py --model m.gguf --n-ctx 32768
 
-The servers take turns, one at a time. Knows nothing of what comes before a process: images, downloads, disks.
+The servers take turns, one at a time, every second round in the opposite order. Knows nothing of what comes before a
+process: images, downloads, disks.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.circumstances import circumstances  # the path comes first
+from benchmarks.progress import Progress
 from benchmarks.servers import ALIASES, FOLDER, PATIENCE, STARTS, UNIFIED, WORKER, Load, NotHereError, Server, spawned
 from benchmarks.throughput import demo_model, some_of
 from benchmarks.workloads import Driver, Shape
@@ -53,14 +55,18 @@ async def seconds_to_first_text(server: Server) -> float:
 def measure(names: list[str], load: Load, repeat: int) -> list[Row]:
     """Those that cannot start are left out, with a word."""
     rows = [Row(name, []) for name in names]
-    for _ in range(repeat):
-        for row in list(rows):
+    progress = Progress(repeat * len(names))
+    for number in range(repeat):
+        for row in list(rows) if number % 2 == 0 else rows[::-1]:
+            progress.begin(row.server)
             try:
                 with spawned(row.server, load) as server:
                     row.times.append(asyncio.run(seconds_to_first_text(server)))
             except NotHereError as error:
-                sys.stdout.write(f"without {row.server}: {error}\n")
+                progress.write(f"without {row.server}: {error}\n")
                 rows.remove(row)
+            progress.done()
+    progress.close()
     return rows
 
 

@@ -18,6 +18,7 @@ from local_gateway.backends.local.backend import LocalBackend
 from local_gateway.backends.openai import OpenAIBackend
 from local_gateway.backends.runpod.load_balancer import RunpodLbBackend
 from local_gateway.backends.runpod.queue import RunpodQueueBackend
+from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
 from local_gateway.config.settings import Target as TargetSettings
 from local_gateway.errors import UnavailableError
@@ -75,6 +76,7 @@ class Gateway:
         *,
         make_backend: MakeBackend | None = None,
         tracer: Tracer | None = None,
+        proxies: ProxyRules | None = None,
     ) -> None:
         self.auth = auth
         self.limiter = limiter
@@ -83,7 +85,7 @@ class Gateway:
         self.is_stopping = asyncio.Event()  # what has no end by itself ends now
         self.tracer = tracer or NoTracer()
         self._recorder = recorder
-        self._http = HttpClient(settings.timeouts)
+        self._http = HttpClient(settings.timeouts, proxies)
         self._make_backend = make_backend or partial(backend_for, http=self._http)
         self._shared = SharedAnswers()
         self._num_requests = 0

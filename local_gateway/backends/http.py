@@ -1,13 +1,15 @@
-"""HTTP to targets: one pool of connections, errors in our words, bytes as they come.
+"""HTTP to targets: one pool of connections, errors in the gateway's words, bytes as they come (decoded, if they must).
 
-What goes to a client is decided here too: a short list of headers, and no message with an address or a query in it.
+What goes to a client is decided here too: a short list of headers that can be sent, and no message with an address or
+a query in it.
 """
 
 import asyncio
 import io
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
@@ -15,9 +17,11 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import AnswerBrokenError, TargetError, TargetTimeoutError, TargetUnreachableError
 from local_gateway.wire.call_ledger import ExecutionStats
+from local_gateway.wire.content_coding import ContentCodingError, ContentDecoder
 from local_gateway.wire.sse import EVENT_STREAM
 
 VISIBLE = {
@@ -29,10 +33,16 @@ VISIBLE = {
     "openai-version",
 }
 VISIBLE_PREFIX = "x-ratelimit-"
+MAX_VISIBLE_HEADERS = 50
+MAX_VALUE_CHARS = 4096  # of a header; a longer one is left out
+SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+MAX_DECODED_BYTES = 100_000_000  # of a compressed body
+MAX_FETCHED_BYTES = 100_000_000
 OWN_HEADERS = {"accept-encoding": "identity", "user-agent": "local-gateway"}
 INVALID = "its address is not valid"
 REASONS: dict[type[Exception], str] = {
     TimeoutError: "no connection in time",
+    aiohttp.ClientProxyConnectionError: "no connection to the proxy",
     aiohttp.ClientConnectorDNSError: "its host name is not known",
     aiohttp.ClientSSLError: "no TLS, or its certificate is not accepted",
     aiohttp.InvalidURL: INVALID,
@@ -59,9 +69,12 @@ class HttpUpstream:
     """An answer over HTTP that has begun."""
 
     def __init__(self, response: aiohttp.ClientResponse, idle: float) -> None:
+        """Raises AnswerBrokenError for a compression that is not known."""
         self.status = response.status
         self.headers: Mapping[str, str] = visible_headers(response.headers)
         self._response = response
+        self._decoder = _decoder_of(response)
+        self._decoded: Iterator[bytes] = iter(())
         self._idle = idle
         self._held: list[bytes] = []  # read before the client asked
 
@@ -87,7 +100,21 @@ class HttpUpstream:
         return piece
 
     async def _next(self) -> bytes:
-        """b"" is the end."""
+        """b"" is the end. Raises TargetError if there is none."""
+        if self._decoder.is_identity:
+            return await self._receive()
+        try:
+            while not (piece := next(self._decoded, b"")):
+                if not (received := await self._receive()):
+                    self._decoder.end()
+                    return b""
+                self._decoded = self._decoder.feed(received)
+        except ContentCodingError as error:
+            raise AnswerBrokenError(f"The target's answer cannot be read: {error}.") from error
+        return piece
+
+    async def _receive(self) -> bytes:
+        """The next bytes as they were sent; b"" is the end."""
         try:
             async with asyncio.timeout(self._idle):
                 return await self._response.content.readany()
@@ -108,10 +135,12 @@ class HttpClient:
     """Requests to targets. One for all of them; made anywhere, used in one event loop.
 
     A request whose kept connection turns out to be closed is sent once more on a new one: the target has not seen it.
+    Targets outside this machine are reached through the proxies of the rules.
     """
 
-    def __init__(self, timeouts: TimeoutSettings) -> None:
+    def __init__(self, timeouts: TimeoutSettings, proxies: ProxyRules | None = None) -> None:
         self._timeouts = timeouts
+        self._proxies = proxies or ProxyRules()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def open(
@@ -130,11 +159,11 @@ class HttpClient:
         """
         response = await self._send(method, url, headers or {}, body, on_sent=on_sent)
         try:
-            _check(response)
+            _check_status(response.status)
+            return HttpUpstream(response, self._timeouts.idle)
         except TargetError:
             response.close()
             raise
-        return HttpUpstream(response, self._timeouts.idle)
 
     async def fetch(
         self,
@@ -153,13 +182,14 @@ class HttpClient:
         try:
             async with asyncio.timeout(timeout):
                 response = await self._send(method, url, headers or {}, body, may_repeat=may_repeat)
-                upstream = HttpUpstream(response, timeout)
                 try:
-                    content = await upstream.read()
+                    content = await HttpUpstream(response, timeout).read(MAX_FETCHED_BYTES)
                 finally:
-                    await upstream.aclose()
+                    response.close()
         except TimeoutError as error:
             raise TargetTimeoutError(f"The target did not answer within {timeout:g} s.") from error
+        if len(content) > MAX_FETCHED_BYTES:
+            raise AnswerBrokenError("The target's answer is too large.")
         return Reply(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
 
     async def aclose(self) -> None:
@@ -206,6 +236,7 @@ class HttpClient:
             headers={**OWN_HEADERS, **headers},
             data=io.BytesIO(body) if body else None,  # aiohttp warns of large bytes, which it writes at once
             allow_redirects=False,
+            proxy=self._proxies.proxy_for(str(url)),
             trace_request_ctx=connection,
         )
 
@@ -260,6 +291,10 @@ def _parse_url(url: str) -> URL:
 
 def _translate(error: Exception) -> TargetError:
     """In our words: an aiohttp error may have the whole address in it."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return TargetUnreachableError(
+            f"The target could not be reached: the proxy answered with status {error.status}."
+        )
     if isinstance(error, aiohttp.ClientResponseError):
         return AnswerBrokenError("What the target answered is not HTTP.")
     reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), "")
@@ -268,15 +303,39 @@ def _translate(error: Exception) -> TargetError:
     return TargetUnreachableError(f"The target could not be reached{reason and ': '}{reason}.")
 
 
-def _check(response: aiohttp.ClientResponse) -> None:
-    if 300 <= response.status < 400:
+def _check_status(status: int) -> None:
+    """What is not an answer to a plain request, or no status of HTTP, cannot be sent to a client."""
+    if 300 <= status < 400:
         raise AnswerBrokenError("The target redirects to another address, which is not followed.")
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise AnswerBrokenError("The target compressed its answer although it was asked not to.")
+    if not 200 <= status < 600:
+        raise AnswerBrokenError(f"The target answered with status {status}, which is no status of an answer.")
+
+
+def _decoder_of(response: aiohttp.ClientResponse) -> ContentDecoder:
+    """Some servers compress although they are asked not to. Raises AnswerBrokenError."""
+    try:
+        return ContentDecoder(response.headers.get("content-encoding", ""), MAX_DECODED_BYTES)
+    except ContentCodingError as error:
+        raise AnswerBrokenError(f"The target's answer cannot be read: {error}.") from error
 
 
 def visible_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those that clients may see, in lower case."""
-    lower = {name.lower(): value for name, value in headers.items()}
+    """Those that clients may see, in lower case; in characters that stand for the bytes which came, as ASGI has it.
+
+    A header that cannot be sent on is left out: one with control characters, or too long.
+    """
+    lower = {name.lower(): _as_bytes(value) for name, value in headers.items()}
     names = VISIBLE | ({"cache-control"} if lower.get("content-type", "").startswith(EVENT_STREAM) else set())
-    return {name: value for name, value in lower.items() if name in names or name.startswith(VISIBLE_PREFIX)}
+    visible = {
+        name: value
+        for name, value in lower.items()
+        if (name in names or (name.startswith(VISIBLE_PREFIX) and SENDABLE.fullmatch(name)))
+        and len(value) <= MAX_VALUE_CHARS
+        and SENDABLE.fullmatch(value)
+    }
+    return dict(list(visible.items())[:MAX_VISIBLE_HEADERS])
+
+
+def _as_bytes(value: str) -> str:
+    """A value that aiohttp read as UTF-8, in Latin-1, which says the same bytes."""
+    return value.encode("utf-8", "surrogateescape").decode("latin-1")

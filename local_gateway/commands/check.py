@@ -9,6 +9,7 @@ from typing import NamedTuple
 from local_gateway.backends.base import Health
 from local_gateway.backends.http import HttpClient
 from local_gateway.commands.table import Listing
+from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import GatewaySettings
 from local_gateway.gateway import Targets, backend_for, build_targets, close, distinct
 
@@ -21,9 +22,9 @@ class Finding(NamedTuple):
     health: Health
 
 
-def run(_: argparse.Namespace, settings: GatewaySettings) -> int:
+def run(_: argparse.Namespace, settings: GatewaySettings, proxies: ProxyRules | None = None) -> int:
     """Returns the exit status: 1 if any target is bad. The settings were validated when they were read."""
-    return report(asyncio.run(check(settings)))
+    return report(asyncio.run(check(settings, proxies)))
 
 
 def report(findings: list[Finding]) -> int:
@@ -36,9 +37,9 @@ def report(findings: list[Finding]) -> int:
     return 0 if all(finding.health.is_ok for finding in findings) else 1
 
 
-async def check(settings: GatewaySettings) -> list[Finding]:
+async def check(settings: GatewaySettings, proxies: ProxyRules | None = None) -> list[Finding]:
     """Starts no worker on this machine, and sends no target a request that costs."""
-    http = HttpClient(settings.timeouts)
+    http = HttpClient(settings.timeouts, proxies)
     try:
         return await ask(build_targets(settings, partial(backend_for, http=http)))
     finally:

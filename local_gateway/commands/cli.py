@@ -98,6 +98,7 @@ def _serve(args: argparse.Namespace) -> int:
     import uvloop
 
     from local_gateway.config.load import find_file, secrets_of
+    from local_gateway.config.proxy import ProxyRules
     from local_gateway.server.serve import serve
     from local_gateway.telemetry import logs
     from local_gateway.telemetry.tracing import tracer_from
@@ -114,7 +115,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     settings = read()
     logs.setup(settings.log, redactor)
-    uvloop.run(serve(settings, source, read, tracer_from(os.environ)))
+    uvloop.run(serve(settings, source, read, tracer_from(os.environ), ProxyRules.from_environ(os.environ)))
     return 0
 
 
@@ -141,8 +142,9 @@ def _port(value: str) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from local_gateway.commands import check
+    from local_gateway.config.proxy import ProxyRules
 
-    return check.run(args, _settings(args))
+    return check.run(args, _settings(args), ProxyRules.from_environ(os.environ))
 
 
 def _add_keys_arguments(parser: argparse.ArgumentParser) -> None:

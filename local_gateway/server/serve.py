@@ -16,6 +16,7 @@ import uvicorn
 from local_gateway.accounts.auth import Authenticator
 from local_gateway.accounts.keys import Key, environment_key
 from local_gateway.accounts.limiter import Limiter
+from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.reload import ConfigWatcher
 from local_gateway.config.settings import GatewaySettings, ServerSettings
 from local_gateway.edge.head_limits import BoundedHttpProtocol
@@ -37,7 +38,11 @@ BACKLOG = 2048
 
 
 async def serve(
-    settings: GatewaySettings, source: Path | None, read: Callable[[], GatewaySettings], tracer: Tracer
+    settings: GatewaySettings,
+    source: Path | None,
+    read: Callable[[], GatewaySettings],
+    tracer: Tracer,
+    proxies: ProxyRules | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs. `source` is the file that `read` reads, if there is one.
 
@@ -51,7 +56,7 @@ async def serve(
     listener = listen(settings.server)
     async with _keys(auth, limiter, writer):
         refuse_open_door(settings.server, auth)
-        gateway = Gateway(settings, auth, limiter, writer, tracer=tracer)
+        gateway = Gateway(settings, auth, limiter, writer, tracer=tracer, proxies=proxies)
         try:
             async with _watched(settings, source, read, gateway):
                 await _run(gateway, listener, stopping)

@@ -1,11 +1,13 @@
 """HTTP to targets: what is sent, what comes back, and that nobody works for a client who left."""
 
 import asyncio
+import gzip
 import socket
 
 import pytest
 
 from local_gateway.backends.http import HttpClient, visible_headers
+from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import AnswerBrokenError, TargetTimeoutError, TargetUnreachableError
 from tests.gateway.fake_target import Exchange, Script, always, chunk, head, reply, target_and_client
@@ -94,6 +96,71 @@ def test_headers_for_clients() -> None:
 
     assert visible_headers({name.title(): value for name, value in (harmless | others).items()}) == harmless
     assert "cache-control" in visible_headers({"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+
+
+async def test_a_compressed_answer() -> None:
+    """gateway.md B15: a server compresses although it is asked not to; what is cut off is no answer."""
+    body = gzip.compress(HI * 1000)
+    async with target_and_client(always(reply(200, body, content_encoding="gzip"))) as (target, http):
+        upstream = await http.open("GET", target.url)
+        whole = await upstream.read()
+        fetched = await http.fetch("GET", target.url, timeout=10)
+    async with target_and_client(always(reply(200, body[:-9], content_encoding="gzip"))) as (target, http):
+        with pytest.raises(AnswerBrokenError, match="cut off"):
+            await http.fetch("GET", target.url, timeout=10)
+
+    assert (whole, fetched.body) == (HI * 1000, HI * 1000)
+    assert "content-encoding" not in upstream.headers
+
+
+async def test_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small answer that expands without end is refused at the limit."""
+    monkeypatch.setattr("local_gateway.backends.http.MAX_DECODED_BYTES", 100_000)
+    bomb = gzip.compress(bytes(10_000_000))
+    async with target_and_client(always(reply(200, bomb, content_encoding="gzip"))) as (target, http):
+        with pytest.raises(AnswerBrokenError, match="more than 100000 bytes"):
+            await http.fetch("GET", target.url, timeout=10)
+
+
+async def test_a_head_that_can_be_sent_on() -> None:
+    """edge.md B5: text beyond ASCII goes on as the bytes that came; what HTTP cannot carry is left out."""
+    headers = {
+        "Content-Disposition": 'attachment; filename="\u65e5\u672c.wav"',
+        "X-Request-Id": "\udce9",  # one byte that is no UTF-8, as aiohttp reads it
+        "OpenAI-Version": "a\x01b",
+        "Retry-After": "7" * 5000,
+        "Openai-Processing-Ms": "a\r\nset-cookie: b",
+    } | {f"X-RateLimit-{n}": "1" for n in range(1000)}
+    shown = visible_headers(headers)
+
+    assert shown["content-disposition"].encode("latin-1").decode() == headers["Content-Disposition"]
+    assert shown["x-request-id"].encode("latin-1") == b"\xe9"
+    assert not {"openai-version", "retry-after", "openai-processing-ms"} & shown.keys()
+    assert len(shown) == 50
+
+
+async def test_a_proxy() -> None:
+    """gateway.md D1: it is sent the whole address; a target on this machine is reached directly."""
+    async with target_and_client(always(reply(200, b"ok"))) as (proxy, _):
+        http = HttpClient(TimeoutSettings(), ProxyRules(http=proxy.url))
+        try:
+            outside = await http.fetch("GET", "http://target.invalid/v1/models", timeout=10)
+            await http.fetch("GET", f"{proxy.url}/own", timeout=10)
+        finally:
+            await http.aclose()
+
+        assert outside.body == b"ok"
+        assert [exchange.path for exchange in proxy.exchanges] == ["http://target.invalid/v1/models", "/own"]
+
+
+async def test_a_proxy_that_is_down() -> None:
+    """The message says that it is the proxy."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    http = HttpClient(TimeoutSettings(), ProxyRules(http=address))
+    with pytest.raises(TargetUnreachableError, match="no connection to the proxy"):
+        await http.open("GET", "http://target.invalid/")
+    await http.aclose()
 
 
 # What is sent
@@ -306,7 +373,10 @@ async def test_a_whole_answer_has_its_own_deadline(begun: bytes) -> None:
     ("answer", "message"),
     [
         (reply(302, b"", location="http://127.0.0.1/elsewhere"), "redirects"),
-        (reply(200, b"x", content_encoding="gzip"), "compressed"),
+        (reply(200, b"x", content_encoding="compress"), "is not known"),
+        (reply(101, b"x"), "status 101"),
+        (reply(600, b"x"), "status 600"),
+        (reply(999, b"x"), "status 999"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP"),
     ],
 )

@@ -16,13 +16,12 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.people import MEAN_ANSWER_TOKENS, MEAN_PROMPT_TOKENS  # the path comes first
-from benchmarks.servers import FOLDER, Load, NotHereError, program
+from benchmarks.servers import FOLDER, Load, NotHereError, cells, program
 from benchmarks.workloads import Shape
 from handler.cpu_quota import num_usable_cores
 
 PATIENCE = 600.0  # seconds
 MODES: dict[str, list[str]] = {"streams": [], "-kvu": ["-kvu"]}
-CELLS = 256  # a stream's length is a multiple of this
 
 
 class Ceiling(NamedTuple):
@@ -49,10 +48,10 @@ class Job(NamedTuple):
 def measure(load: Load, job: Job, concurrencies: list[int], repeat: int) -> list[Ceiling]:
     """One for each concurrency: the best of a few runs. Raises NotHereError."""
     runs = [*concurrencies * repeat, 1]  # the last one's line may get lost when it ends
-    cells = -(-(job.prompt_tokens + job.tokens) // CELLS) * CELLS * max(concurrencies)
+    needed = cells(job.prompt_tokens + job.tokens) * max(concurrencies)
     options = {
         "-m": load.model,
-        "-c": max(load.n_ctx, cells),
+        "-c": max(load.n_ctx, needed),
         "-t": load.threads,
         "-b": 2048,
         "-ub": 512,

@@ -33,7 +33,7 @@ from benchmarks.people import MOST_TOKENS, closed_loop
 from benchmarks.pricing import PRICES, Gpu, Prices, Speed, Waking, break_even, cost, price_of, read_prices
 from benchmarks.progress import Progress
 from benchmarks.row import rate_in_window
-from benchmarks.servers import FOLDER, WORKER, Load, NotHereError, spawned
+from benchmarks.servers import FOLDER, WORKER, Load, NotHereError, room_for, spawned
 from benchmarks.start import read, seconds_to_first_text
 from benchmarks.throughput import demo_model
 from handler.cpu_quota import num_usable_cores
@@ -152,8 +152,8 @@ def worker_here(args: argparse.Namespace) -> Iterator[Target]:
     read(model)
     chats = max(args.concurrency)
     with tempfile.TemporaryDirectory() as logs:
-        n_ctx = -(-MOST_TOKENS // 256) * 256 * chats
-        load = Load(model, n_ctx, chats, num_usable_cores(), FOLDER, Path(logs))
+        n_ctx = room_for(MOST_TOKENS, chats)
+        load = Load(model, n_ctx, chats, num_usable_cores(), FOLDER, Path(logs), MOST_TOKENS)
         with spawned(WORKER, load) as server:
             start = asyncio.run(seconds_to_first_text(server))
             yield Target(server.url, "", {}, str(circumstances(model, load.threads)), start)

@@ -6,7 +6,7 @@
 # needs. PYTHON=... chooses the interpreter. Rows go to $OUT as JSON, if it is set. The worker's settings come from the
 # environment as always (WEIGHTS=16bit, ...), so two runs of a part compare two of them.
 #
-# Without a PART it does those marked with a star. Each is stopped after LIMIT seconds (120), and the others go on; the
+# Without a PART it does those marked with a star. Each is stopped after LIMIT seconds (120 for each of REPEAT), and the others go on; the
 # status is 1 if one was stopped or failed. REPEAT=2 does each twice, in turns, LOOP_SECONDS=12 is the closed loop's time.
 # Within a part each program is measured alone, one after the other.
 #
@@ -28,20 +28,15 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 out=${OUT:-$(mktemp -d)} && mkdir -p "$out"
 model=${MODEL:?MODEL must name a GGUF file}
-limit=${LIMIT:-120}
+limit=${LIMIT:-$((120 * ${REPEAT:-1}))}
 parts=" ${*:-${PARTS:-ceilings loop8 loop32 loop64 defaults32 defaults64 equal unequal steps long}} "
 failed=()
 
-# As much memory for each server as for all of its chats, and as long ones as the parts have.
-chats=${CHATS:-64}
-short=(--chats "$chats" --n-ctx "${N_CTX_SHORT:-196608}")
-long=(--chats "$chats" --n-ctx "${N_CTX_LONG:-294912}")
+chats=${CHATS:-64}  # that each server makes room for, of the length that a part's workloads have
 repeat=(--repeat "${REPEAT:-1}")
 loop=(--workloads loop --seconds "${LOOP_SECONDS:-12}")
 ours=(--servers "this worker")
 both=(--servers "this worker,llama-server")
-unset N_CTX
-export MAX_MODEL_LEN=${MAX_MODEL_LEN:-1536}
 
 # part NAME TITLE COMMAND...: runs it if it is wanted, for so long at most.
 part() {
@@ -57,52 +52,50 @@ part() {
 
 # throughput NAME TITLE OPTIONS...
 throughput() {
-    part "$1" "$2" "$python" benchmarks/throughput.py --model "$model" --ceilings "$out/ceilings.json" \
-        --json "$out/$1.json" "${repeat[@]}" "${@:3}"
+    part "$1" "$2" "$python" benchmarks/throughput.py --model "$model" --chats "$chats" \
+        --ceilings "$out/ceilings.json" --json "$out/$1.json" "${repeat[@]}" "${@:3}"
 }
 
 nvidia-smi --query-gpu=name,memory.total,memory.free,utilization.gpu --format=csv,noheader || true
 
 part ceilings "what llama.cpp itself computes, in its two modes" \
     "$python" benchmarks/ceiling.py --model "$model" --concurrency "${CONCURRENCY:-8,32,64}" --json "$out/ceilings.json"
+for number in 8 32 64; do
+    throughput loop$number "the closed loop at $number" "${loop[@]}" "${both[@]}" --concurrency $number
+    throughput ours$number "the closed loop at $number, without llama-server" \
+        "${loop[@]}" "${ours[@]}" --concurrency $number
+done
 for number in 32 64; do
     throughput defaults$number "the closed loop at $number with only the model named, beside the tuned worker" \
-        "${short[@]}" "${loop[@]}" --servers "this worker,defaults" --concurrency $number
+        "${loop[@]}" --servers "this worker,defaults" --concurrency $number
 done
-for number in 8 32 64; do
-    throughput loop$number "the closed loop at $number" "${short[@]}" "${loop[@]}" "${both[@]}" --concurrency $number
-    throughput ours$number "the closed loop at $number, without llama-server" \
-        "${short[@]}" "${loop[@]}" "${ours[@]}" --concurrency $number
-done
-throughput one "the closed loop with one chat" "${short[@]}" "${loop[@]}" "${both[@]}" --concurrency 1
+throughput one "the closed loop with one chat" "${loop[@]}" "${both[@]}" --concurrency 1
 throughput python "the closed loop at 32, llama-cpp-python's example server" \
-    "${short[@]}" "${loop[@]}" --servers "this worker,llama-cpp-python" --concurrency 32
+    "${loop[@]}" --servers "this worker,llama-cpp-python" --concurrency 32
 throughput equal "prompts and answers of 128 tokens, all at once" \
-    "${short[@]}" --workloads equal "${both[@]}" --concurrency 32,64
+    --workloads equal "${both[@]}" --concurrency 32,64
 throughput unequal "equal prompts, 130 to 140 tokens, log-normal" \
-    "${short[@]}" --workloads equal,unequal,lognormal "${ours[@]}" --concurrency 32,64
-MAX_MODEL_LEN=8192 throughput long "gaps of running chats while a prompt of 4,000 tokens comes, and otherwise" \
-    "${long[@]}" --workloads long --concurrency 32,64 --tokens 256 "${ours[@]}"
+    --workloads equal,unequal,lognormal "${ours[@]}" --concurrency 32,64
+throughput long "gaps of running chats while a prompt of 4,000 tokens comes, and otherwise" \
+    --workloads long --concurrency 32,64 --tokens 256 "${ours[@]}"
 
 steps=("$python" benchmarks/step.py --concurrency 32,64)
-export N_CTX=${N_CTX_SHORT:-196608}
+export N_CTX=${N_CTX:-36864} MAX_MODEL_LEN=${MAX_MODEL_LEN:-512}
 part steps "where a step goes, without HTTP" "${steps[@]}" --tokens 128 --json "$out/steps.json"
 part whole "the same with samplers that get the whole vocabulary" \
     "${steps[@]}" --tokens 64 --whole --json "$out/whole.json"
 KV_UNIFIED=on part unified "the same with one cache for all slots" \
     "${steps[@]}" --tokens 64 --json "$out/unified.json"
-unset N_CTX
-export MAX_MODEL_LEN=${MAX_MODEL_LEN:-1536}
 
 part start "from the process's start to the first text, the model in the page cache; the median of three" \
-    "$python" benchmarks/start.py --model "$model" --n-ctx "${N_CTX_SHORT:-196608}" --chats "$chats" \
+    "$python" benchmarks/start.py --model "$model" --n-ctx 110592 --chats "$chats" \
     --json "$out/start.json"
-MAX_MODEL_LEN=8192 throughput turns "a second turn's first text over the first turn's, whose 2,000 tokens are new" \
-    "${long[@]}" --workloads turns --concurrency 1,8 --shared 2000 "${both[@]}"
-MAX_MODEL_LEN=8192 throughput shared "a shared system prompt of 1,000 tokens, 32 chats at once, a cold cache" \
-    "${long[@]}" --workloads shared --concurrency 32 "${both[@]}"
+throughput turns "a second turn's first text over the first turn's, whose 2,000 tokens are new" \
+    --workloads turns --concurrency 1,8 --shared 2000 "${both[@]}"
+throughput shared "a shared system prompt of 1,000 tokens, 32 chats at once, a cold cache" \
+    --workloads shared --concurrency 32 "${both[@]}"
 throughput structured "answers that follow a JSON schema" \
-    "${short[@]}" --workloads structured --concurrency 1,32 --tokens 200 "${both[@]}"
+    --workloads structured --concurrency 1,32 --tokens 200 "${both[@]}"
 part seeded "the same seed, alone and among 15 others" \
     "$python" benchmarks/seeded.py --model "$model" --json "$out/seeded.json"
 part cost "what a million tokens cost" \

@@ -25,7 +25,7 @@ from benchmarks.circumstances import circumstances  # the path comes first
 from benchmarks.client import CHAT, Answer, ask
 from benchmarks.people import MOST_TOKENS, closed_loop, question
 from benchmarks.progress import Progress
-from benchmarks.servers import FOLDER, WORKER, Load, NotHereError, spawned
+from benchmarks.servers import FOLDER, WORKER, Load, NotHereError, room_for, spawned
 from benchmarks.throughput import demo_model
 from handler.cpu_quota import num_usable_cores
 
@@ -111,8 +111,9 @@ def measure(args: argparse.Namespace) -> list[Pair]:
     sys.stdout.write(f"{circumstances(model, num_usable_cores())}\n")
     sys.stdout.flush()
     with tempfile.TemporaryDirectory() as logs:
-        n_ctx = -(-MOST_TOKENS // 256) * 256 * chats
-        with spawned(WORKER, Load(model, n_ctx, chats, num_usable_cores(), FOLDER, Path(logs))) as server:
+        n_ctx = room_for(MOST_TOKENS, chats)
+        load = Load(model, n_ctx, chats, num_usable_cores(), FOLDER, Path(logs), MOST_TOKENS)
+        with spawned(WORKER, load) as server:
             server.wait()
             return asyncio.run(compare(server.url, args))
 

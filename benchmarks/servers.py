@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gguf-on-runpod/llama.cpp"  # of peers.sh
 PATIENCE = 180.0  # seconds until a server that does not answer is given up
+STEP = 256  # a stream's length is a multiple of this
+LEAST_CACHE = 8192  # tokens
 NEVER = -1000.0  # added to the logit of a token that shall not be drawn
 WORKER, LLAMA_SERVER, LLAMA_CPP_PYTHON = "this worker", "llama-server", "llama-cpp-python"
 STREAMS, UNIFIED = f"{LLAMA_SERVER} -bs", f"{LLAMA_SERVER} -kvu"  # its two best modes
@@ -38,6 +40,17 @@ class Load(NamedTuple):
     threads: int
     folder: Path  # that peers.sh fills
     logs: Path
+    longest: int = 0  # tokens of one chat, if they are known
+
+
+def cells(num_tokens: int) -> int:
+    """Tokens of a stream that has room for so many."""
+    return -(-num_tokens // STEP) * STEP
+
+
+def room_for(longest: int, chats: int) -> int:
+    """Tokens of a cache in which each chat has a stream, and, as the worker wants it, an eighth more finished ones."""
+    return max(LEAST_CACHE, cells(longest) * (chats + -(-chats // 8)))
 
 
 class Start(NamedTuple):
@@ -113,6 +126,7 @@ def worker(load: Load, port: int) -> Start:
         "MAX_NUM_SEQS": str(load.concurrency),
         "N_THREADS": str(load.threads),
         "MAX_QUEUE": "1000",
+        **({"MAX_MODEL_LEN": str(load.longest)} if load.longest and "MAX_MODEL_LEN" not in os.environ else {}),
     }
     start = worker_defaults(load, port)
     return start._replace(environment=start.environment | settings, without=())

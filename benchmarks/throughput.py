@@ -42,15 +42,15 @@ from benchmarks.servers import (
     Load,
     NotHereError,
     Server,
+    cells,
     peers_python,
+    room_for,
     spawned,
 )
 from benchmarks.table import HEAD, ceiling_line, conclusions, line
 from benchmarks.workloads import ALIASES as OLD_NAMES
 from benchmarks.workloads import WORKLOADS, Driver, Shape
 from handler.cpu_quota import num_usable_cores
-
-LEAST_CACHE = 8192  # tokens
 
 
 class Results(NamedTuple):
@@ -164,10 +164,10 @@ def measure_ceilings(args: argparse.Namespace, load: Load, shape: Shape) -> list
     return found
 
 
-def cache_size(workloads: list[str], shape: Shape, concurrency: int) -> int:
-    """Tokens for all chats, so that each has room in a stream of its own."""
-    a_chat = {
-        "equal": shape.prompt + shape.tokens,
+def longest_chat(workloads: list[str], shape: Shape) -> int:
+    """Tokens of a prompt and its answer, with some for a chat template's frame."""
+    lengths = {
+        "equal": shape.prompt + shape.tokens + 64,
         "unequal": shape.prompt + shape.tokens + 64,
         "shared": shape.shared + shape.tokens + 64,
         "turns": shape.shared + 3 * (shape.tokens // 2 + 64),
@@ -175,8 +175,7 @@ def cache_size(workloads: list[str], shape: Shape, concurrency: int) -> int:
         "trace": 4 * (shape.prompt + shape.tokens) + 64,
         "structured": shape.prompt + 4 * shape.tokens + 128,
     }
-    most = max(a_chat.get(workload, MOST_TOKENS) for workload in workloads)
-    return max(LEAST_CACHE, -(-most // 256) * 256 * concurrency)
+    return cells(max(lengths.get(workload, MOST_TOKENS) for workload in workloads))
 
 
 def write(results: Results, json_path: Path | None, plot_path: Path | None, folder: Path, temporary: Path) -> None:
@@ -252,10 +251,11 @@ def main() -> None:
     args = parse(sys.argv[1:])
     shape = Shape(args.prompt, args.tokens, args.shared, args.long, args.seconds)
     concurrency = args.chats or max(args.concurrency)
-    n_ctx = args.n_ctx or cache_size(args.workloads, shape, concurrency)
+    longest = longest_chat(args.workloads, shape)
+    n_ctx = args.n_ctx or room_for(longest, concurrency)
     with tempfile.TemporaryDirectory() as temporary:
         model = args.model or demo_model()
-        load = Load(model, n_ctx, concurrency, args.threads, args.folder, Path(temporary))
+        load = Load(model, n_ctx, concurrency, args.threads, args.folder, Path(temporary), longest)
         where = circumstances(model, args.threads)
         sys.stdout.write(f"{where}{shape}, a cache of {n_ctx:,} tokens, {args.repeat} runs; each program alone\n")
         sys.stdout.flush()

@@ -5,8 +5,10 @@ import pytest
 from benchmarks.client import Answer
 from benchmarks.ratios import percentile, quiet_gaps, second_turn
 from benchmarks.row import Row, middle, summarise
+from benchmarks.servers import room_for
 from benchmarks.table import HEAD, conclusions, line
-from benchmarks.throughput import compared, in_turn
+from benchmarks.throughput import compared, in_turn, longest_chat
+from benchmarks.workloads import Shape
 
 
 def answer(*arrivals: float, started: float = 0.0) -> Answer:
@@ -131,3 +133,10 @@ def test_the_peer_is_llama_server_in_its_best_mode() -> None:
 
 
 RATES = {"this worker": 300.0, "llama-server -kvu": 50.0, "llama-server -bs": 100.0}
+
+
+@pytest.mark.parametrize(("workloads", "length"), [(["loop"], 1536), (["equal"], 512), (["equal", "long"], 4096)])
+def test_servers_have_room_for_the_longest_chat(workloads: list[str], length: int) -> None:
+    """In streams of whole steps, and for an eighth more chats than run."""
+    assert longest_chat(workloads, Shape()) == length
+    assert room_for(length, 64) == 72 * length

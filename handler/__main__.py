@@ -3,6 +3,7 @@
     python -m handler           in RunPod a worker; elsewhere runs test_input.json, or --test_input '{...}'
     python -m handler serve     the same over HTTP
     python -m handler fetch     finds or downloads the model and prints its path
+    python -m handler parse     parses a model's raw text as a chat would; --help says more
 
 Wiring only. The model loads in a thread while the packages that take a second to import are imported.
 """
@@ -37,6 +38,15 @@ log = logging.getLogger("handler")
 
 
 def main() -> int:
+    """The exit status."""
+    if sys.argv[1:2] == ["parse"]:  # reads no settings and needs no model
+        from handler.chat.parse_command import run as parse
+
+        return parse(sys.argv[2:])
+    return _main()
+
+
+def _main() -> int:
     try:
         command, args = _parse_args(sys.argv[1:])
         settings = Settings.from_env(_environment(args))

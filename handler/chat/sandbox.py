@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from jinja2 import Template, TemplateRuntimeError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.sandbox import SandboxedEnvironment
 
@@ -40,6 +41,7 @@ class Program:
         """Raises what Jinja's and Python's compilers raise: syntax errors mostly, RecursionError for deep nesting."""
         if len(source) > MAX_SOURCE_CHARS:
             raise SecurityError(f"it is longer than {MAX_SOURCE_CHARS} characters")
+        self.variables = frozenset(find_undeclared_variables(_ENVIRONMENT.parse(source)))  # that it reads
         self._template: Template = _ENVIRONMENT.from_string(source)
 
     def run(self, variables: Mapping[str, object]) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from handler.chat.template import ChatTemplate, model_template, normalise
+from handler.chat.messages import normalise
+from handler.chat.template import ChatTemplate, model_template
 from handler.errors import InvalidRequestError, ModelError, TemplateError, to_response
 
 CHATML = """\
@@ -143,8 +144,8 @@ def test_the_common_styles(source: str, messages: list[dict[str, Any]], prompt: 
 @pytest.mark.parametrize(
     ("source", "messages", "words"),
     [
-        (GEMMA, [SYSTEM, USER], "System role not supported"),
         (GEMMA, [USER, USER], "must alternate"),
+        (GEMMA, [ANSWER, USER], "must alternate"),
         (MISTRAL, [SYSTEM, USER, ANSWER, ANSWER], "roles must alternate"),
     ],
 )
@@ -207,7 +208,7 @@ def test_a_caller_cannot_replace_the_conversation() -> None:
 
 
 def test_messages_are_normalised() -> None:
-    """Text parts become one text, null content an empty one, developer system, and null keys go."""
+    """Text parts become one text, null content an empty one, and null keys go."""
     messages: list[dict[str, Any]] = [
         {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": None, "name": None, "tool_calls": None, "reasoning_content": "hm"},
@@ -215,10 +216,9 @@ def test_messages_are_normalised() -> None:
     before = copy.deepcopy(messages)
 
     assert normalise(messages) == [
-        {"role": "system", "content": "a\nb"},
+        {"role": "developer", "content": "a\nb"},
         {"role": "assistant", "content": "", "reasoning_content": "hm"},
     ]
-    assert normalise(messages, keep_developer=True)[0]["role"] == "developer"
     assert messages == before
 
 

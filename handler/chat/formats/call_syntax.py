@@ -63,7 +63,7 @@ class PythonCalls:
         positional = iter(calls.tools.parameter_names(name))
         opening = "{"
         while True:
-            at = reader.position = yield from skip(reader, reader.position, SPACE + ",")
+            at = reader.position = yield from skip(reader, reader.position, SPACE + ",]}")  # no value begins so
             char = yield from peek(reader, at)
             if not char:
                 return False

@@ -59,8 +59,8 @@ class ChannelReader:
             else:
                 flow = self._reasoning if header.is_reasoning else self._content
                 yield from read_until(self._reader, self._stops, flow.write)
-            if self._calls.is_cut:
-                return
+            if self._calls.is_cut or not (yield from peek(self._reader, self._reader.position)):
+                break
             yield from self._pass_end()
             header = yield from self._header()
         yield from self._content.finish()
@@ -102,8 +102,9 @@ class ChannelReader:
         if (yield from peek(reader, at)) in ("{", "["):
             is_whole = yield from write_arguments(self._calls)
         else:
+            start = reader.position
             yield from read_until(reader, self._stops, self._calls.write)
-            is_whole = True
+            is_whole = reader.position > start or reader.position < reader.end  # an empty body may be one that was cut
         if is_whole:
             yield from self._calls.end()
             yield from read_until(reader, self._stops, lambda _text: ())

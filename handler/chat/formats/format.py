@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from handler.chat.formats.calls import CallShape
+from handler.chat.formats.layouts import LAYOUTS, Layout
 
 IdStyle = Literal["any", "nine", "counted"]  # `nine` letters and digits, or `counted` over the conversation
 
@@ -48,6 +49,11 @@ class Format:
     channels: Channels | None = None
     ids: IdStyle = "any"
     has_parallel_calls: bool = True
+
+    @property
+    def layout(self) -> Layout:
+        """How its calls are written."""
+        return LAYOUTS[self.name]
 
     @property
     def markers(self) -> tuple[str, ...]:

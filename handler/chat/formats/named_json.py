@@ -45,6 +45,9 @@ class NamedJson:
         at = yield from skip(reader, reader.position)
         if fence := (yield from literal_at(reader, at, self.fences)):
             reader.position = at + len(fence)
+        elif reader.is_closed and any(fence.startswith(reader.text(at)) for fence in self.fences):
+            reader.position = reader.end  # cut within the fence
+            return True
         if (yield from self._arguments(calls)):
             yield from calls.end()
             yield from skip_ends(calls, self.ends)
@@ -60,7 +63,7 @@ class NamedJson:
             return (yield from write_arguments(calls))
         held = _Stripped(calls)
         literal = yield from read_until(reader, Literals((*self.ends, *self.begins)), held.write)
-        return bool(literal) or not self.ends
+        return bool(literal) or (held.has_begun and not self.ends)
 
 
 class _Stripped:
@@ -69,12 +72,12 @@ class _Stripped:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._space = ""
-        self._has_begun = False
+        self.has_begun = False
 
     def write(self, text: str) -> Iterable[Event]:
-        text = self._space + text if self._has_begun else text.lstrip()
+        text = self._space + text if self.has_begun else text.lstrip()
         body = text.rstrip()
         self._space = text[len(body) :]
         if body:
-            self._has_begun = True
+            self.has_begun = True
             yield from self._calls.write(body)

@@ -114,8 +114,9 @@ def _items(reader: TextReader, bracket: str, syntax: ValueSyntax, write: Write, 
         char = yield from peek(reader, at)
         if not char:
             return False
-        if char in CLOSING.values():
-            reader.position += 1
+        is_end = bool((yield from literal_at(reader, at, syntax.ends)))
+        if is_end or char in CLOSING.values():
+            reader.position += not is_end
             yield from write("}" if is_dict else "]")
             return True
         if not is_first:

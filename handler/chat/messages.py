@@ -1,0 +1,57 @@
+"""A request's messages in one form, whatever form they came in."""
+
+from typing import Any
+
+from handler.errors import InvalidRequestError
+
+Message = dict[str, Any]
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # by which clients give reasoning back
+THINK_OPENS, THINK_CLOSES = "<think>", "</think>"
+
+
+def normalise(messages: list[Message]) -> list[Message]:
+    """Messages as everything behind here expects them. The originals stay as they are.
+
+    Content is one string, null fields are gone, and an assistant's reasoning is in `reasoning_content`, wherever it
+    stood before. Content that is no text raises InvalidRequestError.
+    """
+    return [_normalise(message, i) for i, message in enumerate(messages)]
+
+
+def _normalise(message: Message, i: int) -> Message:
+    given = {key: value for key, value in message.items() if value is not None}
+    if not given.get("tool_calls"):
+        given.pop("tool_calls", None)  # templates ask whether the key is there
+    given["content"] = _text_content(given.get("content"), f"messages[{i}].content")
+    return _with_reasoning(given) if given.get("role") == "assistant" else given
+
+
+def _text_content(content: object, param: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise InvalidRequestError(f"'{param}' must be a text or a list of text parts", param=param)
+    return "\n".join(_part_text(part, param) for part in content)
+
+
+def _part_text(part: object, param: str) -> str:
+    kind = part.get("type", "text") if isinstance(part, dict) else None
+    text = part.get(kind) if isinstance(part, dict) and kind in ("text", "refusal") else None
+    if not isinstance(text, str):
+        raise InvalidRequestError(
+            f"'{param}' may hold parts of type text only: this model reads no others", param=param
+        )
+    return text
+
+
+def _with_reasoning(message: Message) -> Message:
+    """Reasoning from any of its fields, or from the head of the content, where older clients leave it."""
+    fields = [message.pop(field, None) for field in REASONING_FIELDS]
+    reasoning = next((field for field in fields if isinstance(field, str) and field), "")
+    content = message["content"]
+    head, closes, rest = content.partition(THINK_CLOSES)
+    if not reasoning and closes and head.lstrip().startswith(THINK_OPENS):
+        reasoning, content = head.lstrip().removeprefix(THINK_OPENS).strip(), rest.lstrip()
+    return {**message, "content": content, **({"reasoning_content": reasoning} if reasoning else {})}

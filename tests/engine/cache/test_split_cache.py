@@ -12,6 +12,7 @@ from handler.engine.scheduler import Limits, Scheduler
 from tests.engine.cache_bench import Bench, text, tokens
 from tests.engine.fakes import Call, FakeRunner
 from tests.engine.test_scheduler import create_sequence
+from tests.seeds import seeds
 
 CAPACITY = 600
 LONG = "a conversation that is worth keeping, " * 10
@@ -152,7 +153,7 @@ def test_a_full_slot_is_no_pad() -> None:
     assert bench.padding([slots[0], slots[2]]) == []
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds())
 def test_random_use(seed: int) -> None:
     """Hundreds of prompts come and go: our count and the memory agree, and few gaps are left."""
     rng, bench = random.Random(seed), SplitBench(rng_slots := 4 + seed % 9)
@@ -171,7 +172,7 @@ def test_random_use(seed: int) -> None:
         assert placement.num_gaps(seq_ids) == 0 or any(slot.num_tokens == CAPACITY for slot in bench.cache.slots)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds())
 def test_batches_have_no_gaps(seed: int) -> None:
     """Scheduled at random, with aborts: texts are right, and each batch lies in one piece."""
     rng, num_slots = random.Random(seed), 8

@@ -8,6 +8,9 @@ from handler.engine.cache.slot import Match, Slot, common_prefix_length
 from handler.engine.cache.unified_cache import MIN_TRIM
 from tests.engine.cache_bench import UnifiedBench, text, tokens
 from tests.engine.fakes import Call, MemoryKind
+from tests.seeds import seeds
+
+KINDS: tuple[MemoryKind, ...] = ("full", "recurrent", "stubborn")
 
 
 @pytest.mark.parametrize(
@@ -271,11 +274,10 @@ def test_integrity_finds_a_lost_cell() -> None:
         bench.cache.check_integrity()
 
 
-@pytest.mark.parametrize("kind", ["full", "recurrent", "stubborn"])
-@pytest.mark.parametrize("seed", range(5))
-def test_random_traffic(kind: MemoryKind, seed: int) -> None:
+@pytest.mark.parametrize("seed", seeds())
+def test_random_traffic(seed: int) -> None:
     """Whatever comes and goes, the cache knows what memory holds, cell by cell, and nothing is left at the end."""
-    rng = random.Random(seed)
+    rng, kind = random.Random(seed), KINDS[seed % len(KINDS)]
     bench = UnifiedBench(kind, num_slots=5, num_cells=900)
     claimed: list[Slot] = []
     for _ in range(300):

@@ -1,0 +1,141 @@
+"""What an engine is made of, by the settings, the machine and the model. No model is loaded."""
+
+import pytest
+
+from handler.engine.cache.cache_size import GIB, CacheShape
+from handler.engine.plan import (
+    MAX_BATCH_ON_CPU,
+    MAX_BATCH_ON_GPU,
+    MAX_BURST_ON_CPU,
+    MAX_BURST_ON_GPU,
+    MAX_DRAFTING_ON_CPU,
+    MAX_DRAFTING_ON_GPU,
+    MAX_IDLE_ON_CPU,
+    MAX_IDLE_ON_GPU,
+    EnginePlan,
+    Machine,
+    ModelFacts,
+    Offload,
+    offload,
+    plan,
+)
+from handler.engine.speculative.speculation import DraftLimits
+from handler.errors import ConfigError
+from handler.settings import Settings
+
+FULL = ModelFacts(n_ctx_train=32768, window=0, has_states=False, cache_shape=CacheShape(28, 512, 512, 128))
+WINDOW = FULL._replace(window=512)
+RECURRENT = FULL._replace(has_states=True)
+CPU = Machine(num_cores=2, has_gpu=False)
+GPU = Machine(num_cores=64, has_gpu=True, free_gpu_bytes=(70 * GIB,))
+
+
+def planned(machine: Machine = CPU, model: ModelFacts = FULL, **environ: object) -> EnginePlan:
+    return plan(Settings.from_env({name: str(value) for name, value in environ.items()}), machine, model)
+
+
+def test_no_gpu_layers_means_no_gpu() -> None:
+    """With N_GPU_LAYERS=0 the GPU of a host is left alone: limits, drafts and the cache are those of a CPU."""
+    engine = planned(GPU, N_GPU_LAYERS=0, SPECULATE="lookup")
+    assert not engine.on_gpu
+    assert engine.limits.max_batch_tokens == MAX_BATCH_ON_CPU
+    assert (engine.limits.max_burst_tokens, engine.limits.max_idle) == (MAX_BURST_ON_CPU, MAX_IDLE_ON_CPU)
+    assert engine.draft_limits is not None
+    assert engine.draft_limits.max_num_seqs == MAX_DRAFTING_ON_CPU
+    assert engine.cache.why == "the model's, up to a limit"
+
+
+def test_a_sliding_window_is_computed_in_one_piece() -> None:
+    """N_UBATCH is raised to N_BATCH for llama.cpp, and all that reasons with it reasons with that: how much may be
+    drafted, how much memory a step takes, and whether a launched batch returns early."""
+    engine = planned(GPU, WINDOW, N_BATCH=1024, N_UBATCH=128, SPECULATE="lookup")
+    assert engine.context.n_ubatch == engine.context.n_batch == 1024
+    assert engine.draft_limits is not None
+    assert engine.draft_limits.max_batch_tokens == 1024
+    assert planned(GPU, FULL, N_BATCH=1024, N_UBATCH=128).context.n_ubatch == 128
+    narrow, wide = (planned(GPU._replace(free_gpu_bytes=(4 * GIB,)), m, N_UBATCH=128) for m in (FULL, WINDOW))
+    assert wide.cache.n_ctx < narrow.cache.n_ctx
+
+
+def test_a_ubatch_is_never_larger_than_a_batch() -> None:
+    """Whatever is set."""
+    assert planned(N_BATCH=64, N_UBATCH=512).context.n_ubatch == 64
+
+
+def test_limits_of_a_gpu() -> None:
+    """Where layers are on it, be it some of them."""
+    for n_gpu_layers in (-1, 10):
+        engine = planned(GPU, N_GPU_LAYERS=n_gpu_layers, SPECULATE="lookup", NUM_DRAFT_TOKENS=5)
+        assert engine.on_gpu
+        assert engine.limits.max_batch_tokens == MAX_BATCH_ON_GPU
+        assert (engine.limits.max_burst_tokens, engine.limits.max_idle) == (MAX_BURST_ON_GPU, MAX_IDLE_ON_GPU)
+        assert engine.draft_limits == DraftLimits(MAX_DRAFTING_ON_GPU, 5, 512)
+        assert engine.context.max_draft_tokens == MAX_DRAFTING_ON_GPU * 5
+
+
+def test_free_memory_counts_where_the_whole_cache_is_there() -> None:
+    """Not where some layers, and so a part of the cache, lie in main memory."""
+    assert "free on 1 GPU(s)" in planned(GPU, KV_UNIFIED="on").cache.why
+    assert "free on" not in planned(GPU, N_GPU_LAYERS=10).cache.why
+
+
+def test_one_gpu_of_several() -> None:
+    """With SPLIT_MODE=none only MAIN_GPU's memory counts."""
+    machine = GPU._replace(free_gpu_bytes=(2 * GIB, 40 * GIB))
+    assert "40.0 GiB free on 1 GPU(s)" in planned(machine, SPLIT_MODE="none", MAIN_GPU=1, KV_UNIFIED="on").cache.why
+    assert "42.0 GiB free on 2 GPU(s)" in planned(machine, KV_UNIFIED="on").cache.why
+
+
+@pytest.mark.parametrize(
+    ("model", "environ", "is_unified"),
+    [
+        (FULL, {}, False),
+        (WINDOW, {}, True),
+        (RECURRENT, {}, True),
+        (FULL, {"SPECULATE": "lookup"}, True),
+        (FULL, {"MAX_NUM_SEQS": "1"}, True),
+    ],
+)
+def test_who_shares_cells(model: ModelFacts, environ: dict[str, str], is_unified: bool) -> None:
+    """Each slot has cells of its own where there is room, the model's memory can be copied, and nothing is drafted."""
+    engine = planned(GPU._replace(free_gpu_bytes=(140 * GIB,)), model, **environ)
+    assert engine.cache.is_unified is is_unified
+
+
+def test_half_of_a_chosen_size_may_be_tried() -> None:
+    """A size that was set is not changed, nor is a cache that was to be split."""
+    assert planned().can_shrink
+    assert not planned(N_CTX=4096).can_shrink
+    assert not planned(KV_UNIFIED="off", N_CTX=32 * 1024).can_shrink
+
+
+def test_a_step_holds_all_that_run_and_a_prompt() -> None:
+    """However small N_BATCH is."""
+    engine = planned(MAX_NUM_SEQS=100, N_BATCH=10)
+    assert engine.limits.max_batch_tokens == engine.context.n_batch == 101
+    assert engine.num_slots == 200
+
+
+def test_more_than_the_model_was_made_for() -> None:
+    """Longer sequences would be noise."""
+    with pytest.raises(ConfigError, match="MAX_MODEL_LEN has value 32769: this model was made for 32768 at most"):
+        planned(MAX_MODEL_LEN=32769)
+
+
+def test_no_drafts_for_states() -> None:
+    """Each wrong draft would cost everything that was computed."""
+    with pytest.raises(ConfigError, match="SPECULATE has value 'lookup': recurrent and hybrid models"):
+        planned(CPU, RECURRENT, SPECULATE="lookup")
+
+
+def test_threads() -> None:
+    """One a core, as far as sampling has use for them, unless set."""
+    assert (planned(CPU).context.n_threads, planned(CPU).sampler_threads) == (2, 2)
+    assert (planned(GPU).context.n_threads, planned(GPU).sampler_threads) == (64, 12)
+    assert (planned(GPU, N_THREADS=3, SAMPLER_THREADS=4).sampler_threads) == 4
+
+
+def test_what_the_loader_must_know() -> None:
+    """Where the layers go, before there is a model to ask."""
+    settings = Settings.from_env({"N_GPU_LAYERS": "7", "SPLIT_MODE": "row", "MAIN_GPU": "1", "TENSOR_SPLIT": "3,1"})
+    assert offload(settings) == Offload(7, "row", 1, (3.0, 1.0))

@@ -88,20 +88,22 @@ class Settings(BaseModel):
         0, ge=0, description="Tokens of one sequence, prompt and answer, at most. 0: as many as model and cache allow."
     )
     n_batch: int = Field(
-        0, ge=0, description="Tokens one engine step computes at most. 0: 1024 on a GPU, 512 on a CPU."
+        0, ge=0, description="Tokens of one engine step (decode and prefill), at most. 0: 1024 on a GPU, 512 on a CPU."
     )
-    n_ubatch: int = Field(512, ge=1, description="Tokens llama.cpp computes at once within a step.")
+    n_ubatch: int = Field(
+        512, ge=1, description="Tokens that llama.cpp computes in one piece; N_BATCH for models with sliding windows."
+    )
     prefill_chunk: int = Field(
-        0, ge=0, description="Prompt tokens per step while other sequences generate. 0: 96 on a GPU, 64 on a CPU."
+        0, ge=0, description="Prefill tokens of a step in which other sequences decode. 0: 96 on a GPU, 64 on a CPU."
     )
     max_num_seqs: int = Field(16, ge=1, le=128, description="Sequences that generate at the same time.")
-    max_queue: int = Field(64, ge=0, description="Sequences that may wait for a place; one more is refused with 503.")
-    n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU. -1: all.")
+    max_queue: int = Field(64, ge=0, description="Sequences that may wait to run; one more is refused with 503.")
+    n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU. -1: all; 0: none, and the limits of a CPU.")
     n_threads: int = Field(0, ge=0, description="CPU threads of llama.cpp. 0: one per core.")
     sampler_threads: int = Field(0, ge=0, description="Threads that sample. 0: one per core, at most 12.")
     flash_attn: Literal["auto", "on", "off"] = Field("auto", description="llama.cpp's flash attention.")
     swa_full: bool = Field(
-        True, description="Keep the whole cache of sliding-window models, so that prefixes can be reused."
+        True, description="Keep the full-size cache of sliding-window models, so that prefixes can be reused."
     )
 
     kv_unified: Literal["auto", "on", "off"] = Field(
@@ -111,14 +113,14 @@ class Settings(BaseModel):
     )
     cache_type_k: CacheType = Field(
         "auto",
-        description="Numbers of the KV cache's keys. "
+        description="Type of the KV cache's keys. "
         "auto: f16, or q8_0 where N_CTX, or one long sequence, would not fit the GPU otherwise.",
     )
-    cache_type_v: CacheType = Field("auto", description="The same of its values; quantised ones need FLASH_ATTN.")
+    cache_type_v: CacheType = Field("auto", description="Type of its values; quantised ones need FLASH_ATTN.")
     split_mode: Literal["none", "layer", "row", "tensor"] = Field(
         "layer", description="How several GPUs share a model."
     )
-    main_gpu: int = Field(0, ge=0, description="The GPU that has all of it where SPLIT_MODE is none.")
+    main_gpu: int = Field(0, ge=0, description="The GPU that holds the whole model where SPLIT_MODE is none.")
     tensor_split: Shares = Field(
         (), description="Each GPU's share, as numbers separated by commas. Empty: by their free memory."
     )

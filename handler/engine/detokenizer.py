@@ -1,21 +1,22 @@
-"""Bytes of tokens in, text that may be shown out.
+"""From the bytes of tokens to text that may be shown.
 
-Two things are held back: the first bytes of a character until its last one is there, and text that may turn out to
-be the beginning of a stop string. Knows nothing about tokens.
+Two things are held back: the first bytes of a character until its last one is there, and text that may turn out to be
+the beginning of a stop string. Knows nothing of tokens.
 """
 
 import codecs
 
 
 class Detokenizer:
-    """The text of one sequence. Bytes that are no UTF-8 at all become U+FFFD; a character merely cut off does not."""
+    """The text of one sequence. Bytes that are not UTF-8 become U+FFFD; a character that is only incomplete does
+    not."""
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = stop
         self._held = ""
         self.num_shown = 0  # characters given out
-        self.stopped = False  # a stop string was found: nothing more comes
+        self.stopped = False  # a stop string was found: no more text is shown
 
     @property
     def num_decoded(self) -> int:
@@ -34,7 +35,7 @@ class Detokenizer:
         return text
 
     def finish(self) -> str:
-        """The sequence is over: what was held back for a stop string that did not come."""
+        """At the end of the sequence: the text that was held back for a stop string that did not come."""
         return self._show(len(self._held))
 
     def _show(self, end: int) -> str:
@@ -43,7 +44,7 @@ class Detokenizer:
         return text
 
     def _find_stop(self) -> int | None:
-        """Where the stop string begins that was complete first, however the text was cut into pieces."""
+        """Where the stop string that was complete first begins, however the text was cut into pieces."""
         found = [(start + len(stop), start) for stop in self._stop if (start := self._held.find(stop)) >= 0]
         return min(found)[1] if found else None
 

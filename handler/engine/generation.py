@@ -7,11 +7,12 @@ from handler.engine.sequence import Sequence, SequenceOutput
 
 
 class Generation:
-    """Iterate over it: each item is what is new since the last, by index of the sequence.
+    """An asynchronous iterator: each item has what is new since the last one, by index of the sequence.
 
-    A reader who comes late gets everything at once, merged into one output a sequence. One sequence's error ends the
-    whole generation. Belongs to the event loop it was made in. Whoever stops reading early calls `cancel()`, which may
-    come at any time and any number of times.
+    Belongs to the event loop and the task that reads it. Backpressure without a buffer policy: outputs that are not
+    read yet are merged, one for each sequence, and the engine never waits for a reader. One sequence's error ends the
+    whole generation and is raised. A reader that stops early calls `cancel()`, at any time and any number of times.
+    Knows nothing of scheduling, slots and the engine's thread.
     """
 
     def __init__(self, sequences: list[Sequence], abort: Callable[["Generation"], None]) -> None:
@@ -41,11 +42,11 @@ class Generation:
 
     @property
     def is_finished(self) -> bool:
-        """Whether everything has been read, or the reader left."""
+        """Whether everything was read, or the generation cancelled."""
         return not self._num_unfinished and not self._pending
 
     async def result(self) -> list[SequenceOutput]:
-        """Everything at once, when all sequences are finished."""
+        """One output for each sequence, when all are finished. Raises what iterating raises."""
         whole: dict[int, SequenceOutput] = {}
         try:
             async for outputs in self:
@@ -56,7 +57,7 @@ class Generation:
         return [whole[index] for index in sorted(whole)]
 
     def put(self, sequence: Sequence, output: SequenceOutput) -> None:
-        """Called by the engine, in the loop's thread."""
+        """Add an output of the engine; called in the loop's thread."""
         if not self._num_unfinished:
             return  # cancelled while this was on its way
         index = self._index[sequence]
@@ -66,7 +67,7 @@ class Generation:
         self._news.set()
 
     def cancel(self) -> None:
-        """Free the slots within one step; the iteration ends."""
+        """End the iteration, and free the slots within one step."""
         if self._num_unfinished:
             self._num_unfinished = 0
             self._abort(self)

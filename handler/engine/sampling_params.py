@@ -1,4 +1,4 @@
-"""What a caller asks of sampling and stopping. Ranges are checked where the request enters, not here."""
+"""A request's parameters of sampling and stopping. Ranges are checked where the request enters, not here."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -34,17 +34,18 @@ class SamplingParams:
     max_tokens: int | None = None  # None: as many as the context leaves
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the k likeliest too
-    json_schema: str | None = None  # what the answer must follow, as JSON text; None: nothing
+    num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the top k too
+    json_schema: str | None = None  # constrains the answer, as JSON text; None: unconstrained
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether the caller wants the same draws again: a seed that matters was given."""
+        """Whether equal requests should give equal text: a seed was given, and draws depend on it."""
         return self.seed is not None and self.temperature > 0
 
     @property
     def bans_end(self) -> bool:
-        """Whether tokens that end an answer are never drawn. An answer under a schema ends where it is complete."""
+        """Whether tokens that end an answer are never drawn. Not under a schema: its answer ends where it is
+        complete."""
         return self.ignore_eos and self.json_schema is None
 
     def with_seed_offset(self, offset: int) -> Self:

@@ -1,4 +1,4 @@
-"""One generation: its tokens, where they are cached, its text, and why it ended.
+"""One sequence: its tokens, where they are cached, its text, and why it ended.
 
 A sequence has no phases. Its slot holds the tokens already computed; while it runs, computed tokens catch up with
 tokens, and every time they do a new token is sampled.

@@ -23,7 +23,7 @@ COUNTERS = {
     "num_cached_tokens": ("engine_cached_tokens_total", "Prompt tokens that were not computed again."),
     "num_completion_tokens": ("engine_completion_tokens_total", "Generated tokens of finished sequences."),
     "num_finished": ("engine_finished_sequences_total", "Sequences that are over, in whatever way."),
-    "num_aborted": ("engine_aborted_sequences_total", "Of these, those that nobody waited for any more."),
+    "num_aborted": ("engine_aborted_sequences_total", "Of these, those that were cancelled."),
     "num_preemptions": ("engine_preemptions_total", "How often a sequence gave its slot back to others."),
     "num_drafted_tokens": ("engine_drafted_tokens_total", "Tokens that were guessed and computed along."),
     "num_accepted_tokens": ("engine_accepted_tokens_total", "Of these, those that were drawn."),

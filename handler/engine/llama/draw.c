@@ -1,11 +1,12 @@
 /* Draws a token for each of some rows of logits, with llama.cpp's samplers.
  *
- * A chain that keeps the k likeliest tokens needs no others, but llama.cpp would make and sort a list of the whole
+ * A top-k chain needs only the k likeliest tokens, but llama.cpp would make and sort a list of the whole
  * vocabulary for each sequence. Here a row is cut into blocks. The k-th largest of their maxima is a bound: at least k
  * tokens reach it, and only blocks whose maximum does can hold one. So a row is read once, and little more than k
  * tokens are left of it.
  *
- * A crew of threads shares the rows of a step: whoever is free takes the next one. Knows nothing of Python and sequences.
+ * A pool of threads, here called a crew, shares the rows of a step: an idle thread takes the next row. Knows nothing of
+ * Python and sequences.
  */
 #include <math.h>
 #include <pthread.h>
@@ -165,7 +166,7 @@ struct crew {
     pthread_t *helpers;
     struct scratch scratch; /* of the thread that calls */
     struct step step;
-    atomic_size_t next; /* request that nobody has taken */
+    atomic_size_t next; /* first request that no thread has taken */
 
     pthread_mutex_t lock; /* over what follows */
     pthread_cond_t begun, done;
@@ -244,7 +245,7 @@ static void begin(struct crew *crew, size_t num_wanted) {
     pthread_mutex_unlock(&crew->lock);
 }
 
-/* Nobody may come late: the requests are the caller's again. */
+/* No thread may join any more: the requests are the caller's again. */
 static void end(struct crew *crew) {
     pthread_mutex_lock(&crew->lock);
     crew->is_open = false;

@@ -28,6 +28,7 @@ DURATION = settings.Duration.__metadata__[0]  # type: ignore[attr-defined]  # an
 SECTIONS: dict[str, type[settings.Part]] = {
     "gateway.yaml": settings.GatewaySettings,
     "models.NAME": settings.ModelSettings,
+    "models.NAME.timeouts": settings.ModelTimeouts,
     "models.NAME.cold_start": settings.ColdStart,
     "models.NAME.cache": settings.CacheSettings,
     "models.NAME.targets[]": settings.TargetSettings,

@@ -1,4 +1,4 @@
-"""Every error of the gateway, and the one place that turns an error into OpenAI's body, status and headers.
+"""Every error of the gateway: its status, what it says about a target, and its one mapping to OpenAI's body.
 
 * GatewayError
   x ConfigError                 gateway.yaml or the environment is wrong: says line, key and reason
@@ -18,19 +18,27 @@
     + RequestCancelledError     499  a person cancelled it on the dashboard
     + UnavailableError          503  the gateway is busy, or no target can be asked now
       - GatewayStoppingError    503  it was answered when the gateway was stopped
-      - TargetPausedError       503  a target's breaker lets nobody through: it was not asked
+      - TargetPausedError       503  the circuit breaker of a target's model is open: it was not asked
     + TargetError               a target did not give an answer
       - TargetUnreachableError  502  no connection, or it broke off
+        . GatewayExhaustedError 503  this process has no file, memory or port left for a connection
       - TargetTimeoutError      504  silent for too long
         . TargetGaveUpError     504  it worked on the request as long as it may: it would again
+      - WorkerFailedError       502  a worker took the job and failed, or ended it without an answer
       - TargetRefusedError      as the target says: it answered with an error
       - TargetConfigError       502  the target does not accept our key (its 401 or 403)
       - AnswerBrokenError       502  what it answered is not what it should be
 """
 
 import logging
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+# What an attempt tells the circuit breaker. None where an error says nothing about the target.
+Outcome = Literal["succeeded", "failed", "rate_limited", "refused_key"]
+# Where the request may be tried again: at any target, once more in all, at any but this one, at none (the client must
+# change something).
+Retry = Literal["anywhere", "once", "elsewhere", "never"]
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +59,13 @@ class RequestError(GatewayError):
     """An error the client is told, in OpenAI's words.
 
     `retry_after` is in seconds. With `may_retry` False clients are told not to try again by themselves.
-    `target` and `num_attempts` are set where targets were asked: by whom it was said, in how many calls.
+    `outcome` and `retry` count where it ended an attempt at a target, before the first content of its answer.
+    `target` and `num_attempts` are set where targets were asked: the target that said it, and the number of calls.
     """
 
+    outcome: Outcome | None = None
+    retry: Retry = "never"
+    is_too_long = False  # a target says that the request does not fit into the model's context
     status: int = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = "internal_error"
@@ -84,6 +96,11 @@ class RequestError(GatewayError):
         if self.may_retry is not None:
             headers["x-should-retry"] = "true" if self.may_retry else "false"
         return headers
+
+    @property
+    def is_clients_fault(self) -> bool:
+        """A target found a fault in the request: the target is well, and every other would say the same."""
+        return self.outcome == "succeeded" and self.retry == "never"
 
     @property
     def log_text(self) -> str:
@@ -148,6 +165,7 @@ class RequestTimeoutError(RequestError):
 
 
 class PayloadTooLargeError(RequestError):
+    retry = "elsewhere"  # a target may take more bytes than the next
     status = 413
     type = "invalid_request_error"
     default_code = "payload_too_large"
@@ -178,6 +196,8 @@ class RequestCancelledError(RequestError):
 
 
 class UnavailableError(RequestError):
+    outcome = "failed"
+    retry = "anywhere"
     status = 503
     default_code = "unavailable"
 
@@ -193,12 +213,22 @@ class TargetPausedError(UnavailableError):
 class TargetError(RequestError):
     """A target did not give an answer. Another may."""
 
+    outcome: Outcome | None = "failed"
+    retry: Retry = "anywhere"
     status = 502
     default_code = "target_error"
 
 
 class TargetUnreachableError(TargetError):
     default_code = "target_unreachable"
+
+
+class GatewayExhaustedError(TargetUnreachableError):
+    """This process has no file, memory or port left for a connection: that says nothing about the target."""
+
+    outcome = None
+    status = 503
+    default_code = "gateway_exhausted"
 
 
 class TargetTimeoutError(TargetError):
@@ -209,16 +239,59 @@ class TargetTimeoutError(TargetError):
 class TargetGaveUpError(TargetTimeoutError):
     """It worked on the request as long as it may; asked again, it would once more, for the same money."""
 
+    retry = "elsewhere"
+
+
+class WorkerFailedError(TargetError):
+    """A worker took the job and failed, or ended it without an answer.
+
+    Every attempt is paid for, and what made it fail is seldom gone in a second: it is tried once more, not four times.
+    """
+
+    retry = "once"
+    default_code = "worker_failed"
+
+
+class Policy(NamedTuple):
+    outcome: Outcome
+    retry: Retry
+
+
+FAULT_OF_CLIENT = Policy("succeeded", "never")  # a target that says so is well
+FAULT_OF_TARGET = Policy("failed", "anywhere")
+NOT_HERE = Policy("succeeded", "elsewhere")  # a target may know fewer models, routes or bytes than the next
+BUSY = Policy("succeeded", "anywhere")
+REFUSED_KEY = Policy("refused_key", "elsewhere")
+BY_STATUS: Mapping[int, Policy] = {
+    **dict.fromkeys((401, 402, 403), REFUSED_KEY),
+    **dict.fromkeys((404, 410, 413, 501), NOT_HERE),
+    **dict.fromkeys((409, 425), BUSY),
+    408: FAULT_OF_TARGET,
+    429: Policy("rate_limited", "anywhere"),
+}
+
 
 class TargetRefusedError(TargetError):
     """The target answered with an error: its status, and its own `error` object where it sent one."""
 
-    def __init__(self, status: int, error: dict[str, Any] | None = None, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        error: dict[str, Any] | None = None,
+        *,
+        retry_after: float | None = None,
+        is_too_long: bool = False,
+    ) -> None:
         error = error or {}
         message = error.get("message") or f"The target answered with status {status}."
         super().__init__(str(message), retry_after=retry_after)
         self.status = status
         self.error = error
+        self.is_too_long = is_too_long
+        usual = FAULT_OF_CLIENT if 400 <= status < 500 else FAULT_OF_TARGET
+        self.outcome, self.retry = BY_STATUS.get(status, usual)
+        if status == 429 and error.get("code") == "insufficient_quota":
+            self.retry = "elsewhere"  # waiting does not help: a person must pay
 
     @property
     def log_text(self) -> str:
@@ -231,6 +304,8 @@ class TargetRefusedError(TargetError):
 
 
 class TargetConfigError(TargetError):
+    outcome = "refused_key"
+    retry = "elsewhere"
     default_code = "target_config_error"
 
 
@@ -247,9 +322,9 @@ class ErrorResponse(NamedTuple):
 
 
 def to_response(error: BaseException) -> ErrorResponse:
-    """The one mapping to the wire. Of an error nobody foresaw only the log tells more: its text may hold secrets."""
+    """The one mapping to the wire. Of an unexpected error only the log tells more: its text may hold secrets."""
     if not isinstance(error, RequestError):
-        log.error("A request failed with an error nobody foresaw.", exc_info=error)
+        log.error("A request failed with an unexpected error.", exc_info=error)
         error = RequestError("The gateway failed to process this request. Its log says why.")
     return ErrorResponse(error.status, error.body, error.headers)
 

@@ -41,7 +41,7 @@ MakeBackend = Callable[[TargetSettings], Backend]
 
 
 class Recorder(Protocol):
-    """What keeps the records of requests. Never waits, never raises."""
+    """Keeps the records of requests. Never waits, never raises."""
 
     @property
     def num_queued(self) -> int: ...
@@ -61,11 +61,15 @@ class ActiveConfig:
         self.router = Router(settings, targets)
         self.models = ModelList(settings, self.router, int(time.time()), time.monotonic)
         dispatcher = Dispatcher(settings, metrics, time.monotonic, random.Random())
-        self.answers: AnswerSource = Sharing(ColdStartFallback(dispatcher, self.router), shared)
+        self.answers: AnswerSource = Sharing(ColdStartFallback(dispatcher), shared)
 
 
 class Gateway:
-    """Made inside the event loop. `auth` and `limiter` are fed by whoever reads the database."""
+    """The parts of one running gateway. Made inside the event loop; the database's reader feeds `auth` and `limiter`.
+
+    Owns the targets (with their workers and connections), the metrics and the active configuration. Knows nothing of
+    HTTP and of the database.
+    """
 
     def __init__(
         self,
@@ -133,15 +137,15 @@ class Gateway:
             self._num_requests -= 1
 
     def exposition(self) -> bytes:
-        """All metrics, those included that nobody counts because they can be seen."""
+        """All metrics; gauges of what can be seen are set now."""
         self.metrics.requests_in_flight(self._num_requests)
         self.metrics.usage_queue(self._recorder.num_queued, self._recorder.num_dropped)
         for target in distinct(self.active.targets):
-            self.metrics.breaker_changed(target.name, target.breaker.state)
+            self.metrics.breaker_changed(target.name, target.states[-1])
         return self.metrics.exposition()
 
     def request_ended(self, record: UsageRecord, *, is_known: bool) -> None:
-        """`is_known`: who asked. Of others nothing is stored, or anybody could fill the disk."""
+        """`is_known`: the request was authenticated. Others are not stored, or strangers could fill the disk."""
         self.live_requests.ended(record)
         self.metrics.request_ended(record)
         log_request(record)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from local_gateway.config.settings import TargetSettings
 from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 
 
@@ -53,6 +54,11 @@ class Upstream(Protocol):
     async def execution_stats(self) -> ExecutionStats:
         """What is known when it is over. May ask the target; never raises; takes a few seconds at most."""
         ...
+
+
+def configured_headers(settings: TargetSettings) -> dict[str, str]:
+    """`headers` of a target's settings, with names in lower case. They go into every request, last of all."""
+    return {name.lower(): value.get_secret_value() for name, value in settings.headers.items()}
 
 
 class Backend(Protocol):

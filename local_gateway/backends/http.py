@@ -5,6 +5,7 @@ a query in it.
 """
 
 import asyncio
+import errno
 import io
 import math
 import os
@@ -19,7 +20,13 @@ from yarl import URL
 
 from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
-from local_gateway.errors import AnswerBrokenError, TargetError, TargetTimeoutError, TargetUnreachableError
+from local_gateway.errors import (
+    AnswerBrokenError,
+    GatewayExhaustedError,
+    TargetError,
+    TargetTimeoutError,
+    TargetUnreachableError,
+)
 from local_gateway.wire.call_ledger import ExecutionStats
 from local_gateway.wire.content_coding import ContentCodingError, ContentDecoder
 from local_gateway.wire.sse import EVENT_STREAM
@@ -47,6 +54,8 @@ REASONS: dict[type[Exception], str] = {
     aiohttp.ClientSSLError: "no TLS, or its certificate is not accepted",
     aiohttp.InvalidURL: INVALID,
 }
+# Of this process and machine: files, memory, ports.
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 URL_CHARS = "/?:@!$&'()*+,;=%~-._[]"  # stay as they are; all else is escaped
 
 # Signs of a connection that the target had closed before our request came.
@@ -68,14 +77,13 @@ class Reply(NamedTuple):
 class HttpUpstream:
     """An answer over HTTP that has begun."""
 
-    def __init__(self, response: aiohttp.ClientResponse, idle: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
         """Raises AnswerBrokenError for a compression that is not known."""
         self.status = response.status
         self.headers: Mapping[str, str] = visible_headers(response.headers)
         self._response = response
         self._decoder = _decoder_of(response)
         self._decoded: Iterator[bytes] = iter(())
-        self._idle = idle
         self._held: list[bytes] = []  # read before the client asked
 
     def header(self, name: str) -> str:
@@ -116,10 +124,7 @@ class HttpUpstream:
     async def _receive(self) -> bytes:
         """The next bytes as they were sent; b"" is the end."""
         try:
-            async with asyncio.timeout(self._idle):
-                return await self._response.content.readany()
-        except TimeoutError as error:
-            raise TargetTimeoutError(f"The target sent nothing for {self._idle:g} s.") from error
+            return await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise TargetUnreachableError("The connection to the target broke off.") from error
 
@@ -160,7 +165,7 @@ class HttpClient:
         response = await self._send(method, url, headers or {}, body, on_sent=on_sent)
         try:
             _check_status(response.status)
-            return HttpUpstream(response, self._timeouts.idle)
+            return HttpUpstream(response)
         except TargetError:
             response.close()
             raise
@@ -183,7 +188,7 @@ class HttpClient:
             async with asyncio.timeout(timeout):
                 response = await self._send(method, url, headers or {}, body, may_repeat=may_repeat)
                 try:
-                    content = await HttpUpstream(response, timeout).read(MAX_FETCHED_BYTES)
+                    content = await HttpUpstream(response).read(MAX_FETCHED_BYTES)
                 finally:
                     response.close()
         except TimeoutError as error:
@@ -297,6 +302,8 @@ def _translate(error: Exception) -> TargetError:
         )
     if isinstance(error, aiohttp.ClientResponseError):
         return AnswerBrokenError("What the target answered is not HTTP.")
+    if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
+        return GatewayExhaustedError(f"The gateway is out of resources: {os.strerror(error.errno)}.")
     reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), "")
     if not reason and isinstance(error, OSError) and error.errno and error.errno > 0:
         reason = os.strerror(error.errno)

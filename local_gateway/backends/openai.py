@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from local_gateway.backends.base import Call, Health
+from local_gateway.backends.base import Call, Health, configured_headers
 from local_gateway.backends.http import HttpClient, HttpUpstream
 from local_gateway.config.settings import OpenAITarget
 from local_gateway.errors import RouteNotFoundError, TargetError
@@ -66,7 +66,7 @@ def _own_headers(settings: OpenAITarget) -> dict[str, str]:
         "openai-organization": settings.organization,
         "openai-project": settings.project,
     }
-    return {name: value for name, value in headers.items() if value}
+    return {name: value for name, value in headers.items() if value} | configured_headers(settings)
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

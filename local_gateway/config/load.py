@@ -38,6 +38,7 @@ OPENAI_MODELS = (
 )
 ANY_MODEL = ("*",)  # of a server that speaks OpenAI's API: its names are its own
 OPENAI = "https://api.openai.com/"
+MIN_SECRET = 16  # characters of a header that may be a secret
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
@@ -175,6 +176,8 @@ def _secrets(settings: GatewaySettings) -> Iterator[str]:
         for _, value in target:
             if isinstance(value, SecretStr):
                 yield value.get_secret_value()
+        headers = (value.get_secret_value() for value in target.headers.values())
+        yield from (value for value in headers if len(value) >= MIN_SECRET)  # shorter ones are dates and versions
         if isinstance(target, LocalTarget):
             yield from (value for name, value in target.env.items() if any(word in name for word in SECRET_WORDS))
         else:

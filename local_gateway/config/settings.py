@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+FRAMING = ("content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect")
+HEADER_VALUE = r"([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?"
 HEADER_TEXT = r"^[\x21-\x7e]*$"
 MIN_ADMIN_KEY = 20  # characters
 DURATION = r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$"
@@ -54,11 +56,25 @@ def _check_admin_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_header(name: str) -> str:
+    if name.lower() in FRAMING:
+        raise ValueError("is written by the gateway itself: it says where a request ends")
+    return name
+
+
+def _check_header_value(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(HEADER_VALUE, value.get_secret_value()):
+        raise ValueError("holds a line break, a space at an end, or a character that no header has")
+    return value
+
+
 Url = Annotated[str, AfterValidator(_check_url)]
 Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+HeaderValue = Annotated[SecretStr, AfterValidator(_check_header_value)]
 AdminKey = Annotated[Secret, AfterValidator(_check_admin_key)]
 HeaderText = Annotated[str, Field(pattern=HEADER_TEXT)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), AfterValidator(_check_header)]
 ModelName = Annotated[str, Field(min_length=1, pattern=r"^[^*]*\*?$")]
 Scope = Literal["key", "team"]
 
@@ -83,7 +99,7 @@ class Price(Part):
 
 
 class BreakerSettings(Part):
-    """The circuit breaker of a target: when it stops sending requests there, and for how long."""
+    """The circuit breaker of one model of a target: when it stops sending requests there, and for how long."""
 
     failures: int = Field(5, ge=1, description="Consecutive failures that open the breaker.")
     open_for: Duration = Field(10.0, gt=0, description="The first pause; each further one is twice as long.")
@@ -98,7 +114,17 @@ class TargetSettings(Part):
     priority: int = Field(1, ge=1, description="Targets with a smaller number are asked first.")
     weight: float = Field(1.0, gt=0, description="Its share among targets of the same priority.")
     set_params: dict[str, Any] = Field(default_factory=dict, description="Body fields set in every request.")
+    rename_params: dict[str, str] = Field(
+        default_factory=dict,
+        description="Body fields sent under another name: {max_tokens: max_completion_tokens}. A field that the "
+        "request already has by the new name stays, and the one by the old name is left out.",
+    )
     drop_params: tuple[str, ...] = Field((), description="Body fields taken out of every request.")
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict,
+        description="Sent with every request to this target, its list of models and `check` too, instead of what the "
+        "gateway or the client would send by that name. They are treated as secrets.",
+    )
     stream_usage: bool = Field(True, description="Ask for the token counts of streams, for the accounting.")
     normalize: bool = Field(False, description="Repair what llama.cpp servers stream, for clients that break on it.")
     price: Price = Field(default_factory=Price, description="For budgets and usage. Nothing set: it costs nothing.")
@@ -170,6 +196,13 @@ class CacheSettings(Part):
     scope: Scope = Field("key", description="Which requests share them: those of one key, or of all keys.")
 
 
+class ModelTimeouts(Part):
+    """How long is waited for one model's targets. None: as in `timeouts` of the whole configuration."""
+
+    total: Duration | None = Field(None, gt=0, description="To the first content, over all targets and tries.")
+    idle: Duration | None = Field(None, gt=0, description="Between two pieces of an answer.")
+
+
 class ModelSettings(Part):
     """A name that clients use; `*` at its end matches any ending."""
 
@@ -177,6 +210,10 @@ class ModelSettings(Part):
         min_length=1, description="The places that can answer; `type` says what each one is."
     )
     fallbacks: tuple[str, ...] = Field((), description="Models that are asked when all targets failed.")
+    context_fallbacks: tuple[str, ...] = Field(
+        (), description="Models that are asked when a target says that the request is too long for it."
+    )
+    timeouts: ModelTimeouts = Field(default_factory=ModelTimeouts, description="How long is waited for its targets.")
     cold_start: ColdStart | None = Field(None, description="Another model answers while a worker starts.")
     cache: CacheSettings | None = Field(None, description="Keep answers to deterministic requests.")
     coalesce: Scope | None = Field(None, description="Identical requests in flight share one call.")
@@ -257,7 +294,9 @@ class GatewaySettings(Part):
     def _names_exist(self) -> Self:
         for name, model in self.models.items():
             used: dict[tuple[str | int, ...], str] = {
-                ("fallbacks", index): other for index, other in enumerate(model.fallbacks)
+                (field, index): other
+                for field, names in (("fallbacks", model.fallbacks), ("context_fallbacks", model.context_fallbacks))
+                for index, other in enumerate(names)
             }
             if model.cold_start:
                 used["cold_start", "use"] = model.cold_start.use

@@ -1,4 +1,4 @@
-"""When a target is left alone, and when it is asked again.
+"""When a model of a target is left alone, and when it is asked again.
 
               failures in a row             the pause is over
     closed ─────────────────────▶ open ───────────────────────▶ half_open
@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import Literal
 
 from local_gateway.config.settings import BreakerSettings
+from local_gateway.errors import Outcome
 
 Clock = Callable[[], float]  # seconds, never going back
 Pause = Literal["open", "rate_limited", "config_error"]
 State = Literal["closed", "half_open"] | Pause
-Outcome = Literal["succeeded", "failed", "rate_limited", "refused_key"]
 
 AFTER: dict[Pause, State] = {"open": "half_open", "config_error": "half_open", "rate_limited": "closed"}
 
@@ -36,10 +36,10 @@ PROBE_GUESS = 1.0  # how long a probe takes, for those who wait for its end
 
 
 class CircuitBreaker:
-    """The state of one target. Knows neither requests nor errors, only how attempts ended.
+    """The state of one model at one target. Knows neither requests nor errors, only how attempts ended.
 
-    Each `begin` is followed by one `end`, whatever happens: else the target would wait for a lost probe for ever.
-    `Target.attempt` sees to that.
+    Each `begin` is followed by one `end`, whatever happens: else it would wait for a lost probe for ever.
+    `Target.attempt` sees to that. Lives in the event loop; times are seconds of `clock`.
     """
 
     def __init__(self, settings: BreakerSettings, clock: Clock) -> None:

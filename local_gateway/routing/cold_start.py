@@ -7,10 +7,9 @@ although no client waits for it any more. Meanwhile further requests go straight
 import asyncio
 import logging
 
-from local_gateway.config.settings import ColdStart
 from local_gateway.errors import RequestError
 from local_gateway.routing.answer_source import AnswerSource, RoutedRequest, discard
-from local_gateway.routing.router import Router
+from local_gateway.routing.router import Route
 from local_gateway.routing.target import Target
 from local_gateway.wire.answer import Answer
 
@@ -25,37 +24,33 @@ class ColdStartFallback:
     Owns the warm-up tasks (one per target, held by the target). Knows nothing of how an answer is made.
     """
 
-    def __init__(self, source: AnswerSource, router: Router) -> None:
+    def __init__(self, source: AnswerSource) -> None:
         self._source = source
-        self._router = router
 
     async def answer(self, routed: RoutedRequest) -> Answer:
         """The answer of the route, or of its fallback model if that is there first. Raises RequestError if neither."""
-        cold = routed.route.settings.cold_start
-        if cold is None:
+        cold, other = routed.route.settings.cold_start, routed.route.while_cold
+        if cold is None or other is None:
             return await self._source.answer(routed)
         target = routed.route.targets[0]
         if target.warm_up is not None:
-            return await self._while_warming(routed, cold)
-        return await self._race(routed, cold, target)
+            return await self._while_warming(routed, other)
+        return await self._race(routed, cold.after, other, target)
 
-    def _to_fallback(self, routed: RoutedRequest, cold: ColdStart) -> RoutedRequest:
-        return routed.along(self._router.resolve(cold.use))
-
-    async def _while_warming(self, routed: RoutedRequest, cold: ColdStart) -> Answer:
+    async def _while_warming(self, routed: RoutedRequest, other: Route) -> Answer:
         try:
-            return await self._source.answer(self._to_fallback(routed, cold))
+            return await self._source.answer(routed.along(other))
         except RequestError as error:
-            log.warning("the cold-start model %s did not answer: %s", cold.use, error.log_text)
+            log.warning("the cold-start model %s did not answer: %s", other.model, error.log_text)
             return await self._source.answer(routed)
 
-    async def _race(self, routed: RoutedRequest, cold: ColdStart, target: Target) -> Answer:
+    async def _race(self, routed: RoutedRequest, after: float, other: Route, target: Target) -> Answer:
         first = asyncio.create_task(self._source.answer(routed))
         runners = [first]
         try:
-            await asyncio.wait(runners, timeout=cold.after)
+            await asyncio.wait(runners, timeout=after)
             if not first.done():
-                runners.append(asyncio.create_task(self._source.answer(self._to_fallback(routed, cold))))
+                runners.append(asyncio.create_task(self._source.answer(routed.along(other))))
             winner = await _first_answer(runners)
             if not first.done() and target.warm_up is None:
                 target.warm_up = asyncio.create_task(_warm_up(target, first))

@@ -1,12 +1,11 @@
 """A request and its route → an answer: targets are asked in turn until one gives its first content.
 
-Until then nothing is promised to the client, so that a failure can go on to the next target unnoticed, or keep its
+Until then nothing is promised to the client, so that failover to the next target goes unnoticed and an error keeps its
 status. Knows nothing of clients, keys and money.
 """
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -16,6 +15,7 @@ from local_gateway.backends.base import Upstream
 from local_gateway.config.settings import GatewaySettings
 from local_gateway.edge.client_request import ClientRequest
 from local_gateway.errors import (
+    GatewayExhaustedError,
     RequestError,
     TargetConfigError,
     TargetPausedError,
@@ -23,17 +23,18 @@ from local_gateway.errors import (
     TargetTimeoutError,
 )
 from local_gateway.routing.answer_source import RoutedRequest
-from local_gateway.routing.error_policy import CLIENTS_FAULT, judge
 from local_gateway.routing.health_watch import ColdStartProbe
 from local_gateway.routing.retry_plan import RetryPlan
 from local_gateway.routing.router import Choice
 from local_gateway.routing.target import Target
-from local_gateway.routing.upstream_call import call_for
+from local_gateway.routing.upstream_call import STREAM_OPTIONS, adds_stream_options, call_for
 from local_gateway.telemetry import live_requests
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire.answer import Answer, Origin
 from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, read_error
 from local_gateway.wire.call_ledger import ExecutionStats
+from local_gateway.wire.error_body import is_too_long
+from local_gateway.wire.retry_after import retry_after_of
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +59,20 @@ class Dispatcher:
 
     async def answer(self, routed: RoutedRequest) -> Answer:
         """Raises a RequestError when no target has an answer. Cancelled, it leaves nothing running at any target."""
-        deadline = self._clock() + self._timeouts.total
-        plan = RetryPlan(routed.route.order(self._rng), self._retry, deadline, self._clock, self._rng)
+        route = routed.route
+        plan = RetryPlan(
+            route.order(self._rng),
+            self._retry,
+            self._clock() + (route.settings.timeouts.total or self._timeouts.total),
+            self._clock,
+            self._rng,
+            for_long_requests=route.order_for_long_requests(self._rng),
+        )
         num_failed = 0
         while (step := plan.next()) is not None:
             await asyncio.sleep(step.delay)
             try:
-                answer = await self._try(step.choice, routed, plan.deadline)
+                answer = await self._try_without_refused_fields(step.choice, routed, plan.deadline)
             except RequestError as error:
                 if not isinstance(error, TargetPausedError):  # that one was not asked
                     num_failed += 1
@@ -81,26 +89,41 @@ class Dispatcher:
         target = choice.target
         live_requests.asking(target.name)
         async with AsyncExitStack() as stack:
-            attempt = stack.enter_context(target.attempt())
+            attempt = stack.enter_context(target.attempt(choice.model_name))
             tally = stack.enter_context(routed.request.calls.begin(target.name, target.settings.price))
             with ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
                 async with _limit(deadline - self._clock(), target):
-                    call = replace(call_for(routed.request, choice, scope=routed.who), tally=tally)
+                    call = replace(call_for(routed.request, choice, who=routed.who), tally=tally)
                     upstream = await target.backend.open(call)
                     stack.push_async_callback(upstream.aclose)
                     await _refuse_errors(upstream, target)
-                    read = await _begin(aiter(upstream), upstream.headers, target, routed.request)
+                    pieces = _within(routed.route.settings.timeouts.idle or self._timeouts.idle, upstream)
+                    read = await _begin(pieces, upstream.headers, target, routed.request)
             attempt.succeeded()
             origin = Origin(target.name, target.settings.price, is_cold=watch.is_cold, call=tally)
             headers = _headers(upstream) | {"content-type": read.content_type}
             return Answer(upstream.status, headers, TargetBody(read.blocks, upstream, stack.pop_all()), origin)
         raise AssertionError("unreachable: the stack swallows nothing")
 
+    async def _try_without_refused_fields(self, choice: Choice, routed: RoutedRequest, deadline: float) -> Answer:
+        """A target that refuses the field that the gateway added is asked once more without it, and from then on."""
+        target = choice.target
+        try:
+            return await self._try(choice, routed, deadline)
+        except TargetRefusedError as error:
+            client_sent_it = STREAM_OPTIONS in (routed.request.body or {})
+            if client_sent_it or not (adds_stream_options(routed.request, target) and _is_about_stream_options(error)):
+                raise
+        target.refused_fields.add(STREAM_OPTIONS)
+        log.info("target %s: refuses %s; it is not sent them again", target.name, STREAM_OPTIONS)
+        return await self._try(choice, routed, deadline)
+
     def _note_failure(self, target: Target, error: RequestError) -> None:
-        if judge(error) == CLIENTS_FAULT:
+        if error.is_clients_fault:
             return
-        self._metrics.attempt_failed(target.name, error)
-        level = logging.ERROR if isinstance(error, TargetConfigError) else logging.WARNING
+        if error.outcome is not None:
+            self._metrics.attempt_failed(target.name, error)
+        level = logging.ERROR if isinstance(error, TargetConfigError | GatewayExhaustedError) else logging.WARNING
         log.log(level, "target %s: %s", target.name, error.log_text, extra={"target": target.name})
 
 
@@ -165,7 +188,7 @@ async def _refuse_errors(upstream: Upstream, target: Target) -> None:
     """An answer that is an error is raised as one. Raises TargetConfigError, TargetRefusedError."""
     if upstream.status >= 400:
         error = (await read_error(aiter(upstream), upstream.status)).error
-        raise _refusal(upstream.status, error, target, _seconds(upstream.headers.get("retry-after")))
+        raise _refusal(upstream.status, error, target, retry_after_of(upstream.headers))
 
 
 def _refusal(
@@ -173,13 +196,24 @@ def _refusal(
 ) -> TargetConfigError | TargetRefusedError:
     if status in OUR_ACCOUNT:  # its text is not for clients, and may repeat a part of our key
         return TargetConfigError(f"The target {target.name} does not accept the gateway's key or account.")
-    return TargetRefusedError(status, error, retry_after=retry_after)
+    return TargetRefusedError(status, error, retry_after=retry_after, is_too_long=is_too_long(error))
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Seconds, if it is written so; the form with a date is not used by the APIs we call."""
-    try:
-        seconds = float(retry_after or "")
-    except ValueError:
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+def _is_about_stream_options(error: TargetRefusedError) -> bool:
+    """Whether a target that answered so does not know `stream_options`, or not `include_usage` in it."""
+    said = f"{error} {error.error}"
+    return error.status in (400, 422) and any(name in said for name in (STREAM_OPTIONS, "include_usage"))
+
+
+async def _within(idle: float, upstream: Upstream) -> AsyncIterator[bytes]:
+    """The pieces of the body. Raises TargetTimeoutError when none comes for `idle` seconds."""
+    pieces = aiter(upstream)
+    while True:
+        try:
+            async with asyncio.timeout(idle):
+                piece = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise TargetTimeoutError(f"The target sent nothing for {idle:g} s.") from None
+        yield piece

@@ -13,8 +13,8 @@ import orjson
 from local_gateway.accounts.auth import Principal
 from local_gateway.backends.base import Call
 from local_gateway.config.settings import GatewaySettings, ModelSettings
-from local_gateway.errors import ModelNotFoundError, RequestError
-from local_gateway.routing.router import Router
+from local_gateway.errors import RequestError
+from local_gateway.routing.router import Router, not_found
 from local_gateway.routing.target import Target
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class ModelList:
         """Raises ModelNotFoundError. Whether a target has a model that a pattern matches, only using it tells."""
         self._router.resolve(name)
         if not principal.may_use(name):
-            raise ModelNotFoundError(f"The model `{name}` does not exist or you do not have access to it.")
+            raise not_found(name)
         return self._model(name)
 
     def _model(self, name: str) -> Model:

@@ -1,7 +1,7 @@
-"""From the model a client names to the targets that may answer, in the order in which they are asked."""
+"""From the model that a client names to the targets that may answer, in the order in which they are asked."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
@@ -11,21 +11,33 @@ from local_gateway.routing.target import Target
 
 
 class Choice(NamedTuple):
-    """A target, and the model to ask it for, in its own words."""
+    """A target, and the model to ask it for."""
 
     target: Target
-    model_name: str
+    model_name: str  # the target's own name for it
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model: who answers for it, and which models do if they cannot."""
+    """A model: the targets that answer for it, and the models that do where these cannot."""
 
     alias: str  # as configured: perhaps a pattern
     model: str  # as the client said
     settings: ModelSettings
     targets: tuple[Target, ...]
     fallbacks: tuple["Route", ...] = ()  # all of them, in order; these have none of their own
+    context_fallbacks: tuple["Route", ...] = ()  # for requests that are too long for the others; likewise
+    while_cold: "Route | None" = None  # of `cold_start`
+
+    @property
+    def all_routes(self) -> list["Route"]:
+        """Itself, and every other route whose targets may come to answer, whatever happens."""
+        return [
+            self,
+            *self.fallbacks,
+            *self.context_fallbacks,
+            *(self.while_cold.all_routes if self.while_cold else ()),
+        ]
 
     def order(self, rng: Random) -> list[Choice]:
         """All choices, best first: by priority, inside of one by chance and weight; then those of the fallbacks."""
@@ -35,6 +47,10 @@ class Route:
         """Its own, without those of the fallbacks, in no order."""
         return [Choice(target, target.settings.model or self.model) for target in self.targets]
 
+    def order_for_long_requests(self, rng: Random) -> list[Choice]:
+        """Likewise of the context fallbacks."""
+        return [choice for route in self.context_fallbacks for choice in route._own_order(rng)]
+
     def _own_order(self, rng: Random) -> Iterator[Choice]:
         # Of waiting times drawn with these rates, a target's is the shortest as often as its share of the weights.
         by_priority = sorted(self.targets, key=lambda t: (t.settings.priority, rng.expovariate(t.settings.weight)))
@@ -43,7 +59,7 @@ class Route:
 
 
 class Router:
-    """The routes of one configuration. Knows nothing of keys: who may use a model is decided elsewhere."""
+    """The routes of one configuration. Immutable. Knows nothing of keys and of what they may use."""
 
     def __init__(self, settings: GatewaySettings, targets: Mapping[str, tuple[Target, ...]]) -> None:
         """`targets` by the models' configured names."""
@@ -56,6 +72,11 @@ class Router:
         Raises:
             ModelNotFoundError: No model has this name.
         """
+        route = self._with_fallbacks(model)
+        cold = route.settings.cold_start
+        return replace(route, while_cold=self._with_fallbacks(cold.use)) if cold else route
+
+    def _with_fallbacks(self, model: str) -> Route:
         routes = [self._resolve_alone(model)]
         for route in routes:  # it grows meanwhile: what a model names itself comes before what its fallbacks name
             known = {route.model for route in routes}
@@ -63,7 +84,8 @@ class Router:
                 self._resolve_alone(name) for name in dict.fromkeys(route.settings.fallbacks) if name not in known
             ]
         first, *fallbacks = routes
-        return Route(first.alias, model, first.settings, first.targets, tuple(fallbacks))
+        larger = [self._resolve_alone(name) for name in dict.fromkeys(first.settings.context_fallbacks)]
+        return replace(first, fallbacks=tuple(fallbacks), context_fallbacks=tuple(larger))
 
     def route_without_model(self) -> Route | None:
         """For requests that name no model, such as /files: the first of the OpenAI targets by priority, or None.
@@ -86,5 +108,5 @@ class Router:
 
 
 def not_found(model: str) -> ModelNotFoundError:
-    """Also for a model that the key must not use: nobody learns which models there are."""
+    """Also for a model that the key must not use: a client does not learn which models there are."""
     return ModelNotFoundError(f"The model `{model:.200}` does not exist or you do not have access to it.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -10,39 +11,41 @@ from urllib.parse import urlsplit
 from local_gateway.backends.base import Backend
 from local_gateway.config.settings import LocalTarget, OpenAITarget
 from local_gateway.config.settings import Target as TargetConfig
-from local_gateway.errors import RequestError, TargetPausedError
-from local_gateway.routing.circuit_breaker import CircuitBreaker, Clock, Outcome
-from local_gateway.routing.error_policy import judge
+from local_gateway.errors import Outcome, RequestError, TargetPausedError, one_line
+from local_gateway.routing.circuit_breaker import CircuitBreaker, Clock, State
 
 log = logging.getLogger(__name__)
 
+STATES: tuple[State, ...] = ("closed", "half_open", "rate_limited", "open", "config_error")  # from good to bad
+MAX_MODELS = 1000  # whose breakers a target of a pattern remembers: clients choose the names
+MAX_NAME_CHARS = 100  # of a model, in the log
 LOG_LEVELS = {"open": logging.WARNING, "rate_limited": logging.WARNING, "config_error": logging.ERROR}  # else INFO
 
 
 class Attempt:
-    """One try to get an answer from a target. The first verdict counts; without one the breaker stays as it is."""
+    """One try to get an answer from a target. The first outcome counts; without one the breaker stays as it is."""
 
     def __init__(self, name: str, breaker: CircuitBreaker) -> None:
-        self._name = name
+        self._name = name  # of target and model, for the log
         self._breaker = breaker
         self._begun = breaker.begin()
-        self._is_judged = False
+        self._is_over = False
 
     def succeeded(self) -> None:
         """Its answer has begun."""
-        self._judge("succeeded")
+        self._end("succeeded")
 
     def failed(self, error: RequestError) -> None:
-        self._judge(judge(error).outcome, error.retry_after)
+        self._end(error.outcome, error.retry_after)
 
-    def released(self) -> None:
-        """Nobody waits for it any more."""
-        self._judge(None)
+    def release(self) -> None:
+        """It ended without an outcome, as when the client left. After an outcome it does nothing."""
+        self._end(None)
 
-    def _judge(self, outcome: Outcome | None, retry_after: float | None = None) -> None:
-        if self._is_judged:
+    def _end(self, outcome: Outcome | None, retry_after: float | None = None) -> None:
+        if self._is_over:
             return
-        self._is_judged = True
+        self._is_over = True
         before = self._breaker.state
         self._breaker.end(self._begun, outcome, retry_after)
         if (state := self._breaker.state) != before:
@@ -52,31 +55,60 @@ class Attempt:
 
 
 class Target:
-    """Its settings, the way to it, and how it is. Knows nothing of requests, models and other targets."""
+    """One place that can answer: its settings, the way to it, and how each of its models is.
+
+    Owns a circuit breaker for each model that it was asked for, since a target of a pattern is many models: one that
+    fails or is at its rate limit says nothing about the next. Knows nothing of requests and other targets. Lives in the
+    event loop.
+    """
 
     def __init__(self, name: str, settings: TargetConfig, backend: Backend, clock: Clock) -> None:
         self.name = name
         self.settings = settings
         self.backend = backend
-        self.breaker = CircuitBreaker(settings.breaker, clock)
+        self._clock = clock
+        self._breakers: OrderedDict[str, CircuitBreaker] = OrderedDict()  # by model; the last used one last
         self.num_in_flight = 0  # attempts whose answers are not over
         self.is_idle = asyncio.Event()  # there is none
         self.is_idle.set()
         self.warm_up: asyncio.Task[None] | None = None  # wakes it while another target answers
+        self.refused_fields: set[str] = set()  # body fields that the gateway adds and that this target does not know
+
+    def breaker(self, model: str) -> CircuitBreaker:
+        """Of the model with this name of the target's own; empty: of requests that name none."""
+        breaker = self._breakers.get(model)
+        if breaker is None:
+            breaker = self._breakers[model] = CircuitBreaker(self.settings.breaker, self._clock)
+            if len(self._breakers) > MAX_MODELS:
+                closed = (name for name, each in self._breakers.items() if each.state == "closed")
+                del self._breakers[next(closed, model)]
+        self._breakers.move_to_end(model)
+        return breaker
+
+    @property
+    def states(self) -> list[State]:
+        """Of all models that it was asked for, the worst last; closed if there is none."""
+        return sorted((breaker.state for breaker in self._breakers.values()), key=STATES.index) or ["closed"]
+
+    @property
+    def available_in(self) -> float:
+        """Seconds until each of these models may be asked."""
+        return max((breaker.available_in() for breaker in self._breakers.values()), default=0.0)
 
     @contextmanager
-    def attempt(self) -> Iterator[Attempt]:
+    def attempt(self, model: str) -> Iterator[Attempt]:
         """Surrounds one try, to the end of its answer; `succeeded` is called when that begins.
 
-        A RequestError that passes is its verdict; with any other end, as when the client leaves, there is none. An
-        answer that outlives the `with` is surrounded by an ExitStack, whose `pop_all().close` goes along with it.
+        A RequestError that passes is its outcome; with any other end, as when the client leaves, there is none. An
+        answer that outlives the `with` is surrounded by an ExitStack, which is closed with it.
 
         Raises:
-            TargetPausedError: It must not be asked now.
+            TargetPausedError: The model must not be asked now.
         """
-        if not self.breaker.allows():
-            raise TargetPausedError("This model cannot be asked now.", retry_after=self.breaker.available_in())
-        attempt = Attempt(self.name, self.breaker)
+        breaker = self.breaker(model)
+        if not breaker.allows():
+            raise TargetPausedError("This model cannot be asked now.", retry_after=breaker.available_in())
+        attempt = Attempt(self._name_of(model), breaker)
         self.num_in_flight += 1
         self.is_idle.clear()
         try:
@@ -85,10 +117,14 @@ class Target:
             attempt.failed(error)
             raise
         finally:
-            attempt.released()
+            attempt.release()
             self.num_in_flight -= 1
             if not self.num_in_flight:
                 self.is_idle.set()
+
+    def _name_of(self, model: str) -> str:
+        """For the log: the model too where the target has several."""
+        return self.name if self.settings.model or not model else f"{self.name} ({one_line(model)[:MAX_NAME_CHARS]})"
 
 
 def names_of(targets: Iterable[TargetConfig]) -> list[str]:

@@ -1,6 +1,11 @@
-"""The call that one target is sent for a client's request: the client's own bytes, unless this target needs others."""
+"""The call that one target is sent for a client's request: the client's own bytes, unless this target needs others.
+
+Pure. A target's settings act on the body in this order: the model's name, `stream_usage`, `rename_params`,
+`set_params`, `drop_params`.
+"""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -9,9 +14,11 @@ from local_gateway.backends.base import Call
 from local_gateway.edge.client_request import JSON_TYPE, ClientRequest
 from local_gateway.errors import InvalidRequestError
 from local_gateway.routing.router import Choice
+from local_gateway.routing.target import Target
 
 # Only these streams have token counts to ask for by `stream_options`.
 COUNTED_STREAMS = ("/chat/completions", "/completions")
+STREAM_OPTIONS = "stream_options"
 # What the gateway decides by: who may use it, what it costs, how it is answered.
 READ = tuple(
     f'"{name}"'.encode()
@@ -20,8 +27,12 @@ READ = tuple(
 ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 
 
-def call_for(request: ClientRequest, choice: Choice, *, scope: str = "") -> Call:
-    """What this target is sent: the same bytes, unless something in them has to change for it."""
+def call_for(request: ClientRequest, choice: Choice, *, who: str = "") -> Call:
+    """What this target is sent: the same bytes, unless something in them has to change for it.
+
+    `who` is the id of the key, by which conversations are told apart. Raises InvalidRequestError for a body that is
+    nested too deeply to be written anew.
+    """
     raw, content_type = request.raw, request.content_type
     if request.body is not None:
         body = adapted_body(request, choice)
@@ -36,12 +47,12 @@ def call_for(request: ClientRequest, choice: Choice, *, scope: str = "") -> Call
         headers=request.headers,
         is_stream=request.is_stream,
         request_id=request.request_id,
-        conversation=request.conversation(scope) if choice.target.settings.type == "runpod_lb" else "",
+        conversation=request.conversation(who) if choice.target.settings.type == "runpod_lb" else "",
     )
 
 
 def _dump(body: dict[str, Any]) -> bytes:
-    """What could be parsed may still be nested too deeply for this."""
+    """Raises InvalidRequestError: what could be parsed may still be nested too deeply to be written."""
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:
@@ -54,19 +65,33 @@ def _is_ambiguous(raw: bytes) -> bool:
 
 
 def adapted_body(request: ClientRequest, choice: Choice) -> dict[str, Any]:
-    """The fields that this target is sent; none for what is no JSON object."""
+    """The fields of the body as this target is sent them: what estimates and budgets count."""
     settings = choice.target.settings
     body = dict(request.body or {})
     if request.model:
         body["model"] = choice.model_name
-    if settings.stream_usage and request.is_stream and request.path in COUNTED_STREAMS:
+    if adds_stream_options(request, choice.target):
         body["stream_options"] = _with_usage(body.get("stream_options"))
-    body |= settings.set_params
+    body = _renamed(body, settings.rename_params) | settings.set_params
     return {name: value for name, value in body.items() if name not in settings.drop_params}
 
 
+def adds_stream_options(request: ClientRequest, target: Target) -> bool:
+    """Whether the gateway asks the target for the token counts of this stream."""
+    is_counted = target.settings.stream_usage and request.is_stream and request.path in COUNTED_STREAMS
+    return is_counted and STREAM_OPTIONS not in target.refused_fields
+
+
+def _renamed(body: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Each field under the target's name for it; where the request has that one already, it wins."""
+    if not names.keys() & body.keys():
+        return body
+    kept = {name: value for name, value in body.items() if name not in names}
+    return {names[name]: value for name, value in body.items() if name in names} | kept
+
+
 def _with_usage(options: object) -> object:
-    """What is no set of options stays as it is: the target says so."""
+    """Options that are no object stay as they are: the target says so."""
     if options is None or isinstance(options, dict):
         return {**(options or {}), "include_usage": True}
     return options

@@ -106,7 +106,7 @@ async def healthz(gateway: Gateway, request: Request) -> Response:
 
 async def readyz(gateway: Gateway, request: Request) -> Response:
     """Keys are known, and there is a target that is not known to be broken."""
-    states = {target.breaker.state for target in distinct(gateway.active.targets)}
+    states = {state for target in distinct(gateway.active.targets) for state in target.states}
     is_ready = gateway.auth.is_ready and not states <= {"open", "config_error"}
     return JSONResponse({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
 

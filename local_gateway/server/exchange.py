@@ -133,14 +133,9 @@ class Exchange:
 
     def _estimate(self, route: Route, request: ClientRequest) -> Estimate:
         """By what each target would be sent that may answer, those of fallbacks and of a cold start's model too."""
-        routes = [route, *route.fallbacks]
-        for each in (route, *route.fallbacks):
-            if each.settings.cold_start:
-                cold = self._active.router.resolve(each.settings.cold_start.use)
-                routes += [cold, *cold.fallbacks]
         sent = (
             Sent(adapted_body(request, choice), choice.target.settings.price, each.settings.context_length)
-            for each in routes
+            for each in route.all_routes
             for choice in each.choices()
         )
         return estimate(request.path, request.raw, sent)

@@ -10,7 +10,6 @@ from local_gateway.accounts.usage import Outcome, Usage, UsageMeter, UsageRecord
 from local_gateway.edge.client_request import ClientRequest
 from local_gateway.edge.response import Reply
 from local_gateway.errors import GatewayStoppingError, RequestError, TargetError, TargetRefusedError
-from local_gateway.routing.error_policy import CLIENTS_FAULT, judge
 from local_gateway.routing.router import Route
 from local_gateway.wire.answer import Answer
 from local_gateway.wire.call_ledger import CallTally, ExecutionStats
@@ -131,7 +130,7 @@ class RequestAccounting:
 
 def _outcome_of(error: BaseException) -> Outcome:
     """Whose doing it was: a target's, the client's, or a limit of ours."""
-    if isinstance(error, TargetRefusedError) and judge(error) == CLIENTS_FAULT:
+    if isinstance(error, TargetRefusedError) and error.is_clients_fault:
         return "client_error"
     if isinstance(error, GatewayStoppingError):
         return "stopped"

@@ -106,8 +106,8 @@ def _target(target: Target, health: Health | None, gateway: Gateway) -> Json:
     cold = gateway.live_requests.cold_starts.get(target.name)
     return {
         "type": target.settings.type,
-        "breaker": target.breaker.state,
-        "available_in": round(target.breaker.available_in(), 1),
+        "breaker": target.states[-1],
+        "available_in": round(target.available_in, 1),
         "in_flight": target.num_in_flight,
         "cold_starts": {"number": cold.number if cold else 0, "mean": cold.mean if cold else None},
         "health": health

@@ -85,7 +85,9 @@ class LocalBackend:
             port = listener.getsockname()[1]
         url = f"http://{HOST}:{port}"
         self._ping_url = f"{url}/ping"
-        to_worker = OpenAITarget(type="openai", base_url=f"{url}/v1", api_key=SecretStr(self._key))
+        to_worker = OpenAITarget(
+            type="openai", base_url=f"{url}/v1", api_key=SecretStr(self._key), headers=self._settings.headers
+        )
         self._plain = OpenAIBackend(to_worker, self._http)
         environ = environment(self._settings, os.environ, port, self._key)
         return await Child.start(WORKER, environ, self._log_line)

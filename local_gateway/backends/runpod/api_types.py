@@ -14,6 +14,7 @@ from local_gateway.errors import (
     TargetError,
     TargetRefusedError,
 )
+from local_gateway.wire.retry_after import retry_after_of
 
 
 class Status(StrEnum):
@@ -114,11 +115,5 @@ def refusal(reply: Reply) -> RequestError:
             return PayloadTooLargeError("The request is larger than RunPod takes.")
         case 429:
             error = TargetRefusedError(429, {"message": "RunPod takes no more calls for this endpoint now."})
-            error.retry_after = _retry_after(reply)
+            error.retry_after = retry_after_of(reply.headers)
     return error
-
-
-def _retry_after(reply: Reply) -> float | None:
-    """Seconds. RunPod sends no date."""
-    value = reply.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else None

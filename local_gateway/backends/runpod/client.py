@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from local_gateway.backends.base import configured_headers
 from local_gateway.backends.http import HttpClient, Reply
 from local_gateway.backends.runpod.api_types import (
     JobStatus,
@@ -60,7 +61,8 @@ class RunpodClient:
         self.clock = clock
         self._http = http
         self._url = f"{settings.base_url.rstrip('/')}/{settings.endpoint_id}"
-        self._headers = {"authorization": f"Bearer {settings.api_key.get_secret_value()}"}
+        key = settings.api_key.get_secret_value()
+        self._headers = {"authorization": f"Bearer {key}", **configured_headers(settings)}
         self._jitter = jitter
         self._cancels = RateWindow(*CANCELS)
         self._cancelling = asyncio.Semaphore(MAX_CONCURRENT_CANCELS)
@@ -168,7 +170,7 @@ class RunpodClient:
     async def _fetch(
         self, method: str, path: str, seconds: float, body: bytes = b"", *, may_repeat: bool = True
     ) -> Reply:
-        headers = {**self._headers, "content-type": "application/json"} if body else self._headers
+        headers = {"content-type": "application/json", **self._headers} if body else self._headers
         url = f"{self._url}/{path}"
         return await self._http.fetch(method, url, headers=headers, body=body, timeout=seconds, may_repeat=may_repeat)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import orjson
 
-from local_gateway.backends.base import Call, Health
+from local_gateway.backends.base import Call, Health, configured_headers
 from local_gateway.backends.http import HttpClient, HttpUpstream
 from local_gateway.backends.openai import HEALTH_TIMEOUT, OpenAIBackend
 from local_gateway.backends.runpod.affinity import Affinity
@@ -32,10 +32,12 @@ class RunpodLbBackend:
 
     def __init__(self, settings: RunpodLbTarget, http: HttpClient, affinity: Affinity | None = None) -> None:
         base_url = settings.base_url or f"https://{settings.endpoint_id}.api.runpod.ai/v1"
-        self._plain = OpenAIBackend(OpenAITarget(type="openai", base_url=base_url, api_key=settings.api_key), http)
+        plain = OpenAITarget(type="openai", base_url=base_url, api_key=settings.api_key, headers=settings.headers)
+        self._plain = OpenAIBackend(plain, http)
         self._http = http
         self._ping_url = base_url.rstrip("/").removesuffix("/v1") + "/ping"
-        self._headers = {"authorization": f"Bearer {settings.api_key.get_secret_value()}"}
+        key = settings.api_key.get_secret_value()
+        self._headers = {"authorization": f"Bearer {key}", **configured_headers(settings)}
         self._affinity = affinity or Affinity()
 
     async def open(self, call: Call) -> HttpUpstream:

@@ -119,7 +119,8 @@ def _stream_of(job: RunpodJob, begun: bytes) -> JobAnswer:
 
 def _openai_backend(settings: RunpodQueueTarget, http: HttpClient) -> OpenAIBackend:
     base_url = f"{settings.base_url.rstrip('/')}/{settings.endpoint_id}/openai/v1"
-    return OpenAIBackend(OpenAITarget(type="openai", base_url=base_url, api_key=settings.api_key), http)
+    target = OpenAITarget(type="openai", base_url=base_url, api_key=settings.api_key, headers=settings.headers)
+    return OpenAIBackend(target, http)
 
 
 def _health_of(body: dict[str, object]) -> Health:

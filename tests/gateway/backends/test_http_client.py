@@ -1,7 +1,9 @@
 """HTTP to targets: what is sent, what comes back, and that nobody works for a client who left."""
 
 import asyncio
+import errno
 import gzip
+import os
 import socket
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from local_gateway.backends.http import HttpClient, visible_headers
 from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
-from local_gateway.errors import AnswerBrokenError, TargetTimeoutError, TargetUnreachableError
+from local_gateway.errors import AnswerBrokenError, GatewayExhaustedError, TargetTimeoutError, TargetUnreachableError
 from tests.gateway.fake_target import Exchange, Script, always, chunk, head, reply, target_and_client
 
 HI = b"data: Hi\n\n"
@@ -344,13 +346,17 @@ async def test_an_answer_that_breaks_off(framing: dict[str, str]) -> None:
     assert piece == HI
 
 
-async def test_silence_in_the_middle() -> None:
-    """After a while it counts as an end that nobody announced."""
-    async with target_and_client(always(head(200, content_length="5")), idle=0.05) as (target, http):
-        upstream = await http.open("GET", target.url)
-        with pytest.raises(TargetTimeoutError, match="sent nothing"):
-            await anext(upstream)
-        await upstream.aclose()
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EADDRNOTAVAIL], ids=os.strerror)
+async def test_own_lack_of_resources(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, memory and ports that this process lacks are told as such, for they say nothing about the target."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    async with target_and_client(always(reply(200))) as (target, http):
+        monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", refuse)
+        with pytest.raises(GatewayExhaustedError, match="out of resources"):
+            await http.open("GET", target.url)
 
 
 @pytest.mark.parametrize("begun", [b"", head(200, content_length="5")])

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from local_gateway.config.settings import BreakerSettings
+from local_gateway.errors import Outcome
 from local_gateway.routing.circuit_breaker import (
     CONFIG_ERROR_PAUSE,
     MAX_LIMIT_PAUSE,
     MAX_RETRY_AFTER,
     CircuitBreaker,
-    Outcome,
 )
 from tests.gateway.fake_targets import FakeClock
 from tests.seeds import seeds

@@ -166,7 +166,7 @@ async def test_mistake_of_the_client() -> None:
 
     assert (caught.value.status, caught.value.body) == (400, {"error": error})
     assert not second.calls
-    assert setting.targets[0].breaker.state == "closed"
+    assert setting.targets[0].breaker("llama").state == "closed"
 
 
 async def test_key_that_is_refused() -> None:
@@ -177,7 +177,7 @@ async def test_key_that_is_refused() -> None:
 
     assert caught.value.status == 502
     assert "sk-" not in str(caught.value)
-    assert setting.targets[0].breaker.state == "config_error"
+    assert setting.targets[0].breaker("llama").state == "config_error"
 
 
 async def test_retry_after() -> None:
@@ -216,7 +216,7 @@ async def test_client_that_leaves_while_a_target_is_asked() -> None:
     await asyncio.wait([asking])
 
     assert (backend.num_cancelled, setting.targets[0].num_in_flight) == (1, 0)
-    assert setting.targets[0].breaker.state == "closed"
+    assert setting.targets[0].breaker("llama").state == "closed"
 
 
 async def test_client_that_leaves_before_the_first_content() -> None:

@@ -57,7 +57,7 @@ class Story:
         return plan.error()
 
     def _ask(self, choice: Choice) -> None:
-        with choice.target.attempt() as attempt:
+        with choice.target.attempt(choice.model_name) as attempt:
             self.asked += choice.target.name
             if self.errors[choice.target.name]:
                 raise self.errors[choice.target.name].pop(0)
@@ -65,7 +65,7 @@ class Story:
 
     def pause(self, name: str, outcome: Any, retry_after: float | None = None) -> None:
         """What another request found out about a target."""
-        breaker = self.targets[name].breaker
+        breaker = self.targets[name].breaker("llama")
         breaker.end(breaker.begin(), outcome, retry_after)
 
     def open(self, name: str) -> None:
@@ -273,7 +273,7 @@ def test_a_probe_of_another_request_is_waited_for() -> None:
     story = Story(a=[])
     story.open("a")
     story.clock.now += 10
-    breaker = story.targets["a"].breaker
+    breaker = story.targets["a"].breaker("llama")
     begun = breaker.begin()
     plan = story.plan(backoff=0)
 
@@ -290,7 +290,7 @@ def test_a_probe_that_never_ends() -> None:
     story = Story(a=[])
     story.open("a")
     story.clock.now += 10
-    story.targets["a"].breaker.begin()
+    story.targets["a"].breaker("llama").begin()
 
     assert told(story.run(backoff=0, max_attempts=3)) == (503, 1, False)
     assert (story.asked, story.delays) == ("", [1, 1, 1])
@@ -382,7 +382,7 @@ def test_a_refusal_by_a_breaker_hides_no_error() -> None:
     assert step is not None
     plan.failed(step.choice, TargetRefusedError(500, {"message": "Out of memory."}))
     story.open("a")
-    with pytest.raises(UnavailableError) as paused, step.choice.target.attempt():
+    with pytest.raises(UnavailableError) as paused, step.choice.target.attempt(step.choice.model_name):
         raise AssertionError
     plan.failed(step.choice, paused.value)
 

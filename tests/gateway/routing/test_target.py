@@ -7,10 +7,17 @@ from contextlib import ExitStack
 import pytest
 
 from local_gateway.config.settings import Target as TargetConfig
-from local_gateway.errors import TargetConfigError, TargetPausedError, TargetRefusedError, TargetUnreachableError
-from local_gateway.routing.target import Target, names_of
+from local_gateway.errors import (
+    GatewayExhaustedError,
+    TargetConfigError,
+    TargetPausedError,
+    TargetRefusedError,
+    TargetUnreachableError,
+)
+from local_gateway.routing.target import MAX_MODELS, Target, names_of
 from tests.gateway.fake_targets import FakeClock, config_of, target_of
 
+MODEL = "llama"
 FRAGILE = {"failures": 1, "open_for": 10}
 
 
@@ -26,7 +33,7 @@ def target(clock: FakeClock) -> Target:
 
 
 def fail(target: Target) -> None:
-    with pytest.raises(TargetUnreachableError), target.attempt():
+    with pytest.raises(TargetUnreachableError), target.attempt(MODEL):
         raise TargetUnreachableError("It is gone.")
 
 
@@ -36,14 +43,14 @@ def fail(target: Target) -> None:
 def test_an_error_that_passes_is_the_verdict(target: Target) -> None:
     """Nobody has to tell the breaker."""
     fail(target)
-    assert target.breaker.state == "open"
+    assert target.breaker(MODEL).state == "open"
 
 
 def test_retry_after_reaches_the_breaker(target: Target) -> None:
     """The target is left alone as long as it asked."""
-    with pytest.raises(TargetRefusedError), target.attempt():
+    with pytest.raises(TargetRefusedError), target.attempt(MODEL):
         raise TargetRefusedError(429, retry_after=7)
-    assert (target.breaker.state, target.breaker.available_in()) == ("rate_limited", 7)
+    assert (target.breaker(MODEL).state, target.breaker(MODEL).available_in()) == ("rate_limited", 7)
 
 
 def test_a_success_closes_the_breaker(target: Target, clock: FakeClock) -> None:
@@ -51,9 +58,9 @@ def test_a_success_closes_the_breaker(target: Target, clock: FakeClock) -> None:
     fail(target)
     clock.now += 10
 
-    with target.attempt() as attempt:
+    with target.attempt(MODEL) as attempt:
         attempt.succeeded()
-        assert target.breaker.state == "closed"
+        assert target.breaker(MODEL).state == "closed"
 
 
 @pytest.mark.parametrize("error", [TargetRefusedError(400), TargetRefusedError(404), TargetRefusedError(422)])
@@ -64,16 +71,16 @@ def test_the_clients_fault_is_a_success_of_the_target(
     fail(target)
     clock.now += 10
 
-    with pytest.raises(TargetRefusedError), target.attempt():
+    with pytest.raises(TargetRefusedError), target.attempt(MODEL):
         raise error
-    assert target.breaker.state == "closed"
+    assert target.breaker(MODEL).state == "closed"
 
 
 async def test_a_client_that_leaves_is_no_failure(target: Target) -> None:
     """The attempt is cancelled; the breaker learns nothing."""
 
     async def ask() -> None:
-        with target.attempt():
+        with target.attempt(MODEL):
             await asyncio.get_running_loop().create_future()
 
     asking = asyncio.create_task(ask())
@@ -81,7 +88,7 @@ async def test_a_client_that_leaves_is_no_failure(target: Target) -> None:
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
 
-    assert (target.breaker.state, target.num_in_flight) == ("closed", 0)
+    assert (target.breaker(MODEL).state, target.num_in_flight) == ("closed", 0)
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit(), ZeroDivisionError()])
@@ -90,9 +97,9 @@ def test_a_probe_never_gets_lost(target: Target, clock: FakeClock, error: BaseEx
     fail(target)
     clock.now += 10
 
-    with pytest.raises(type(error)), target.attempt():
+    with pytest.raises(type(error)), target.attempt(MODEL):
         raise error
-    assert (target.breaker.state, target.breaker.allows()) == ("half_open", True)
+    assert (target.breaker(MODEL).state, target.breaker(MODEL).allows()) == ("half_open", True)
 
 
 def test_an_attempt_that_says_nothing(target: Target, clock: FakeClock) -> None:
@@ -100,26 +107,67 @@ def test_an_attempt_that_says_nothing(target: Target, clock: FakeClock) -> None:
     fail(target)
     clock.now += 10
 
-    with target.attempt():
+    with target.attempt(MODEL):
         pass
-    assert (target.breaker.state, target.breaker.allows()) == ("half_open", True)
+    assert (target.breaker(MODEL).state, target.breaker(MODEL).allows()) == ("half_open", True)
 
 
 def test_the_first_verdict_counts(target: Target) -> None:
     """An answer that breaks off after its beginning does not open the breaker: the next attempt finds out."""
-    with target.attempt() as attempt:
+    with target.attempt(MODEL) as attempt:
         attempt.succeeded()
         attempt.failed(TargetUnreachableError("It broke off."))
-    assert target.breaker.state == "closed"
+    assert target.breaker(MODEL).state == "closed"
 
 
 def test_a_target_that_pauses(target: Target) -> None:
     """Is not asked; the error says when it may be."""
     fail(target)
 
-    with pytest.raises(TargetPausedError) as caught, target.attempt():
+    with pytest.raises(TargetPausedError) as caught, target.attempt(MODEL):
         raise AssertionError
     assert (caught.value.status, caught.value.retry_after, target.num_in_flight) == (503, 10, 0)
+
+
+# Its models
+
+
+def test_a_model_that_fails(target: Target) -> None:
+    """The others of the same target are asked as before."""
+    fail(target)
+
+    with target.attempt("other") as attempt:
+        attempt.succeeded()
+    assert (target.breaker(MODEL).state, target.breaker("other").state) == ("open", "closed")
+    assert target.states == ["closed", "open"]
+
+
+def test_a_model_at_its_rate_limit(target: Target) -> None:
+    """Its Retry-After is its own."""
+    with pytest.raises(TargetRefusedError), target.attempt(MODEL):
+        raise TargetRefusedError(429, retry_after=3600)
+
+    assert target.breaker("other").allows()
+    assert target.breaker(MODEL).available_in() == 3600
+
+
+def test_many_models(target: Target) -> None:
+    """Clients choose the names behind a pattern, so only so many are remembered; a pause is not forgotten for them."""
+    fail(target)
+    for number in range(2 * MAX_MODELS):
+        with target.attempt(f"model-{number}") as attempt:
+            attempt.succeeded()
+
+    assert len(target.states) == MAX_MODELS
+    assert target.states[-1] == "open"
+
+
+def test_a_gateway_without_files(target: Target) -> None:
+    """It says nothing about the target."""
+    with pytest.raises(GatewayExhaustedError), target.attempt(MODEL):
+        raise GatewayExhaustedError("Too many open files.")
+
+    assert target.states == ["closed"]
 
 
 # In flight
@@ -128,9 +176,9 @@ def test_a_target_that_pauses(target: Target) -> None:
 def test_attempts_in_flight(target: Target) -> None:
     """Count until their answers are over, also when that is long after the `with`."""
     with ExitStack() as stack:
-        stack.enter_context(target.attempt()).succeeded()
+        stack.enter_context(target.attempt(MODEL)).succeeded()
         aclose = stack.pop_all().close
-    with target.attempt():
+    with target.attempt(MODEL):
         assert target.num_in_flight == 2
     assert target.num_in_flight == 1
 
@@ -143,11 +191,11 @@ def test_attempts_in_flight(target: Target) -> None:
 
 def test_a_refused_key_is_loud(target: Target, caplog: pytest.LogCaptureFixture) -> None:
     """It is an error in the log, with the name of the target."""
-    with pytest.raises(TargetConfigError), target.attempt():
+    with pytest.raises(TargetConfigError), target.attempt(MODEL):
         raise TargetConfigError("The target does not accept the gateway's key.")
 
     assert [(record.levelno, record.message) for record in caplog.records] == [
-        (logging.ERROR, "target openai:api.openai.com: its breaker is config_error, was closed")
+        (logging.ERROR, "target openai:api.openai.com (llama): its breaker is config_error, was closed")
     ]
 
 
@@ -155,11 +203,11 @@ def test_only_changes_are_logged(target: Target, clock: FakeClock, caplog: pytes
     """Once per change, not once per request."""
     caplog.set_level(logging.INFO)
     for _ in range(3):
-        with target.attempt() as attempt:
+        with target.attempt(MODEL) as attempt:
             attempt.succeeded()
     fail(target)
     clock.now += 10
-    with target.attempt() as attempt:
+    with target.attempt(MODEL) as attempt:
         attempt.succeeded()
 
     assert [(record.levelname, record.message.partition("breaker ")[2]) for record in caplog.records] == [

@@ -157,7 +157,7 @@ async def test_client_that_leaves_early(body: dict[str, Any]) -> None:
         await work
         target = here.gateway.active.targets["llama"][0]
 
-    assert (backend.num_cancelled, target.breaker.state, response.messages) == (1, "closed", [])
+    assert (backend.num_cancelled, target.breaker("llama").state, response.messages) == (1, "closed", [])
     assert (here.record.outcome, here.record.status, here.record.cost) == ("client_left", 499, 0)
 
 

@@ -49,7 +49,7 @@ async def test_reload_keeps_targets() -> None:
         (target,) = here.gateway.active.targets["llama"]
         reload(here, ONE, TWO)
         assert here.gateway.active.targets["llama"][0] is target
-        assert target.breaker.state == "config_error"
+        assert target.states == ["config_error"]
         assert await ask(here) == "two"
 
     assert len(one.calls) == 1

@@ -4,9 +4,12 @@ import pytest
 
 from local_gateway.errors import (
     AnswerBrokenError,
+    GatewayExhaustedError,
     InvalidRequestError,
+    Outcome,
     PayloadTooLargeError,
     RequestError,
+    Retry,
     TargetConfigError,
     TargetError,
     TargetGaveUpError,
@@ -14,9 +17,8 @@ from local_gateway.errors import (
     TargetTimeoutError,
     TargetUnreachableError,
     UnavailableError,
+    WorkerFailedError,
 )
-from local_gateway.routing.circuit_breaker import Outcome
-from local_gateway.routing.error_policy import Retry, judge
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,8 @@ from local_gateway.routing.error_policy import Retry, judge
         (TargetUnreachableError(""), "failed", "anywhere"),
         (TargetTimeoutError(""), "failed", "anywhere"),
         (TargetGaveUpError(""), "failed", "elsewhere"),
+        (WorkerFailedError(""), "failed", "once"),
+        (GatewayExhaustedError(""), None, "anywhere"),
         (AnswerBrokenError(""), "failed", "anywhere"),
         (UnavailableError(""), "failed", "anywhere"),
         (TargetConfigError(""), "refused_key", "elsewhere"),
@@ -37,7 +41,7 @@ from local_gateway.routing.error_policy import Retry, judge
 )
 def test_kinds_of_errors(error: RequestError, outcome: Outcome | None, retry: Retry) -> None:
     """A target that cannot answer has failed; what the gateway itself refuses says nothing about the target."""
-    assert judge(error) == (outcome, retry)
+    assert (error.outcome, error.retry) == (outcome, retry)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +73,11 @@ def test_kinds_of_errors(error: RequestError, outcome: Outcome | None, retry: Re
 )
 def test_statuses(status: int, outcome: Outcome, retry: Retry) -> None:
     """A target that finds a fault in the request is well; 5xx are its own fault."""
-    assert judge(TargetRefusedError(status)) == (outcome, retry)
+    error = TargetRefusedError(status)
+    assert (error.outcome, error.retry) == (outcome, retry)
 
 
 def test_no_money_at_the_target() -> None:
     """OpenAI says so with 429; no wait helps, so it is not asked again for this request."""
     error = TargetRefusedError(429, {"message": "You exceeded your quota.", "code": "insufficient_quota"})
-    assert judge(error) == ("rate_limited", "elsewhere")
+    assert (error.outcome, error.retry) == ("rate_limited", "elsewhere")

@@ -59,8 +59,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
 	$(COMPILE) $(ARGS) --group pip -o requirements/pip.txt
 	$(COMPILE) $(ARGS) --group build -o requirements/build.txt
-	$(COMPILE) $(ARGS) pyproject.toml -o requirements/worker.txt
-	$(COMPILE) $(ARGS) --group gateway -c requirements/worker.txt -o requirements/gateway.txt
+	$(COMPILE) $(ARGS) pyproject.toml --extra worker -o requirements/worker.txt
+	$(COMPILE) $(ARGS) pyproject.toml --extra gateway --extra chat --extra postgres --extra otel \
+		-c requirements/worker.txt -o requirements/gateway.txt
 	$(COMPILE) $(ARGS) --group peer -c requirements/worker.txt --no-emit-package llama-cpp-python -o requirements/peer.txt
 	$(COMPILE) $(ARGS) deploy/check/requirements.in -o deploy/check/requirements.txt
 	$(COMPILE) $(ARGS) --group dev -c requirements/worker.txt -c requirements/gateway.txt -o requirements/dev.txt

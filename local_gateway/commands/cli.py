@@ -178,8 +178,12 @@ def _add_chat_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _chat(args: argparse.Namespace) -> int:
-    from local_gateway.commands import chat
-
+    try:
+        from local_gateway.commands import chat
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("local_gateway"):
+            raise
+        raise ConfigError("The chat needs one more package: pip install 'gguf-on-runpod[chat]'.") from None
     return chat.run(args.url, os.environ.get("GATEWAY_API_KEY", ""), args.model, args.system)
 
 

@@ -3,13 +3,14 @@
 /stream tells each output once. A call of it that fails after it was sent may have taken something along that nobody has
 seen; from then on nothing is given out until the job is over and /status has its whole output, of which the rest
 follows. A worker that dies while it answers shows itself thus: the job is IN_QUEUE again, or the next output begins
-another answer (RunGuard). Of that nothing is given out: it would repeat what the client has.
+another answer (RerunDetector). Of that nothing is given out: it would repeat what the client has.
 """
 
 import asyncio
 import hashlib
 import logging
 import math
+from collections.abc import Iterable
 
 import orjson
 
@@ -26,6 +27,7 @@ from local_gateway.errors import (
     TargetUnreachableError,
 )
 from local_gateway.wire.call_ledger import ExecutionStats
+from local_gateway.wire.sse import Event
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class RunpodJob:
         self._first_output_after = math.inf  # seconds
         self._client = client
         self._status = Status.IN_QUEUE
-        self._guard = RerunDetector()
+        self._reruns = RerunDetector()
         self._digest = hashlib.sha256()
         self._num_given = 0  # characters
         self._has_gap = False
@@ -58,7 +60,7 @@ class RunpodJob:
         """
         while not self._status.is_final:
             news = await self._next()
-            await self._note(news)
+            self._note(news)
             outputs = [output for output in news.outputs if output not in ("", None)]
             if outputs and not self._has_gap:
                 return self._give(outputs)
@@ -96,21 +98,23 @@ class RunpodJob:
         view = await self._client.status(self.id)
         self._has_gap = self._has_gap or view.status is not Status.IN_QUEUE
 
-    async def _note(self, news: StreamPoll) -> None:
+    def _note(self, news: StreamPoll) -> None:
         self._status = news.status
-        has_died = news.status is Status.IN_QUEUE and self._num_given > 0
-        for output in news.outputs:
-            verdict = self._guard.look(output)
-            has_died = has_died or verdict == "other" or (verdict == "unsure" and await self._was_begun_again())
-        if has_died:
-            raise TargetUnreachableError("The worker died while it answered.")
+        if news.status is Status.IN_QUEUE and self._num_given > 0:
+            raise _worker_died()
+
+    async def check_run(self, events: Iterable[Event]) -> None:
+        """The next events in the job's output. Raises TargetUnreachableError if another run begins with them."""
+        verdict = self._reruns.look(events)
+        if verdict == "other" or (verdict == "unsure" and await self._was_begun_again()):
+            raise _worker_died()
 
     async def _was_begun_again(self) -> bool:
         """RunPod counts retries, or says that the job was begun after it had put something out already."""
         view = await self._client.status(self.id)
         is_again = view.num_retries > 0 or (view.queue_seconds or 0.0) > self._first_output_after
         if not is_again:
-            self._guard.ignore_ids()
+            self._reruns.ignore_ids()
         return is_again
 
     def _give(self, outputs: list[object]) -> list[object]:
@@ -175,6 +179,10 @@ class RunpodJob:
         while not self._status.is_final:
             self._status = (await self._next()).status
         return self._view or await self._client.status(self.id)
+
+
+def _worker_died() -> TargetUnreachableError:
+    return TargetUnreachableError("The worker died while it answered.")
 
 
 def _may_have_lost(error: TargetError) -> bool:

@@ -14,16 +14,15 @@ from local_gateway.errors import (
     TargetError,
     TargetRefusedError,
     UnsupportedMediaError,
+    WorkerFailedError,
     one_line,
 )
-from local_gateway.wire import sse
 from local_gateway.wire.error_body import error_in, explain
 
 MAX_PAYLOAD_BYTES = 10_000_000  # of /run
 MAX_MESSAGE_CHARS = 300  # of an error text that is not ours
 SERVER_ERROR = 500
 OPENAI_ERROR = re.compile(r'\s*\{\s*"error"\s*:\s*\{')  # as this project's worker writes it
-FIELDS = ("data:", "event:", "id:", "retry:", ":")  # with which an event begins
 
 
 class JobFailedError(TargetRefusedError):
@@ -60,23 +59,19 @@ def _body_of(call: Call) -> object:
     return orjson.Fragment(call.body)
 
 
-def is_events(output: object) -> bool:
-    return isinstance(output, str) and output.lstrip().startswith(FIELDS)
-
-
-def events_of(outputs: list[object]) -> bytes:
-    """Pieces of text, joined: they may end within an event. An object is an event of its own."""
-    return b"".join(output.encode() if isinstance(output, str) else sse.encode(output) for output in outputs)
-
-
 def whole_of(outputs: list[object]) -> tuple[int, bytes]:
-    """Status and JSON of an answer that is not streamed: an object, or its text, perhaps in pieces."""
+    """Status and body of an answer that is not streamed: an object, or a text, perhaps in pieces.
+
+    A text that is no JSON is left to the reader of answers, which knows what else it may be.
+    """
     first = outputs[0]
+    if isinstance(first, list) and len(first) == 1 and isinstance(first[0], dict):
+        first = first[0]  # a batch of one answer
     if not isinstance(first, str):
         return _status_of(first), orjson.dumps(first)
-    text = events_of(outputs)
+    text = "".join(output for output in outputs if isinstance(output, str))
     try:
-        return _status_of(orjson.loads(text)), text
+        return _status_of(orjson.loads(text)), text.encode()
     except orjson.JSONDecodeError as error:
         raise AnswerBrokenError("What the worker answered is neither JSON nor a stream of events.") from error
 
@@ -97,4 +92,4 @@ def failure_of(error: object) -> TargetError:
     message, *_ = str(told.error.get("message") or "").splitlines() or [""]
     if told.status < SERVER_ERROR or (isinstance(error, str) and OPENAI_ERROR.match(error)):
         return JobFailedError(told.status, told.error)
-    return TargetError(f"The worker failed: {one_line(message)[:MAX_MESSAGE_CHARS] or 'it does not say why.'}")
+    return WorkerFailedError(f"The worker failed: {one_line(message)[:MAX_MESSAGE_CHARS] or 'it does not say why.'}")

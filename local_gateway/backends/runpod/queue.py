@@ -14,26 +14,28 @@ from local_gateway.backends.openai import HEALTH_TIMEOUT, OpenAIBackend
 from local_gateway.backends.runpod.api_types import JobUnknownError
 from local_gateway.backends.runpod.client import RunpodClient
 from local_gateway.backends.runpod.job import RunpodJob
-from local_gateway.backends.runpod.openai_job import JobFailedError, events_of, is_events, payload_of, whole_of
+from local_gateway.backends.runpod.job_events import JobEvents, begins_stream, flattened
+from local_gateway.backends.runpod.openai_job import JobFailedError, payload_of, whole_of
 from local_gateway.config.settings import OpenAITarget, RunpodQueueTarget
-from local_gateway.errors import AnswerBrokenError, TargetError
-from local_gateway.wire import sse
+from local_gateway.errors import TargetError, WorkerFailedError
 from local_gateway.wire.call_ledger import ExecutionStats
+from local_gateway.wire.sse import Event, EventBlock
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 JSON = {"content-type": "application/json"}
-END = b"\ndata: [DONE]"
 
 
 class JobAnswer:
-    """An answer of a job that has begun."""
+    """An answer of a job that has begun: a whole one, or with `events` a stream."""
 
-    def __init__(self, job: RunpodJob, status: int, headers: Mapping[str, str], begun: bytes) -> None:
+    def __init__(
+        self, job: RunpodJob, status: int, headers: Mapping[str, str], begun: bytes, events: JobEvents | None = None
+    ) -> None:
         self.status = status
         self.headers = headers
         self._job = job
         self._begun = begun
-        self._is_over = headers is JSON
+        self._events = events
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -42,13 +44,21 @@ class JobAnswer:
         piece, self._begun = self._begun or await self._more(), b""
         if not piece:
             raise StopAsyncIteration
-        if (b"\n" + piece.rstrip()).endswith(END):
-            self._is_over = True
+        if isinstance(piece, EventBlock) and piece.events[-1].is_done:
+            self._events = None
             self._job.finish()
         return piece
 
     async def _more(self) -> bytes:
-        return b"" if self._is_over else events_of(await self._job.more())
+        """The next events; what is left of one that was broken off; b"" at the end."""
+        while self._events is not None:
+            if outputs := await self._job.more():
+                if events := await _events_of(self._job, self._events, outputs):
+                    return EventBlock.of(events)
+                continue
+            rest, self._events = self._events.rest, None
+            return rest
+        return b""
 
     async def aclose(self) -> None:
         self._job.leave()
@@ -99,9 +109,9 @@ async def _answer_of(job: RunpodJob) -> JobAnswer:
     except JobFailedError as error:
         return JobAnswer(job, error.status, JSON, orjson.dumps({"error": error.error}))
     if not outputs:
-        raise AnswerBrokenError("RunPod says that the job is completed, but there is no answer.")
-    if is_events(outputs[0]):
-        return _stream_of(job, events_of(outputs))
+        raise WorkerFailedError("RunPod says that the job is completed, but there is no answer.")
+    if begins_stream(next(iter(flattened(outputs)), None)):
+        return await _stream_of(job, outputs)
     while isinstance(outputs[0], str) and (more := await job.more()):
         outputs += more
     status, body = whole_of(outputs)
@@ -109,12 +119,25 @@ async def _answer_of(job: RunpodJob) -> JobAnswer:
     return JobAnswer(job, status, JSON, body)
 
 
-def _stream_of(job: RunpodJob, begun: bytes) -> JobAnswer:
+async def _stream_of(job: RunpodJob, outputs: list[object]) -> JobAnswer:
     """A stream that begins with an error is none: the client gets the status that the worker means."""
-    if error := sse.error_of(sse.split_events(begun)[0]):
+    stream = JobEvents()
+    events = await _events_of(job, stream, outputs)
+    if events and (error := events[0].error):
         job.finish()
-        return JobAnswer(job, error[0], JSON, orjson.dumps({"error": error[1]}))
-    return JobAnswer(job, 200, EVENTS, begun)
+        return JobAnswer(job, error.status, JSON, orjson.dumps({"error": error.error}))
+    return JobAnswer(job, 200, EVENTS, EventBlock.of(events) if events else b"", stream)
+
+
+async def _events_of(job: RunpodJob, stream: JobEvents, outputs: list[object]) -> list[Event]:
+    """The events that are whole now, all of one run."""
+    events: list[Event] = []
+    try:
+        for event in stream.feed(outputs):
+            events.append(event)
+    finally:
+        await job.check_run(events)
+    return events
 
 
 def _openai_backend(settings: RunpodQueueTarget, http: HttpClient) -> OpenAIBackend:

@@ -1,0 +1,87 @@
+"""The outputs of a streaming job → server-sent events, whichever worker wrote them. Pure.
+
+Workers yield text that is cut anywhere (worker-vllm), one event a text but without its end (worker-sglang, Ollama's
+last), batches of events, chunks as objects, or lists of those.
+"""
+
+from collections.abc import Iterator
+
+import orjson
+
+from local_gateway.errors import AnswerBrokenError
+from local_gateway.wire.sse import Event, EventSplitter, events_in
+
+FIELDS = ("data:", "event:", "id:", "retry:", ":")  # with which an event begins
+TYPED = ("response.", "message_", "content_block_", "ping", "error")  # types that stand in an `event:` line too
+
+
+def flattened(outputs: list[object]) -> list[object]:
+    """Without the lists that some workers yield for each batch."""
+    return [each for output in outputs for each in (output if isinstance(output, list) else [output])]
+
+
+def begins_stream(output: object) -> bool:
+    """Whether a job's first output is the beginning of a stream, and not a whole answer."""
+    if isinstance(output, str):
+        return output.lstrip("\ufeff \r\n").startswith(FIELDS)
+    return isinstance(output, dict) and _is_chunk(output)
+
+
+def _is_chunk(output: dict[str, object]) -> bool:
+    if output.get("object") == "chat.completion.chunk":
+        return True
+    choices = output.get("choices")
+    if isinstance(choices, list) and choices:
+        return all(isinstance(choice, dict) and "delta" in choice for choice in choices)
+    kind = output.get("type")
+    return isinstance(kind, str) and kind.startswith(TYPED[:3])
+
+
+class JobEvents:
+    """One job's stream. An event comes out as soon as it is whole, even if its empty line has not come."""
+
+    def __init__(self) -> None:
+        self._splitter = EventSplitter()
+        self._was_ended = False  # by us: the line ends that may still come say nothing
+        self.rest = b""  # the beginning of an event
+
+    def feed(self, outputs: list[object]) -> Iterator[Event]:
+        """The events that are whole now. Raises AnswerBrokenError where the rest of one is missing."""
+        for output in flattened(outputs):
+            if isinstance(output, str):
+                yield from self._feed_text(output)
+                continue
+            self._refuse_rest()
+            yield _event_of(output)
+
+    def _feed_text(self, text: str) -> Iterator[Event]:
+        if self._was_ended:
+            text = text.lstrip("\r\n")
+        if not text:
+            return
+        self._was_ended = False
+        if self.rest and text.startswith("data: {") and _is_whole(own := events_in(text.encode())[0]):
+            yield own  # for the caller to see of which run it is
+            self._refuse_rest()
+        block = self._splitter.feed(text.encode())
+        yield from events_in(block)
+        self.rest = self._splitter.rest()
+        if self.rest.endswith((b"}", b"[DONE]")) and _is_whole(last := Event(self.rest)):
+            last.raw = self.rest + b"\n\n"
+            self._splitter, self.rest, self._was_ended = EventSplitter(), b"", True
+            yield last
+
+    def _refuse_rest(self) -> None:
+        if self.rest:
+            raise AnswerBrokenError("A part of an event is missing in what the worker put out.")
+
+
+def _is_whole(event: Event) -> bool:
+    return isinstance(event.chunk, dict) or event.is_done
+
+
+def _event_of(output: object) -> Event:
+    kind = output.get("type") if isinstance(output, dict) else None
+    if isinstance(kind, str) and kind.startswith(TYPED):
+        return Event(b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(output) + b"\n\n")
+    return Event.of(output)

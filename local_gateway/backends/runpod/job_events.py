@@ -66,8 +66,8 @@ class JobEvents:
         block = self._splitter.feed(text.encode())
         yield from events_in(block)
         self.rest = self._splitter.rest()
-        if self.rest.endswith((b"}", b"[DONE]")) and _is_whole(last := Event(self.rest)):
-            last.raw = self.rest + b"\n\n"
+        text_of_rest = self.rest.rstrip()
+        if text_of_rest.endswith((b"}", b"[DONE]")) and _is_whole(last := Event(text_of_rest + b"\n\n")):
             self._splitter, self.rest, self._was_ended = EventSplitter(), b"", True
             yield last
 

@@ -25,6 +25,7 @@ from local_gateway.errors import (
     TargetRefusedError,
     TargetUnreachableError,
     UnsupportedMediaError,
+    WorkerFailedError,
 )
 from local_gateway.wire.sse import events_in
 from tests.gateway.fake_target import Exchange, reply, target_and_client
@@ -263,7 +264,7 @@ async def test_old_errors() -> None:
         ("times out", TargetGaveUpError, "RunPod stopped the job"),
         ("is cancelled", TargetError, "was cancelled at RunPod"),
         ("is forgotten", TargetError, "not the job any more"),
-        ("is empty", AnswerBrokenError, "there is no answer"),
+        ("is empty", WorkerFailedError, "there is no answer"),
         ("is nonsense", AnswerBrokenError, "neither JSON nor"),
     ],
 )

@@ -30,6 +30,11 @@ out=${OUT:-$(mktemp -d)} && mkdir -p "$out"
 model=${MODEL:?MODEL must name a GGUF file}
 limit=${LIMIT:-$((120 * ${REPEAT:-1}))}
 parts=" ${*:-${PARTS:-ceilings loop8 loop32 loop64 defaults32 defaults64 equal unequal steps long}} "
+known=" ceilings loop8 loop32 loop64 ours8 ours32 ours64 one python defaults32 defaults64 equal unequal long"
+known+=" steps whole unified start turns shared structured seeded cost "
+for name in $parts; do
+    [[ $known == *" $name "* ]] || { echo "gpu.sh: no part $name; there are:$known" >&2 && exit 2; }
+done
 failed=()
 
 chats=${CHATS:-64}  # that each server makes room for, of the length that a part's workloads have

@@ -1,4 +1,4 @@
-"""Drafters that are always right, never, or at random; all remember what they were told to forget."""
+"""Drafters that are always right, never, or at random; all record which sequences were forgotten."""
 
 import random
 from collections.abc import Iterator, Mapping

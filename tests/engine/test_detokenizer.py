@@ -35,7 +35,7 @@ def test_cut_off_character_is_dropped() -> None:
 
 
 def test_invalid_bytes_are_replaced() -> None:
-    """Bytes that can be no character become U+FFFD, and the text goes on."""
+    """Bytes that can be no character become U+FFFD, and the text continues."""
     assert "".join(feed_all([b"a\xff", b"b\xc3", b"c"])) == "a\ufffdb\ufffdc"
 
 

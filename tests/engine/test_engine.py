@@ -117,7 +117,7 @@ async def test_outputs_do_not_wait_for_a_step_that_never_comes() -> None:
 
 
 async def test_slow_reader_gets_everything_at_once() -> None:
-    """What gathers while nobody reads comes as one output."""
+    """Outputs that are not read yet are merged into one."""
     with running(FakeRunner({"hi": "hello", "other": "!"})) as engine:
         late = await engine.generate(["hi"], SamplingParams(num_logprobs=0))
         while late._num_unfinished:
@@ -227,7 +227,7 @@ async def test_cancel_before_the_first_step() -> None:
 
 
 async def test_cancel_ends_the_iteration() -> None:
-    """Whoever waits for more is told that there is none; cancelling again, or too late, does nothing."""
+    """A reader that waits gets the end of the iteration; cancelling again, or too late, does nothing."""
     runner = FakeRunner({"hi": "hello"})
     runner.hold()
     with running(runner) as engine:
@@ -258,7 +258,7 @@ async def test_outputs_after_cancel_are_dropped() -> None:
 
 
 async def test_clients_in_a_closed_loop() -> None:
-    """More clients than slots, each asking again and again: everyone gets the right answer."""
+    """More clients than slots, each asking again and again: every answer is right."""
     prompts = [f"client {index} " for index in range(12)]
     runner = FakeRunner(num_slots=4)
     params = SamplingParams(max_tokens=5)
@@ -272,8 +272,8 @@ async def test_clients_in_a_closed_loop() -> None:
         await asyncio.gather(*map(client, prompts))
 
 
-async def test_decode_error_fails_those_in_the_batch_only() -> None:
-    """Who was in the failed step gets an error; who waited, and who comes next, is answered."""
+async def test_decode_error_fails_the_batch_only() -> None:
+    """Sequences of the failed step get an error; those that waited or come later are answered."""
     runner = FakeRunner({"bad": "x", "waiting": "fine", "next": "fine too"}, num_slots=1)
     runner.failures.append(DecodeError("llama_decode returned -3."))
     runner.hold()
@@ -289,7 +289,7 @@ async def test_decode_error_fails_those_in_the_batch_only() -> None:
 
 
 async def test_error_ends_the_whole_generation() -> None:
-    """When one of a request's sequences fails, the others are given up."""
+    """When one of a request's sequences fails, the others are aborted."""
     runner = FakeRunner(num_slots=1)
     runner.failures.append(DecodeError("llama_decode returned -3."))
     with running(runner) as engine:
@@ -301,7 +301,7 @@ async def test_error_ends_the_whole_generation() -> None:
 
 
 async def test_failures_in_a_row_make_it_unhealthy() -> None:
-    """An engine that fails again and again says so, and nobody waits for it any more."""
+    """An engine that fails again and again is unhealthy, and no reader waits for it any more."""
     runner = FakeRunner(num_slots=1)
     runner.failures.extend([DecodeError("llama_decode returned -3.")] * MAX_FAILURES)
     runner.hold()
@@ -328,7 +328,7 @@ async def test_failures_apart_are_forgiven() -> None:
 
 
 async def test_full_cache_preempts_and_tries_again() -> None:
-    """When llama.cpp finds no place though there should be one, the youngest gives way, and all are answered."""
+    """When llama.cpp finds no place though there should be one, the youngest is preempted, and all are answered."""
     runner = FakeRunner()
     params = SamplingParams(max_tokens=10)
     runner.hold()
@@ -343,9 +343,9 @@ async def test_full_cache_preempts_and_tries_again() -> None:
         assert engine.is_healthy
 
 
-@pytest.mark.parametrize("error", [ValueError("nobody foresaw this"), AssertionError("a broken invariant")])
-async def test_unforeseen_exception_ends_everyone(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """When the engine thread breaks down nobody hangs: all get an error, and new requests are refused."""
+@pytest.mark.parametrize("error", [ValueError("unforeseen"), AssertionError("a broken invariant")])
+async def test_unforeseen_exception_ends_every_request(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """When the engine thread breaks down no reader hangs: all get an error, and new requests are refused."""
     runner = FakeRunner(num_slots=1)
     runner.failures.append(error)
     runner.hold()
@@ -362,7 +362,7 @@ async def test_unforeseen_exception_ends_everyone(error: Exception, caplog: pyte
 async def test_request_that_meets_a_breakdown_is_told() -> None:
     """A request accepted just before the engine broke down does not wait for ever."""
     runner = FakeRunner()
-    runner.failures.append(ValueError("nobody foresaw this"))
+    runner.failures.append(ValueError("unforeseen"))
     runner.hold()
     with running(runner) as engine:
         first = await begin(engine, runner, "a")
@@ -373,7 +373,7 @@ async def test_request_that_meets_a_breakdown_is_told() -> None:
                 await collect(generation)
 
 
-async def test_close_ends_who_still_waits() -> None:
+async def test_close_ends_what_is_not_finished() -> None:
     """Closing while sequences run and wait tells all their readers, and frees the model."""
     runner = FakeRunner(num_slots=1)
     runner.hold()
@@ -485,7 +485,7 @@ async def test_two_event_loops_at_once() -> None:
 
 
 async def test_closed_event_loop_frees_its_sequences() -> None:
-    """When a loop is gone nobody reads any more: its sequences end when they have something to tell it."""
+    """When a loop is closed there is no reader: its sequences are aborted with their next output."""
     runner = FakeRunner({"hi": "hello"}, num_slots=1)
     runner.hold()
 
@@ -504,7 +504,7 @@ async def test_closed_event_loop_frees_its_sequences() -> None:
 
 
 async def test_a_slow_schema_holds_up_schemas_alone() -> None:
-    """Whoever wants none is answered meanwhile."""
+    """Requests without one are answered meanwhile."""
     may_end = threading.Event()
 
     class SlowCompiler(GrammarCompiler):

@@ -47,7 +47,7 @@ async def test_drafts_are_counted() -> None:
 
 
 async def test_a_batch_that_does_not_fit_is_tried_without_drafts() -> None:
-    """Nobody gives way for them."""
+    """No sequence is preempted for them, and the next step is scheduled without drafts."""
     with open_engine(RightDrafter(ANSWERS)) as engine:
         fake_runner(engine).failures.extend([None, CacheFullError("full")])
         answer = await ask(engine, "Hi>", SamplingParams())
@@ -76,7 +76,7 @@ async def test_a_drafter_that_breaks() -> None:
 
 @pytest.mark.parametrize("num_read", [0, 1])
 async def test_cancelled(num_read: int) -> None:
-    """The drafter hears of it."""
+    """The drafter forgets it."""
     drafter = RightDrafter({tuple(b"endless"): list(b"abc") * 100})
     with open_engine(drafter) as engine:
         generation = await engine.generate(["endless"], SamplingParams())

@@ -1,4 +1,4 @@
-"""Who computes what in a step: order, room, preemption. The fake model proves that no text suffers."""
+"""What a step computes: order, room, preemption. The fake model proves that no text suffers."""
 
 import random
 from dataclasses import dataclass, field
@@ -131,7 +131,7 @@ def test_one_sequence_from_prompt_to_end() -> None:
 
 
 def test_long_prompt_alone_fills_the_batch() -> None:
-    """With nobody to stall, a prompt takes as much of each step as there is."""
+    """With no other sequence to stall, a prompt takes as much of each step as there is."""
     bench = create_scheduler(max_batch_tokens=64, max_prompt_tokens=16)
     bench.add("p" * 150, max_tokens=1)
     assert [batch.num_tokens for batch in bench.finish()] == [64, 64, 22]
@@ -150,7 +150,7 @@ def test_generating_sequences_come_first_and_prompts_are_limited_beside_them() -
     ]
 
 
-def test_those_who_have_just_begun_wait_for_prompts_that_came_with_them() -> None:
+def test_a_burst_is_prefilled_before_it_decodes() -> None:
     """A burst is computed in whole batches; then all generate side by side, to the end."""
     bench = create_scheduler(max_batch_tokens=64, max_prompt_tokens=16, max_burst_tokens=1000)
     sequences = [bench.add(letter * 50) for letter in "abc"]
@@ -163,7 +163,7 @@ def test_those_who_have_just_begun_wait_for_prompts_that_came_with_them() -> Non
 
 
 def test_waiting_for_a_burst_has_an_end() -> None:
-    """Whoever has begun does not wait for more prompts than the limit says, nor once it is on its way."""
+    """Sequences are held for no more prefill than the limit says, and no longer once they are on their way."""
     bench = create_scheduler(max_batch_tokens=64, max_prompt_tokens=16, max_burst_tokens=60)
     first = bench.add("a")
     bench.step()
@@ -182,7 +182,7 @@ def test_one_step_serves_several_prompts() -> None:
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
-    """Who has the least to compute is served first, from the half of the step that is not the oldest's."""
+    """The sequence with the least to compute is served first, from the half of the step that is not the oldest's."""
     bench = create_scheduler(max_batch_tokens=64)
     long = bench.add("l" * 500)
     bench.step()
@@ -200,8 +200,8 @@ def test_a_long_prompt_does_not_starve() -> None:
     assert dict(shares(bench.step()))[long] == 32
 
 
-def test_the_preempted_find_again_what_nobody_needed() -> None:
-    """Giving way costs a sequence the cells that others took, not all of them."""
+def test_a_preempted_sequence_finds_again_what_was_not_evicted() -> None:
+    """A preemption costs the cells that others took, not all of them."""
     bench = create_scheduler()
     bench.add("aaaa")
     young = bench.add("b" * 20)
@@ -211,7 +211,7 @@ def test_the_preempted_find_again_what_nobody_needed() -> None:
 
 
 def test_places_are_given_in_order_of_arrival() -> None:
-    """The next place goes to whoever waits longest."""
+    """The next slot goes to the sequence that has waited longest."""
     bench = create_scheduler(num_slots=2)
     first, second, third, fourth = (bench.add(letter, max_tokens=2) for letter in "abcd")
     bench.step()
@@ -274,7 +274,7 @@ def test_identical_prompts_compute_their_prefix_once() -> None:
         assert_answered(bench, sequence, 4)
 
 
-def test_who_waits_for_a_prefix_is_passed() -> None:
+def test_a_sequence_that_waits_for_a_prefix_is_passed() -> None:
     """While one sequence waits for a prefix that is being computed, another one may go first."""
     bench = create_scheduler(max_batch_tokens=200)
     first, second, other = bench.add(SHARED * 3), bench.add(SHARED * 3), bench.add("other")
@@ -341,7 +341,7 @@ def test_usage_does_not_show_a_preemption() -> None:
 
 
 def test_oldest_are_served_when_room_is_short() -> None:
-    """Who gives way in the middle of scheduling is not computed in that step."""
+    """A sequence that is preempted in the middle of scheduling is not computed in that step."""
     bench = create_scheduler(num_slots=3, num_cells=8)
     old, middle, young = (bench.run_at_once(letter * 2) for letter in "abc")
     assert shares(bench.step()) == [(old, 2), (middle, 2), (young, 2)]
@@ -350,7 +350,7 @@ def test_oldest_are_served_when_room_is_short() -> None:
 
 
 def test_preempted_sequence_leaves_the_batch() -> None:
-    """Who gives way when its token is in the batch already is taken out of it."""
+    """A sequence that is preempted when its token is in the batch already is taken out of it."""
     bench = create_scheduler(num_slots=2, num_cells=8)
     young = bench.run_at_once("bb")
     bench.step()
@@ -384,7 +384,7 @@ def test_usage_shows_what_the_first_admission_reused() -> None:
 
 
 def test_preempted_sequences_keep_their_order() -> None:
-    """They wait before all who never ran, the oldest first."""
+    """They wait before those that never ran, the oldest first."""
     bench = create_scheduler(num_slots=3)
     first, second, third = (bench.add(letter) for letter in "abc")
     bench.step()
@@ -441,7 +441,7 @@ def test_fail_forgets_everything_and_keeps_the_others() -> None:
 
 
 def test_pressure_takes_cached_slots_first() -> None:
-    """When llama.cpp has less room than was counted, what nobody uses goes first."""
+    """When llama.cpp has less room than was counted, cached slots are evicted first."""
     bench = create_scheduler()
     bench.add("aaaa", max_tokens=1)
     bench.finish()
@@ -454,7 +454,7 @@ def test_pressure_takes_cached_slots_first() -> None:
 
 
 def test_pressure_then_preempts_the_youngest() -> None:
-    """With nothing cached, the youngest gives way."""
+    """With nothing cached, the youngest is preempted."""
     bench = create_scheduler()
     old, young = bench.add("aaaa"), bench.add("bbbb")
     bench.step()
@@ -464,7 +464,7 @@ def test_pressure_then_preempts_the_youngest() -> None:
 
 
 def test_pressure_admits_nobody() -> None:
-    """Who gave way does not come back into the very batch that was refused; then it does."""
+    """A preempted sequence is not admitted to the next batch, but to the one after it."""
     bench = create_scheduler()
     old, young = bench.add("aaaa"), bench.add("bbbb")
     bench.step()
@@ -473,8 +473,8 @@ def test_pressure_admits_nobody() -> None:
     assert shares(bench.step()) == [(old, 1), (young, 5)]
 
 
-def test_pressure_at_last_fails_who_is_alone() -> None:
-    """A sequence that does not fit though it has everything for itself is told so; those who wait are not."""
+def test_pressure_at_last_fails_a_sequence_that_is_alone() -> None:
+    """A sequence that does not fit though it runs alone gets an error; those that wait do not."""
     bench = create_scheduler(num_slots=1)
     alone, waiting = bench.add("aaaa"), bench.add("bbbb")
     bench.step()
@@ -511,7 +511,7 @@ def test_seeded_sequences_leave_their_neighbours_cache() -> None:
 
 @pytest.mark.parametrize("seed", seeds())
 def test_random_traffic(seed: int) -> None:
-    """In a cache far too small for all, everyone who stays gets the right text, whoever comes, leaves or fails."""
+    """In a cache far too small for all, every sequence gets the right text, whatever others come, leave or fail."""
     rng, kind = random.Random(seed), KINDS[seed % len(KINDS)]
     bench = create_scheduler(
         kind=kind,

@@ -80,7 +80,7 @@ def test_what_comes_after_an_end_is_dropped(
 
 
 def test_who_may_draft() -> None:
-    """Whoever may get two tokens: the last one is drawn without a draft."""
+    """A sequence that may get two tokens more: the last one is drawn without a draft."""
     sequence = create_sequence(max_tokens=2)
     assert (sequence.num_left, sequence.may_draft) == (2, True)
     append_all(sequence, b"a")

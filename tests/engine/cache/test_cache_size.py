@@ -1,4 +1,4 @@
-"""How large the cache becomes where nobody says so."""
+"""How large the cache becomes where N_CTX is not set."""
 
 from typing import Any
 

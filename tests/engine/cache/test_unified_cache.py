@@ -55,7 +55,7 @@ def test_nothing_in_common() -> None:
 
 
 def test_claimed_source_is_copied() -> None:
-    """A prefix that another sequence is using is shared, and both go on from it."""
+    """A prefix that another sequence is using is shared, and both continue from it."""
     bench = UnifiedBench()
     first = bench.start("system one")
     second = bench.start("system two")
@@ -77,7 +77,7 @@ def test_shared_cells_are_counted_once() -> None:
 
 
 def test_whole_cached_slot_is_taken_in_place() -> None:
-    """A conversation that goes on keeps its slot; nothing is copied."""
+    """A continued conversation keeps its slot; nothing is copied."""
     bench = UnifiedBench()
     slot = bench.leave("user: hi")
     assert bench.start("user: hi there") is slot
@@ -105,7 +105,7 @@ def test_part_of_a_cached_slot_is_copied_while_slots_are_empty() -> None:
 
 
 def test_part_of_a_cached_slot_is_taken_when_no_other_is_free() -> None:
-    """With no other slot to be had, what follows the prefix is given up."""
+    """With no other slot to be had, what follows the prefix is dropped."""
     bench = UnifiedBench(num_slots=1)
     slot = bench.leave("system one")
     assert bench.start("system two") is slot
@@ -166,7 +166,7 @@ def test_cached_slots_make_room() -> None:
 
 
 def test_room_takes_as_many_slots_as_needed() -> None:
-    """One slot after the other is given up until there is room."""
+    """One slot after the other is evicted until there is room."""
     bench = UnifiedBench(num_cells=1000)
     old, new = bench.leave("a" * 500), bench.leave("b" * 500)
     assert bench.cache.make_room(600)
@@ -185,7 +185,7 @@ def test_no_room_beside_claimed_slots() -> None:
 
 
 def test_room_under_shared_cells() -> None:
-    """A cached slot that shares all its cells frees nothing, and the search for room goes on."""
+    """A cached slot that shares all its cells frees nothing, and the next one is evicted."""
     bench = UnifiedBench(num_cells=100)
     source = bench.leave("a" * 41)
     bench.start("a" * 40 + "b")
@@ -196,7 +196,7 @@ def test_room_under_shared_cells() -> None:
 
 
 def test_unclaimed_cells() -> None:
-    """What could be had without preempting anyone: free cells and those of cached slots, less what is shared."""
+    """What could be had without a preemption: free cells and those of cached slots, less what is shared."""
     bench = UnifiedBench(num_cells=100)
     first = bench.start("system one")
     bench.leave("system two")
@@ -227,7 +227,7 @@ def test_memory_that_refuses_to_truncate_is_cleared() -> None:
 
 
 def test_recurrent_memory_goes_on_from_its_end() -> None:
-    """A slot whose every token begins the prompt is gone on from, in place."""
+    """A slot whose every token begins the prompt is continued in place."""
     bench = UnifiedBench("recurrent")
     slot = bench.leave("user: hi")
     assert bench.cache.find_prefix(tokens("user: hi there")) == Match(slot, 8)

@@ -1,4 +1,4 @@
-"""Many requests at once, some of them cancelled: those who stay are answered as by an engine that does nothing else."""
+"""Many requests at once, some of them cancelled: the others are answered as by an engine that does nothing else."""
 
 import asyncio
 import random

@@ -218,7 +218,7 @@ async def test_xtc_excludes_the_top_choices(engine: Engine) -> None:
 
 
 async def test_dry_breaks_repetition(engine: Engine) -> None:
-    """A phrase of the prompt that begins again is not gone on with."""
+    """A phrase of the prompt that begins again is not continued."""
     phrase = [70, 71, 72, 73, 74, 75]
     prompt = [*phrase, 90, *phrase[:-1]]
     params = replace(GREEDY, max_tokens=1, logit_bias=((phrase[-1], 50.0),))
@@ -254,7 +254,7 @@ def test_close_frees_once(runner: ModelRunner) -> None:
 def test_no_more_is_remembered_than_there_can_be(
     params: SamplingParams, function: str, place: int, runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """llama.cpp makes room at once for all that it may look back at: gigabytes, if it were told so."""
+    """llama.cpp makes room at once for all that it may look back at: gigabytes, if the setting were passed on."""
     asked: list[int] = []
     make = getattr(llama, function)
 

@@ -111,7 +111,7 @@ def test_equal_seeds_draw_the_same(
 
 
 def test_different_chains_in_one_step(runner: ModelRunner, logits: Logits) -> None:
-    """Each gets what it gets alone, whoever needs more or fewer candidates beside it."""
+    """Each chain draws what it draws alone, whatever number of candidates its neighbours need."""
     kinds = [replace(params, seed=9) for params in list(KINDS.values())[: len(logits)]]
     sampler = StepSampler(None, Words(), 2)
     chains, plain = make_pairs(runner, kinds)
@@ -195,7 +195,7 @@ def chi_squared_deviation(a: Counts, b: Counts) -> float:
 
 
 def test_chi_squared_sees_a_difference() -> None:
-    """Counts that differ by a fifth are told apart."""
+    """Counts that differ by a fifth are distinguished."""
     a = np.full(10, 1000.0)
     b = a * np.linspace(0.8, 1.2, 10)
     assert chi_squared_deviation(a, a) < 0

@@ -123,7 +123,7 @@ async def test_beside_answers_without_a_schema(open_tiny: OpenEngine) -> None:
 
 
 async def test_preemption_and_reuse_change_nothing(open_tiny: OpenEngine) -> None:
-    """An answer that had to give way goes on where its grammar was."""
+    """A preempted answer continues where its grammar was."""
     engine = open_tiny(n_ctx=256)
     numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 1000}
     params = replace(PLAIN, temperature=0, max_tokens=120, json_schema=json.dumps(numbers))

@@ -34,14 +34,14 @@ class Memory(NamedTuple):
 
     @property
     def name(self) -> str:
-        parts = [self.architecture, "" if self.swa_full else "window", "" if self.kv_unified == "on" else "streams"]
+        parts = [self.architecture, "" if self.swa_full else "window", "" if self.kv_unified == "on" else "split"]
         return "-".join(filter(None, parts))
 
 
-STREAMS = [Memory("llama", kv_unified="off"), Memory("qwen2", kv_unified="off")]
+SPLIT = [Memory("llama", kv_unified="off"), Memory("qwen2", kv_unified="off")]
 WINDOW = Memory("gemma3", swa_full=False)
 SHARING_CELLS = [*map(Memory, ARCHITECTURES), WINDOW]
-MEMORIES = [*SHARING_CELLS, *STREAMS]
+MEMORIES = [*SHARING_CELLS, *SPLIT]
 SHARING = [Memory("llama"), Memory("qwen2"), Memory("gemma3")]
 RECURRENT = [Memory("mamba"), Memory("jamba")]
 
@@ -90,7 +90,7 @@ async def test_batch_gives_what_each_prompt_gives_alone(memory: Memory, open_tin
 
 @for_each(MEMORIES)
 async def test_next_turn_reuses_the_conversation(memory: Memory, open_tiny: OpenEngine) -> None:
-    """A conversation that goes on computes only what is new, and its logits are those of a fresh run."""
+    """A continued conversation computes only what is new, and its logits are those of a fresh run."""
     engine = open_tiny(memory)
     prompt = engine.runner.tokenize(SYSTEM + "one")
     first = await ask(engine, prompt)
@@ -98,7 +98,7 @@ async def test_next_turn_reuses_the_conversation(memory: Memory, open_tiny: Open
     await assert_as_fresh(engine, turn, num_cached_tokens=len(prompt) + len(first.token_ids) - 1)
 
 
-@for_each([*SHARING, *STREAMS])
+@for_each([*SHARING, *SPLIT])
 @pytest.mark.parametrize("num_slots", [1, 4], ids=["in-place", "copied"])
 async def test_prefix_is_reused(memory: Memory, num_slots: int, open_tiny: OpenEngine) -> None:
     """A common beginning is kept or copied, and the logits are those of a fresh run."""
@@ -117,9 +117,9 @@ async def test_prefix_that_cannot_be_reused(memory: Memory, open_tiny: OpenEngin
     await assert_as_fresh(engine, [*prompt[:50], 7, 8, 9], num_cached_tokens=0)
 
 
-@for_each([*SHARING, *STREAMS])
+@for_each([*SHARING, *SPLIT])
 async def test_running_sequences_share_their_prefix(memory: Memory, open_tiny: OpenEngine) -> None:
-    """Equal prompts at the same time are computed once, and all go on as if alone."""
+    """Equal prompts at the same time are computed once, and all continue as if alone."""
     engine = open_tiny(memory, num_slots=8)
     prompt = SYSTEM * 2 + "go"
     alone = await ask(engine, prompt)
@@ -153,7 +153,7 @@ async def test_many_prompts_one_after_another(memory: Memory, open_tiny: OpenEng
         num_cached_tokens += answer.usage.num_cached_tokens
         await forget(fresh)
         assert_same_tokens(answer, await ask(fresh, prompt, params))
-    assert num_cached_tokens > 50 or memory not in [*SHARING, *STREAMS]
+    assert num_cached_tokens > 50 or memory not in [*SHARING, *SPLIT]
 
 
 async def test_small_window_cache_says_what_the_full_one_says(open_tiny: OpenEngine) -> None:
@@ -185,7 +185,7 @@ async def test_preemption_changes_no_text(memory: Memory, open_tiny: OpenEngine)
 
 @for_each(SHARING)
 async def test_llama_cpp_refuses_a_batch(memory: Memory, open_tiny: OpenEngine) -> None:
-    """When llama.cpp has less room than the engine believes, sequences give way and no text changes."""
+    """When llama.cpp has less room than the engine believes, sequences are preempted and no text changes."""
     engine = open_tiny(memory, n_ctx=256, num_cells=2048)
     params = replace(GREEDY, max_tokens=100)
     alone = await ask_one_by_one(engine, PROMPTS, params)
@@ -205,11 +205,11 @@ async def test_context_is_used_to_its_end(memory: Memory, open_tiny: OpenEngine)
 
 @for_each(MEMORIES)
 async def test_random_traffic(memory: Memory, open_tiny: OpenEngine) -> None:
-    """Hundreds of requests in a cache too small for them: those who stay are answered as by a fresh one."""
+    """Hundreds of requests in a cache too small for them: the others are answered as by a fresh one."""
     num_clients, num_turns = (10, 22) if memory == Memory("llama") else (6, 8)
     engine, fresh = open_tiny(memory, n_ctx=256, num_slots=6), open_tiny(memory, n_ctx=256)
     await check_random_traffic(engine, fresh, num_clients=num_clients, num_turns=num_turns)
-    assert engine._loop._scheduler.num_preemptions > 0 or memory in STREAMS
+    assert engine._loop._scheduler.num_preemptions > 0 or memory in SPLIT
 
 
 @pytest.mark.parametrize("memory", [WINDOW, Memory("gemma3")], ids=["window", "full"])
@@ -217,3 +217,14 @@ async def test_parts_of_a_batch_beside_a_window(memory: Memory, open_tiny: OpenE
     """What is set as N_UBATCH must not cost a sliding window the cells that an earlier part of a batch needs."""
     engine, fresh = open_tiny(memory, n_ctx=256, num_slots=6, n_ubatch=16), open_tiny(memory, n_ctx=256)
     await check_random_traffic(engine, fresh, num_clients=6)
+
+
+@pytest.mark.parametrize("n_ubatch", [64, 16])
+@for_each([*SPLIT, Memory("llama")])
+async def test_computed_at_launch(memory: Memory, n_ubatch: int, open_tiny: OpenEngine) -> None:
+    """As on a GPU: batches that llama.cpp computes in one piece are decoded by `launch`, larger ones by `collect`, and
+    the answers are the same."""
+    alone = await ask_one_by_one(open_tiny(memory), PROMPTS)
+    early = await ask_all(open_tiny(memory, n_ubatch=n_ubatch, on_gpu=True), PROMPTS)
+    for answer, reference in zip(early, alone, strict=True):
+        assert answer.text == reference.text

@@ -15,7 +15,7 @@ from handler.engine.speculative.prompt_lookup import PromptLookup
 from tests.engine.asking import GREEDY, Answer, ask, ask_all, ask_one_by_one, forget
 from tests.engine.fake_drafters import Answers, FakeDrafter, MixedDrafter, RandomDrafter, RightDrafter, WrongDrafter
 from tests.engine.llama.random_traffic import check_random_traffic
-from tests.engine.llama.test_tiny import MEMORIES, PROMPTS, SHARING, STREAMS, WINDOW, Memory, for_each
+from tests.engine.llama.test_tiny import MEMORIES, PROMPTS, SHARING, SPLIT, WINDOW, Memory, for_each
 from tests.engine.llama.tiny_engine import open_engine
 from tests.tiny_models import Architecture
 
@@ -101,7 +101,7 @@ async def test_only_few_draft(open_tiny: OpenEngine) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_ends_within_a_draft(kind: type[FakeDrafter], open_tiny: OpenEngine) -> None:
     """Wherever an answer ends, by its length or a stop string, its text and its usage are those without drafts, and
-    the next turn goes on from it."""
+    the next turn continues from it."""
     plain = open_tiny()
     full = await ask(plain, PROMPTS[0], LONG)
     engine = open_tiny(drafter=make_drafter(kind, answers(plain, PROMPTS[:1], [full])))
@@ -125,7 +125,7 @@ async def check_next_turn(engine: Engine, plain: Engine, turn: list[int]) -> Non
 
 @for_each(SHARING)
 async def test_preemption_with_drafts(memory: Memory, open_tiny: OpenEngine) -> None:
-    """In a cache too small for all, sequences give way as without drafts, and no text changes."""
+    """In a cache too small for all, sequences are preempted as without drafts, and no text changes."""
     plain = open_tiny(memory, n_ctx=256)
     params = replace(GREEDY, max_tokens=100)
     alone = await ask_one_by_one(plain, PROMPTS, params)
@@ -136,7 +136,7 @@ async def test_preemption_with_drafts(memory: Memory, open_tiny: OpenEngine) -> 
 
 
 async def test_llama_cpp_refuses_a_batch_with_drafts(open_tiny: OpenEngine) -> None:
-    """When llama.cpp has less room than the engine believes, drafts go first, then sequences give way."""
+    """When llama.cpp has less room than the engine believes, drafts go first, then sequences are preempted."""
     plain = open_tiny(n_ctx=256)
     params = replace(GREEDY, max_tokens=100)
     alone = await ask_one_by_one(plain, PROMPTS, params)
@@ -145,7 +145,7 @@ async def test_llama_cpp_refuses_a_batch_with_drafts(open_tiny: OpenEngine) -> N
     assert engine._loop._scheduler.num_preemptions > 0
 
 
-@for_each([Memory("llama"), Memory("gemma3"), WINDOW, *STREAMS])
+@for_each([Memory("llama"), Memory("gemma3"), WINDOW, *SPLIT])
 async def test_random_traffic_with_drafts(memory: Memory, open_tiny: OpenEngine) -> None:
     """Many requests, some of them cancelled, in a cache too small for them: the others are answered as by a fresh one.
     The cache's own count agrees with llama.cpp's in every step."""

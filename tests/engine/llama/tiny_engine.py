@@ -40,10 +40,12 @@ def tiny_plan(
     is_unified: bool = True,
     max_model_len: int = 0,
     max_drafting: int = 4,
+    on_gpu: bool = False,
 ) -> EnginePlan:
-    """A plan for a CPU. `n_ctx` is each slot's, where they do not share cells."""
+    """A plan for a CPU. `n_ctx` is each slot's, where they do not share cells. With `on_gpu` batches are computed when
+    they are launched, as far as they are one ubatch, though there is no GPU."""
     return EnginePlan(
-        on_gpu=False,
+        on_gpu=on_gpu,
         limits=Limits(num_slots, n_batch, max_prompt_tokens=n_batch // 2),
         draft_limits=DraftLimits(max_drafting, MAX_DRAFT_TOKENS, n_batch),
         context=ContextParams(
@@ -112,6 +114,7 @@ def open_engine(
     max_drafting: int = 4,
     kv_unified: Layout = "on",
     n_ubatch: int | None = None,
+    on_gpu: bool = False,
 ) -> Iterator[Engine]:
     """`num_cells` is what the engine believes the cache to hold, where that is not the truth. `n_ctx` is each slot's,
     where they do not share cells."""
@@ -128,6 +131,7 @@ def open_engine(
         cache_type="f32",
         is_unified=kv_unified == "on",
         max_drafting=max_drafting,
+        on_gpu=on_gpu,
     )
     runner = CheckedRunner(model, tiny)
     runner.num_cells = num_cells or runner.num_cells

@@ -1,4 +1,4 @@
-"""Who is right drafts more, who is wrong less, and after some time hardly at all."""
+"""Accepted drafts make the next ones longer, rejected ones shorter, and after some time rare."""
 
 from handler.engine.speculative.draft_length import MAX_PAUSE, MIN_PAUSE, DraftLength
 

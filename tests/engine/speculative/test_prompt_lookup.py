@@ -66,7 +66,7 @@ def test_index_finds_what_a_search_finds(sizes: tuple[int, ...]) -> None:
 
 
 def test_each_sequence_has_its_own_index() -> None:
-    """What one says is no draft for another; and nothing is kept of those who are gone."""
+    """One sequence's text is no draft for another; and nothing is kept of forgotten ones."""
     lookup = PromptLookup()
     params = SamplingParams()
     texts = [b"one two, one t", b"one t"]

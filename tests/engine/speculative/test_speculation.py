@@ -1,5 +1,8 @@
-"""Who drafts, how much, and what comes of it, with a model without arithmetic: each token is a function of the tokens
-that the slot really holds, so a right text proves that nothing wrong was left there."""
+"""Which sequences get drafts, how long they are, and what comes of them.
+
+The model is one without arithmetic: each token is a function of the tokens that the slot really holds, so a right text
+proves that nothing wrong was left there.
+"""
 
 import random
 from dataclasses import dataclass, field
@@ -79,13 +82,13 @@ def create_bench(
 
 def answers(runner: FakeRunner, num_tokens: int = 400) -> dict[tuple[int, ...], list[int]]:
     """What the fake model says to the prompts of this file."""
-    told = {}
+    known = {}
     for prompt in [*NOISE, "script"]:
         token_ids = runner.tokenize(prompt)
         for _ in range(num_tokens):
             token_ids.append(runner.next_token(token_ids))
-        told[tuple(prompt.encode())] = token_ids[len(prompt) :]
-    return told
+        known[tuple(prompt.encode())] = token_ids[len(prompt) :]
+    return known
 
 
 def right_drafter(runner: FakeRunner) -> RightDrafter:
@@ -107,7 +110,7 @@ def test_right_drafts_make_fewer_steps() -> None:
 
 
 def test_prompts_get_no_drafts() -> None:
-    """Only those who generate do, beside them too."""
+    """Only generating sequences do, also beside prompts."""
     bench = create_bench()
     first = bench.add("one", max_tokens=100)
     bench.step()
@@ -143,7 +146,7 @@ def test_many_sequences_get_no_drafts() -> None:
 
 
 def test_drafts_take_only_free_cells() -> None:
-    """Nobody gives anything up for them: the answer that is cached stays."""
+    """Nothing is evicted for them: the cached answer stays."""
     bench = create_bench(num_cells=60)
     bench.add("one", max_tokens=20)
     bench.finish()
@@ -217,7 +220,7 @@ def test_an_answer_in_drafts_is_gone_on_from() -> None:
 
 
 def test_aborted_between_drafts() -> None:
-    """Its slot is as if there had been none, and the others go on."""
+    """Its slot is as if there had been none, and the others continue."""
     bench = create_bench()
     first, second = bench.add("one", max_tokens=100), bench.add("two", max_tokens=100)
     bench.steps(4)
@@ -227,7 +230,7 @@ def test_aborted_between_drafts() -> None:
     assert bench.texts[second] == bench.runner.answer("two", 100)
 
 
-def test_who_is_over_is_forgotten() -> None:
+def test_a_finished_sequence_is_forgotten() -> None:
     """By the drafter as well."""
     drafter = RandomDrafter(random.randrange(1000))
     bench = create_bench(drafter)

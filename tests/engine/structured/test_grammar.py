@@ -125,7 +125,7 @@ def test_masks_of_a_step(compiler: GrammarCompiler) -> None:
 
 
 def test_whitespace_is_bounded(matcher: GrammarMatcher) -> None:
-    """A lost model cannot go on for ever with blanks."""
+    """A model at a loss cannot continue with blanks for ever."""
     assert feed(matcher, "{\n" + 32 * " ")
     assert next_of(matcher) == {ord('"')}
 

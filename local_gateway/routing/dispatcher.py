@@ -7,8 +7,8 @@ status. Knows nothing of clients, keys and money.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 
 from local_gateway.backends.base import Upstream
@@ -18,6 +18,7 @@ from local_gateway.errors import (
     GatewayExhaustedError,
     RequestError,
     TargetConfigError,
+    TargetError,
     TargetPausedError,
     TargetRefusedError,
     TargetTimeoutError,
@@ -32,7 +33,7 @@ from local_gateway.telemetry import live_requests
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire.answer import Answer, Origin
 from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, read_error
-from local_gateway.wire.call_ledger import ExecutionStats
+from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 from local_gateway.wire.error_body import is_too_long
 from local_gateway.wire.retry_after import retry_after_of
 
@@ -91,8 +92,9 @@ class Dispatcher:
         async with AsyncExitStack() as stack:
             attempt = stack.enter_context(target.attempt(choice.model_name))
             tally = stack.enter_context(routed.request.calls.begin(target.name, target.settings.price))
+            stack.enter_context(_begun_jobs_cost(target, tally))
             with ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
-                async with _limit(deadline - self._clock(), target):
+                async with _limit(deadline - self._clock(), watch):
                     call = replace(call_for(routed.request, choice, who=routed.who), tally=tally)
                     upstream = await target.backend.open(call)
                     stack.push_async_callback(upstream.aclose)
@@ -167,12 +169,24 @@ class TargetBody:
         return await self._upstream.execution_stats()
 
 
-class _limit:  # noqa: N801 (used like asyncio.timeout, which it is but for the error)
-    """asyncio.timeout with the gateway's error."""
+@contextmanager
+def _begun_jobs_cost(target: Target, tally: CallTally) -> Iterator[None]:
+    """A job that a worker took and failed was paid for, and would mostly fail again: it is begun once more at most."""
+    try:
+        yield
+    except TargetError as error:
+        is_begun = target.settings.type == "runpod_queue" and tally.is_started
+        if is_begun and error.outcome == "failed" and error.retry == "anywhere":
+            error.retry = "once"
+        raise
 
-    def __init__(self, seconds: float, target: Target) -> None:
+
+class _limit:  # noqa: N801 (used like asyncio.timeout, which it is but for the error)
+    """asyncio.timeout with the gateway's error, which says how the target was at the last look."""
+
+    def __init__(self, seconds: float, watch: ColdStartProbe) -> None:
         self._timeout = asyncio.timeout(seconds)
-        self._target = target
+        self._watch = watch
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
@@ -181,7 +195,8 @@ class _limit:  # noqa: N801 (used like asyncio.timeout, which it is but for the 
         try:
             await self._timeout.__aexit__(*args)  # type: ignore[arg-type]  # what came in goes on as it is
         except TimeoutError:
-            raise TargetTimeoutError(f"The target {self._target.name} did not answer in time.") from None
+            detail = f" ({self._watch.detail})" if self._watch.detail else ""
+            raise TargetTimeoutError(f"The target {self._watch.name} did not answer in time{detail}.") from None
 
 
 async def _refuse_errors(upstream: Upstream, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""Watching a target that lets a request wait: is a worker of it starting?"""
+"""Watching a target while a request waits for it: is one of its workers starting?"""
 
 import asyncio
 import logging
@@ -28,6 +28,8 @@ class ColdStartProbe:
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._start = 0.0
+        self.name = target.name
+        self.detail = ""  # how the target was at the last look, for people
         self.is_cold = False
 
     def __enter__(self) -> Self:
@@ -55,6 +57,7 @@ class ColdStartProbe:
     async def _look(self) -> None:
         while True:
             health = await self._target.backend.health()
+            self.detail = health.detail
             if health.num_ready_workers == 0:
                 self.is_cold = True
                 live_requests.found_cold(self._target.name)

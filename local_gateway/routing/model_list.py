@@ -5,7 +5,7 @@ Names come from the configuration. For a pattern like `gpt-*` its targets are as
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -23,12 +23,17 @@ OWNER = "local_gateway"
 KEEP_SECONDS = 300.0
 KEEP_FAILURE_SECONDS = 30.0
 ASK_SECONDS = 3.0  # LibreChat waits five for the whole list
+LISTS = ("data", "models", "model_list", "items")  # fields that hold the list
+NAMES = ("id", "name", "model", "model_id", "slug")  # of a model in it
+MISSING = object()
 TOKENS_PRICED = 1_000_000
 
 Model = dict[str, Any]
 
 
 class ModelList:
+    """The models of one configuration. Remembers for minutes what targets of patterns list. Lives in the event loop."""
+
     def __init__(self, settings: GatewaySettings, router: Router, created: int, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._router = router
@@ -91,14 +96,31 @@ async def _ask(target: Target) -> list[str]:
         raw = b"".join([piece async for piece in upstream])
     finally:
         await upstream.aclose()
-    return list(_ids(orjson.loads(raw))) if upstream.status == 200 else []
+    if upstream.status != 200:
+        raise ValueError(f"it answers with status {upstream.status}")
+    return ids_in(orjson.loads(raw))
 
 
-def _ids(listing: object) -> Iterable[str]:
-    data = listing.get("data") if isinstance(listing, dict) else None
-    for model in data if isinstance(data, list) else []:
-        if isinstance(model, dict) and isinstance(model.get("id"), str):
-            yield model["id"]
+def ids_in(listing: object) -> list[str]:
+    """The names in a list of models, in each form in use. Raises ValueError if it is no list of models.
+
+    {"data": [{"id"}]} of OpenAI, [{"id"}] of Together, {"models": [{"name"}]} of Ollama, Cohere and Gemini (which puts
+    "models/" before each name), {"models": ["name"]}, ["name"], {"data": {"name": {...}}}, and {"data": null} for none.
+    """
+    found = next((listing[key] for key in LISTS if key in listing), MISSING) if isinstance(listing, dict) else listing
+    if found is None:
+        return []
+    if not isinstance(found, list | dict):
+        raise ValueError("its answer is no list of models")
+    names = [_name_in(model) for model in found]
+    return [name.removeprefix("models/") for name in names if name]
+
+
+def _name_in(model: object) -> str:
+    """Empty if there is none."""
+    if isinstance(model, dict):
+        model = next((model[key] for key in NAMES if isinstance(model.get(key), str)), "")
+    return model if isinstance(model, str) else ""
 
 
 def _extras(model: ModelSettings) -> Model:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from openai.types import Model
 
 from local_gateway.errors import TargetUnreachableError
@@ -50,6 +51,44 @@ async def test_target_that_does_not_answer() -> None:
     silent = ScriptedBackend(TargetUnreachableError("down"))
     async with running(MODELS, ScriptedBackend(), silent, ScriptedBackend()) as here:
         assert await ids(here) == ["llama"]
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        [{"id": "gpt-4o"}],
+        ["gpt-4o"],
+        {"models": [{"name": "gpt-4o"}]},
+        {"models": [{"name": "models/gpt-4o", "displayName": "GPT"}]},
+        {"models": ["gpt-4o"]},
+        {"object": "list", "models": [{"model": "gpt-4o"}], "data": [{"id": "gpt-4o"}]},
+        {"data": {"gpt-4o": {"context": 8192}}},
+        {"data": [{"id": "gpt-4o"}, {"id": 7}, None, {}]},
+    ],
+    ids=["together", "names", "ollama", "gemini", "plain", "llama.cpp", "map", "odd ones"],
+)
+async def test_forms_of_lists(listing: object) -> None:
+    """Servers write them in many ways; all of them are read."""
+    async with running(MODELS, ScriptedBackend(), ScriptedBackend(json_answer(listing)), ScriptedBackend()) as here:
+        assert await ids(here) == ["llama", "gpt-4o"]
+
+
+@pytest.mark.parametrize("answer", [{"detail": "no"}, "text", {"data": 7}, {"data": [1]}, {}], ids=str)
+async def test_list_that_is_none(answer: object, caplog: pytest.LogCaptureFixture) -> None:
+    """The operator is told; the other models are listed all the same."""
+    async with running(MODELS, ScriptedBackend(), ScriptedBackend(json_answer(answer)), ScriptedBackend()) as here:
+        assert await ids(here) == ["llama"]
+
+    assert "does not list its models" in caplog.text or answer == {"data": [1]}
+
+
+async def test_list_with_an_error_status(caplog: pytest.LogCaptureFixture) -> None:
+    """It is in the log, with its status."""
+    refused = ScriptedBackend(json_answer({"error": "no"}, 401))
+    async with running(MODELS, ScriptedBackend(), refused, ScriptedBackend()) as here:
+        assert await ids(here) == ["llama"]
+
+    assert "does not list its models: it answers with status 401" in caplog.text
 
 
 async def test_one() -> None:

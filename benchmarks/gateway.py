@@ -43,7 +43,6 @@ NUM_LOADS = 5  # kinds of load in `measure`
 MB = 1_000_000
 PATIENCE = 120.0  # seconds until a load that hangs fails
 KEY = "none"  # the gateway has no keys here
-PEER_SHARE = 0.1  # a peer may be a hundred times slower
 LEFT_WITHIN = 3.0  # seconds after which a target counts as never told
 
 
@@ -328,14 +327,14 @@ def gateway_for(target: str) -> Iterator[GatewayProcess]:
 
 
 @contextmanager
-def peer_for(target: str, command: str, url: str) -> Iterator[Subject]:
+def peer_for(target: str, command: str, url: str, share: float) -> Iterator[Subject]:
     words = shlex.split(command.replace("{target}", target))
     with process(words):
         deadline = time.monotonic() + PATIENCE
         while not listens(url):
             assert time.monotonic() < deadline, f"nothing listens at {url}"
             time.sleep(0.1)
-        yield Subject(Path(words[0]).name, url, PEER_SHARE)
+        yield Subject(Path(words[0]).name, url, share)
 
 
 def listens(url: str) -> bool:
@@ -366,7 +365,7 @@ def main(args: argparse.Namespace) -> None:
         gateway = stack.enter_context(gateway_for(target))
         subjects = [Subject("direct", target), Subject("gateway", gateway.url)]
         if args.peer:
-            subjects.append(stack.enter_context(peer_for(target, args.peer, args.peer_url)))
+            subjects.append(stack.enter_context(peer_for(target, args.peer, args.peer_url, args.peer_share)))
         progress = Progress(NUM_LOADS * sizes.rounds * len(subjects))
         runner.run(measure(subjects, target, sizes, progress))
         progress.close()
@@ -379,6 +378,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, metavar="N", help="for the memory; 100,000 if not given")
     parser.add_argument("--peer", metavar="COMMAND", help="another gateway beside ours; {target} is what it calls")
     parser.add_argument("--peer-url", default="http://127.0.0.1:4000", metavar="URL", help="where it listens")
+    parser.add_argument(
+        "--peer-share", type=float, default=0.1, help="of the requests: a peer may be a hundred times slower"
+    )
     return parser.parse_args(argv)
 
 

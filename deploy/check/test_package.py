@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tools import ROOT, output_of
 
-MAX_BYTES = 92_000_000  # of all that is installed, with bytecode; it was 89.9 MB when this was written
+MAX_BYTES = 99_000_000  # of all that is installed, with bytecode; it was 97.2 MB when this was written
 OF_VENV = ("pip", "setuptools", "pkg_resources")  # what the environment itself brings
 ANSWER = {"choices": [{"message": {"role": "assistant", "content": "Paris"}}], "usage": {"total_tokens": 3}}
 

@@ -21,7 +21,8 @@ class OutputParser:
     White space beside markers is dropped.
 
     `tokens` are those of the format's markers that are single tokens of this model. They count where `feed` is told
-    that the token was written; the same characters spelled out are text. The others count wherever they stand.
+    that the token was written; the same characters spelled out are text. The others count wherever they stand, and so
+    do the ends of a call that has begun: models spell them at times.
     `has_calls` is False for a request without tools: what looks like a call is then text.
     """
 
@@ -34,7 +35,7 @@ class OutputParser:
         tokens: Collection[str] = (),
         has_calls: bool = True,
     ) -> None:
-        self._reader = TextReader(tokens)
+        self._reader = TextReader(format.announcing.intersection(tokens))
         self._calls = Calls(self._reader, tools or Tools())
         is_open = starts_in is ReasoningState.OPEN
         if format.channels:

@@ -148,7 +148,7 @@ def test_a_text_cut_anywhere(format: Format) -> None:
 
     assert len(whole.calls) == 2
     for length in range(len(text)):
-        answer = parse_in_any_cut(format, text[:length])
+        answer = parse(format, text[:length])
         for (name, arguments), (whole_name, whole_arguments) in zip(answer.calls, whole.calls, strict=False):
             assert name == whole_name
             assert whole_arguments.startswith(arguments) or answer.is_cut

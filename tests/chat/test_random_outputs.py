@@ -5,6 +5,7 @@ A few hundred texts a shape by default; `pytest -m seeds` tries more than 10,000
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ WORDS = (
     "\\u00e9",
     "\\x",
 )
-CALLS = [
+CALLS: list[tuple[str, dict[str, Any]]] = [
     ("get_weather", {"city": 'Z"ü', "days": 3, "options": {"a": [1]}}),
     ("write_file", {"text": "</x>\n"}),
     ("get_time", {}),
@@ -49,7 +50,7 @@ def texts(format: Format, count: int) -> Iterator[tuple[str, random.Random]]:
 
 
 def _soup(format: Format, chance: random.Random) -> str:
-    parts = (*format.markers, *format.bare)
+    parts = (*sorted(format.markers), *format.bare)
     pools = (parts, parts, WORDS, CHARACTERS)
     return "".join(chance.choice(chance.choice(pools) or WORDS) for _ in range(chance.randrange(40)))
 

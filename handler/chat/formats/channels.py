@@ -19,7 +19,7 @@ from handler.chat.reader import Literals, find, literal_at, peek, read_until, sk
 MAX_HEADER_CHARS = 2 * MAX_NAME_CHARS
 BETWEEN_MESSAGES = "\n"
 REASONING = ("analysis", "self")
-NOT_CALLED = ("", "user", "assistant", "all", *REASONING)
+NOT_CALLED = ("", "functions.", "user", "assistant", "all", *REASONING)
 
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 

@@ -341,6 +341,14 @@ FIREFUNCTION = Format("firefunction", _starts(JsonCalls(), "functools"))
 
 HERMES = Format("hermes", _starts(JsonCalls(ends=("</tool_call>",)), "<tool_call>"), bare=BARE_JSON)
 
+COMMAND_R_PLUS = Format(
+    "command_r_plus",
+    _starts(
+        JsonCalls(name_keys=("tool_name",), ends=("```",)), "Action: ```json", "Action:\n```json", "Action:```json"
+    ),
+    dropped=("Answer:",),
+)
+
 LLAMA_3 = Format(
     "llama3",
     {"<|python_tag|>": (JsonCalls(ends=("<|eom_id|>",)), PythonCalls(method=".call", ends=("<|eom_id|>",)))},
@@ -385,5 +393,6 @@ FAMILIES = (
     Family(GRANITE_3, ("<|tool_call|>",)),
     Family(HERMES, ("<tool_call>",)),
     Family(FIREFUNCTION, ("functools[",)),
+    Family(COMMAND_R_PLUS, ("Action:", '"tool_name": ')),
     Family(LLAMA_3, ('"parameters": ', "<|start_header_id|>")),
 )

@@ -56,9 +56,13 @@ class Format:
         return LAYOUTS[self.name]
 
     @property
-    def markers(self) -> tuple[str, ...]:
-        """All markers that must be visible in the text for the parser: tokens that the engine has to show."""
+    def announcing(self) -> frozenset[str]:
+        """The markers that change what text is. Where one is a token, its text alone changes nothing."""
         channels = self.channels
         around = (channels.starts, channels.channel, channels.body, *channels.ends) if channels else ()
-        ends = (marker for shapes in self.starts.values() for shape in shapes for marker in shape.markers)
-        return tuple(dict.fromkeys(filter(None, (*self.starts, *ends, *self.reasoning, *self.dropped, *around))))
+        return frozenset(filter(None, (*self.starts, *self.reasoning, *self.dropped, *around)))
+
+    @property
+    def markers(self) -> frozenset[str]:
+        """All that must be visible in the text for the parser: where it is a token, the engine has to show it."""
+        return self.announcing.union(*(shape.markers for shapes in self.starts.values() for shape in shapes))

@@ -245,6 +245,12 @@ LAYOUTS: Mapping[str, Layout] = {
     "granite3": Layout(_OBJECT, before="<|tool_call|>[", between=", ", after="]"),
     "firefunction": Layout(_OBJECT, before=" functools[", between=", ", after="]"),
     "hermes": Layout(f"<tool_call>\n{_OBJECT}\n</tool_call>", between="\n"),
+    "command_r_plus": Layout(
+        '    {"tool_name": "{name}", "parameters": {arguments}}',
+        before="Action:\n```json\n[\n",
+        between=",\n",
+        after="\n]```",
+    ),
     "llama3": Layout('{"name": "{name}", "parameters": {arguments}}', between="; "),
     "generic": Layout(_OBJECT, between="\n"),
 }

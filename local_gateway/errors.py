@@ -24,6 +24,7 @@
         . GatewayExhaustedError 503  this process has no file, memory or port left for a connection
       - TargetTimeoutError      504  silent for too long
         . TargetGaveUpError     504  it worked on the request as long as it may: it would again
+      - WorkerFailedError       502  a worker took the job and failed, or ended it without an answer
       - TargetRefusedError      as the target says: it answered with an error
       - TargetConfigError       502  the target does not accept our key (its 401 or 403)
       - AnswerBrokenError       502  what it answered is not what it should be
@@ -239,6 +240,16 @@ class TargetGaveUpError(TargetTimeoutError):
     """It worked on the request as long as it may; asked again, it would once more, for the same money."""
 
     retry = "elsewhere"
+
+
+class WorkerFailedError(TargetError):
+    """A worker took the job and failed, or ended it without an answer.
+
+    Every attempt is paid for, and what made it fail is seldom gone in a second: it is tried once more, not four times.
+    """
+
+    retry = "once"
+    default_code = "worker_failed"
 
 
 class Policy(NamedTuple):

@@ -17,6 +17,7 @@ from local_gateway.errors import (
     TargetTimeoutError,
     TargetUnreachableError,
     UnavailableError,
+    WorkerFailedError,
 )
 
 
@@ -27,6 +28,7 @@ from local_gateway.errors import (
         (TargetUnreachableError(""), "failed", "anywhere"),
         (TargetTimeoutError(""), "failed", "anywhere"),
         (TargetGaveUpError(""), "failed", "elsewhere"),
+        (WorkerFailedError(""), "failed", "once"),
         (GatewayExhaustedError(""), None, "anywhere"),
         (AnswerBrokenError(""), "failed", "anywhere"),
         (UnavailableError(""), "failed", "anywhere"),

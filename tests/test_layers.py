@@ -74,7 +74,7 @@ GATEWAY_ROOMS: dict[str, set[str]] = {
         *("gateway", "routing", "edge", "storage", "telemetry", "accounts", "backends", "wire", "config", "errors"),
     },
     "server": {"web", "gateway", "routing", "edge", "storage", "telemetry", "accounts", "wire", "config", "errors"},
-    "commands": {"server", "gateway", "storage", "telemetry", "accounts", "backends", "config", "errors"},
+    "commands": {"server", "gateway", "routing", "storage", "telemetry", "accounts", "backends", "config", "errors"},
 }
 GATEWAY_ROOMS["gateway"] = set(GATEWAY_ROOMS) - {"web", "server", "commands"}
 WORKER_ROOMS["__main__"], GATEWAY_ROOMS["__main__"] = set(WORKER_ROOMS), set(GATEWAY_ROOMS)

@@ -2,17 +2,24 @@
 
 import argparse
 import asyncio
+import re
 import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
+
+from pydantic import SecretStr
 
 from local_gateway.backends.base import Health
 from local_gateway.backends.http import HttpClient
 from local_gateway.commands.table import Listing
 from local_gateway.config.proxy import ProxyRules
-from local_gateway.config.settings import GatewaySettings
+from local_gateway.config.settings import GatewaySettings, TargetSettings
 from local_gateway.gateway import Targets, backend_for, build_targets, close, distinct
+from local_gateway.routing.target import Target
 
+# How other programs' settings name an environment variable; here it is ${NAME}, which has been replaced already.
+FOREIGN_VARIABLES = re.compile(r"os\.environ[/.\[(].*|os\.getenv\(.*|env[:.][A-Z]\w*|\$[A-Z]\w*|%[A-Z]\w*%|\{\{.*\}\}")
 COLUMNS = ("target", "models", "state", "detail")
 
 
@@ -50,10 +57,27 @@ async def ask(targets: Targets) -> list[Finding]:
     """Ask all targets concurrently, then close their backends."""
     each = distinct(targets)
     try:
-        healths = await asyncio.gather(*(target.backend.health() for target in each))
+        healths = await asyncio.gather(*(_health_of(target) for target in each))
     finally:
         await asyncio.gather(*(close(target) for target in each))
     return [
         Finding(target.name, tuple(name for name, group in targets.items() if target in group), health)
         for target, health in zip(each, healths, strict=True)
     ]
+
+
+async def _health_of(target: Target) -> Health:
+    """A target whose settings name a variable in another program's way is not asked: that would send the name."""
+    if field := next(_foreign_variables(target.settings), ""):
+        return Health(False, f"its {field} names an environment variable as other programs do: here write ${{NAME}}")
+    return await target.backend.health()
+
+
+def _foreign_variables(settings: TargetSettings) -> Iterator[str]:
+    """Fields, a header among them, whose whole value is such a name."""
+    values = [(name, value) for name, value in settings if isinstance(value, str | SecretStr)]
+    values += [(f"header {name}", value) for name, value in settings.headers.items()]
+    for name, value in values:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if FOREIGN_VARIABLES.fullmatch(text.strip()):
+            yield name

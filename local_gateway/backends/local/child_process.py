@@ -1,4 +1,4 @@
-"""One child process: its lines as they come, its last words, and its end."""
+"""One child process: its lines as they come, the line that says why it ended, and its end."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import local_gateway
 
 PACKAGES = Path(local_gateway.__file__).parents[1]  # where the child finds our packages, whatever its folder is
-LEASH = "local_gateway.backends.local.die_with_parent"
+DIE_WITH_PARENT = "local_gateway.backends.local.die_with_parent"
 MAX_LINE_BYTES = 4000  # longer lines are shown in parts
 NUM_LAST_LINES = 20
 READ_SECONDS = 1.0  # for its last lines, which are there when it has ended
@@ -22,7 +22,7 @@ ERROR = "error: "  # how our programs begin the line that says why they end
 
 
 class Child:
-    """A running process, on a leash: it ends when we do. Knows nothing about why it runs or whether it should again.
+    """A running process, which ends when this one does. Knows nothing about why it runs or whether it should again.
 
     `on_line` is called with every line of its standard error; its standard output is not read. It has a session of
     its own, so that Ctrl-C in our terminal reaches us alone: when it ends is for us to say.
@@ -43,7 +43,7 @@ class Child:
         path = os.pathsep.join(filter(None, (str(PACKAGES), environ.get("PYTHONPATH"))))
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", LEASH, str(os.getpid()), *command),
+                *(sys.executable, "-m", DIE_WITH_PARENT, str(os.getpid()), *command),
                 env={**environ, "PYTHONPATH": path},
                 stdin=DEVNULL,
                 stdout=DEVNULL,
@@ -62,7 +62,7 @@ class Child:
         return self._process.pid
 
     @property
-    def last_words(self) -> str:
+    def last_error_line(self) -> str:
         """Why it ended, as far as it says so: one line, or empty."""
         for line in reversed(self._last_lines):
             if line.startswith(ERROR):

@@ -1,4 +1,4 @@
-"""Keeps one program running: starts it, waits until it answers, starts it again when it ends.
+"""Keeps one program running: starts it, waits until it answers, starts it again when it ends or hangs.
 
 The program tells how it is by a probe, which the owner brings along. Which program it is, and what is asked of it when
 it answers, is not known here.
@@ -16,6 +16,9 @@ FIRST_PAUSE = 0.5  # seconds before a program is started again
 MAX_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0  # after which its past is forgotten
 PROBE_SECONDS = 0.1  # between two looks at a program that starts
+WATCH_SECONDS = 10.0  # between two looks at a program that runs
+MISSED_SECONDS = 5.0  # after a look that it did not answer
+MAX_MISSED = 3  # in a row: it hangs. With probes of 5 s and the grace it is replaced within a minute
 GRACE = 10.0  # seconds between the request to end and the end
 
 
@@ -26,7 +29,7 @@ class Process(Protocol):
     def pid(self) -> int: ...
 
     @property
-    def last_words(self) -> str: ...
+    def last_error_line(self) -> str: ...
 
     async def wait(self) -> int: ...
 
@@ -48,7 +51,11 @@ class Restarts:
 
 
 class Supervisor:
-    """The loop around one program. Belongs to one event loop, whose clock and sleep tests may replace."""
+    """The loop around one program.
+
+    Owns the process from its start to its end. Lives in one event loop, whose clock and sleep tests may replace. Knows
+    nothing of HTTP and models; raises nothing that has to do with the program.
+    """
 
     def __init__(
         self,
@@ -67,7 +74,7 @@ class Supervisor:
         self._restarts = Restarts()
         self._running: asyncio.Task[None] | None = None
         # Of the present start: None when the program answers, or why it does not. Between a start that failed and the
-        # next one it keeps the reason, so that nobody waits for what will hardly become better.
+        # next one it keeps the reason, so that no call waits for what will hardly become better.
         self._outcome: asyncio.Future[str | None] | None = None
 
     @property
@@ -119,7 +126,7 @@ class Supervisor:
             self._begin()
 
     def _begin(self) -> None:
-        """Whoever asks from now on waits for the coming start."""
+        """A call from now on waits for the coming start."""
         assert self._outcome is not None
         if self._outcome.done():
             self._outcome = asyncio.get_running_loop().create_future()
@@ -135,6 +142,10 @@ class Supervisor:
         try:
             ended = asyncio.create_task(process.wait())
             ready_since = await self._until_ready(ended)
+            if ready_since is not None and await self._hangs(ended):
+                log.error("%s: it does not answer any more, and is stopped", self._name)
+                self._begin()
+                await process.stop(GRACE)
             status = await ended
         finally:
             ended.cancel()
@@ -152,9 +163,23 @@ class Supervisor:
             await self._sleep(PROBE_SECONDS)
         return None
 
+    async def _hangs(self, ended: asyncio.Task[int]) -> bool:
+        """Look at a program that was ready until it ends by itself (False) or does not answer any more (True)."""
+        num_missed = 0
+        while num_missed < MAX_MISSED:
+            sleeping = asyncio.ensure_future(self._sleep(MISSED_SECONDS if num_missed else WATCH_SECONDS))
+            try:
+                await asyncio.wait({ended, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeping.cancel()
+            if ended.done():
+                return False
+            num_missed = 0 if await self._probe() else num_missed + 1
+        return not ended.done()
+
     def _ended(self, process: Process, status: int, ready_since: float | None) -> float:
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        reason = f"it ended with {how}" + (f": {process.last_words}" if process.last_words else "")
+        reason = f"it ended with {how}" + (f": {process.last_error_line}" if process.last_error_line else "")
         if ready_since is None:
             self._failed(reason)
             return 0.0

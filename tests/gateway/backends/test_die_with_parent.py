@@ -70,7 +70,7 @@ async def test_its_lines_and_its_end() -> None:
         assert await child.wait() == 3
 
     assert lines == ["one", "two"]
-    assert child.last_words == "two"
+    assert child.last_error_line == "two"
 
 
 async def test_the_reason_is_the_error_it_names() -> None:
@@ -79,7 +79,7 @@ async def test_the_reason_is_the_error_it_names() -> None:
     async with started(*python(source)) as (child, _):
         await child.wait()
 
-    assert child.last_words == "no such file"
+    assert child.last_error_line == "no such file"
 
 
 async def test_a_line_without_end_is_told_in_parts() -> None:
@@ -104,7 +104,7 @@ async def test_a_program_that_does_not_exist() -> None:
     async with started("no-such-program") as (child, _):
         assert await child.wait() == 1
 
-    assert child.last_words == "Cannot run no-such-program: No such file or directory."
+    assert child.last_error_line == "Cannot run no-such-program: No such file or directory."
 
 
 async def test_stop_asks_first() -> None:

@@ -1,9 +1,11 @@
 """Targets that speak OpenAI's API."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from local_gateway.backends.base import Call
 from local_gateway.backends.http import HttpClient
@@ -113,3 +115,60 @@ async def test_health_of_a_target_that_is_not_there() -> None:
     await http.aclose()
 
     assert (health.is_ok, health.detail) == (False, "The target could not be reached: Connection refused.")
+
+
+# `headers` of a target
+
+
+HEADERS = {"api-key": "azure", "USER-AGENT": "ours", "OpenAI-Beta": "target", "content-type": "application/x-own"}
+
+
+async def test_configured_headers() -> None:
+    """They replace what gateway and client send by that name, in any case of letters; also when models are listed."""
+    sent = Call(path="/chat/completions", body=BODY, headers={"openai-beta": "client", "traceparent": "00-1"})
+    async with target_and_client(always(reply(200, {"data": []}))) as (target, http):
+        backend = backend_of(target.url, http, headers=HEADERS)
+        upstream = await backend.open(sent)
+        await upstream.aclose()
+        await backend.health()
+        chat, models = target.exchanges
+
+    for headers in (chat.headers, models.headers):
+        assert (headers["api-key"], headers["user-agent"], headers["openai-beta"]) == ("azure", "ours", "target")
+        assert headers["content-type"] == "application/x-own"
+    assert chat.headers["traceparent"] == "00-1"
+
+
+async def test_headers_instead_of_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without `api_key` no Authorization is sent, whatever the environment holds."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\ndefault login me password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    for name, value in {"HOME": str(tmp_path), "NETRC": str(tmp_path / ".netrc"), "OPENAI_API_KEY": "sk-env"}.items():
+        monkeypatch.setenv(name, value)
+    async with target_and_client(always(reply(200, b"ok"))) as (target, http):
+        upstream = await backend_of(target.url, http, headers={"api-key": "azure"}).open(CHAT)
+        await upstream.aclose()
+        (exchange,) = target.exchanges
+
+    assert "authorization" not in exchange.headers
+
+
+async def test_own_authorization() -> None:
+    """It replaces the one that is made of `api_key`."""
+    async with target_and_client(always(reply(200, b"ok"))) as (target, http):
+        backend = backend_of(target.url, http, api_key="ours", headers={"AUTHORIZATION": "Basic abc"})
+        upstream = await backend.open(CHAT)
+        await upstream.aclose()
+        (exchange,) = target.exchanges
+
+    assert exchange.headers["authorization"] == "Basic abc"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("content-length", "5"), ("Transfer-Encoding", "chunked"), ("a b", "x"), ("x", "a\nb"), ("x", " a"), ("", "x")],
+)
+def test_headers_that_cannot_be_sent(name: str, value: str) -> None:
+    """The configuration is refused, not the request."""
+    with pytest.raises(ValidationError):
+        OpenAITarget.model_validate({"type": "openai", "headers": {name: value}})

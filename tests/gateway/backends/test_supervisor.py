@@ -5,7 +5,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from local_gateway.backends.local.supervisor import GRACE, HEALTHY_SECONDS, PROBE_SECONDS, Restarts, Supervisor
+from local_gateway.backends.local.supervisor import (
+    GRACE,
+    HEALTHY_SECONDS,
+    MAX_MISSED,
+    MISSED_SECONDS,
+    PROBE_SECONDS,
+    WATCH_SECONDS,
+    Restarts,
+    Supervisor,
+)
 from tests.waiting import eventually
 
 
@@ -15,12 +24,12 @@ class FakeProcess:
     pid = 1234
 
     def __init__(self) -> None:
-        self.last_words = ""
+        self.last_error_line = ""
         self.stops: list[float] = []
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def end(self, status: int, last_words: str = "") -> None:
-        self.last_words = last_words
+    def end(self, status: int, last_error_line: str = "") -> None:
+        self.last_error_line = last_error_line
         self._end.set_result(status)
 
     async def wait(self) -> int:
@@ -59,7 +68,7 @@ class Stage:
         return self.answers
 
     async def _sleep(self, seconds: float) -> None:
-        if seconds != PROBE_SECONDS:
+        if seconds not in (PROBE_SECONDS, WATCH_SECONDS, MISSED_SECONDS):
             self.pauses.append(seconds)
             if self.is_held:
                 await asyncio.Event().wait()
@@ -207,3 +216,43 @@ async def test_one_who_stops_waiting_does_not_disturb_the_others(stage: Stage) -
     stage.answers = True
 
     assert await staying is None
+
+
+# Hanging
+
+
+async def test_program_that_hangs(stage: Stage) -> None:
+    """It runs and does not answer: it is stopped and replaced, and calls wait for the next one."""
+    stage.answers = True
+    assert await stage.supervisor.ready() is None
+    stage.answers = False
+    replacement = await stage.process(1)
+    waiting = asyncio.create_task(stage.supervisor.ready())
+    stage.answers = True
+
+    assert await waiting is None
+    assert stage.processes[0].stops[0] == GRACE
+    assert not replacement.stops
+
+
+async def test_program_that_is_slow_now_and_then(stage: Stage) -> None:
+    """Fewer missed looks in a row than MAX_MISSED are none."""
+    looks: list[bool] = []
+    stage.answers = True
+    assert await stage.supervisor.ready() is None
+
+    async def probe() -> bool:
+        looks.append(len(looks) % MAX_MISSED == 0)
+        return looks[-1]
+
+    stage.supervisor._probe = probe
+    await eventually(lambda: len(looks) > 20)
+
+    assert len(stage.processes) == 1
+
+
+def test_a_hanging_program_is_replaced_within_a_minute() -> None:
+    """From its last answer, with probes that take their five seconds and a program that does not heed the signal."""
+    probe_seconds = 5.0
+
+    assert WATCH_SECONDS + MAX_MISSED * probe_seconds + (MAX_MISSED - 1) * MISSED_SECONDS + GRACE < 60

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from local_gateway.backends.base import Health
+from local_gateway.backends.openai import OpenAIBackend
 from local_gateway.commands import check
 from local_gateway.commands.check import Finding
 from local_gateway.config.load import load
+from local_gateway.config.settings import OpenAITarget
+from tests.gateway.fake_target import Exchange, reply, target_and_client
 from tests.gateway.scripted_backend import ScriptedBackend, make_target
 
 GOOD = Health(True, "well", num_ready_workers=1)
@@ -55,3 +58,60 @@ def test_target_that_nobody_answers_for(tmp_path: Path, capsys: pytest.CaptureFi
         ["local:demo", "b", "ok"],
     ]
     assert "s3cret" not in shown
+
+
+# Mistakes that a target cannot tell from a missing list of models
+
+
+@pytest.mark.parametrize(
+    ("path", "is_ok", "hint"),
+    [
+        ("/v1", True, "answers"),
+        ("/v1/", True, "answers"),
+        ("", False, "ends too early"),
+        ("/", False, "ends too early"),
+        ("/v1/chat/completions", False, "ends too late: write it without /chat/completions"),
+        ("/v1/embeddings/", False, "ends too late: write it without /embeddings"),
+        ("/v1/models", False, "ends too late: write it without /models"),
+        ("/other/v4", True, "has no list of models"),
+    ],
+)
+async def test_base_url(path: str, is_ok: bool, hint: str) -> None:
+    """One that ends too early or too late is told from a server that only has no list of models."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(reply(200, {"data": []}) if exchange.path == "/v1/models" else reply(404))
+
+    async with target_and_client(script) as (server, http):
+        settings = OpenAITarget(type="openai", base_url=f"{server.url}{path}")
+        health = await OpenAIBackend(settings, http).health()
+
+    assert (health.is_ok, hint in health.detail) == (is_ok, True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["os.environ/OPENAI_API_KEY", "os.environ['KEY']", 'os.getenv("KEY")', "env:KEY", "$KEY", "%KEY%", "{{ KEY }}"],
+)
+@pytest.mark.parametrize("place", ["api_key", "headers"])
+async def test_variable_of_another_program(place: str, value: str) -> None:
+    """What names an environment variable in another program's way is no key; the target is not sent it."""
+    backend = ScriptedBackend()
+    given = {"headers": {"api-key": value}} if place == "headers" else {"api_key": value}
+    if place == "api_key" and " " in value:
+        pytest.skip("no key has a space: the settings say so")
+    settings = OpenAITarget.model_validate({"type": "openai", **given})
+
+    (finding,) = await check.ask({"llama": (make_target(backend, "one", settings),)})
+
+    assert not finding.health.is_ok
+    assert "${NAME}" in finding.health.detail
+    assert value not in finding.health.detail
+
+
+async def test_keys_that_look_odd() -> None:
+    """They are keys all the same."""
+    for value in ("sk-os.environ", "$2b$10$abc", "env", "rpa_%AB"):
+        settings = OpenAITarget.model_validate({"type": "openai", "api_key": value})
+        (finding,) = await check.ask({"llama": (make_target(ScriptedBackend(), "one", settings),)})
+        assert finding.health.is_ok, value

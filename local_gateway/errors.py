@@ -266,7 +266,7 @@ BY_STATUS: Mapping[int, Policy] = {
     **dict.fromkeys((401, 402, 403), REFUSED_KEY),
     **dict.fromkeys((404, 410, 413, 501), NOT_HERE),
     **dict.fromkeys((409, 425), BUSY),
-    408: FAULT_OF_TARGET,
+    **dict.fromkeys((408, 424), FAULT_OF_TARGET),  # 424 is TGI's of a model that broke
     429: Policy("rate_limited", "anywhere"),
 }
 

@@ -111,7 +111,9 @@ QUOTED = re.compile(
 PAGE = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 PAGE_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-SDK_TRACEBACK = re.compile(r"\s*\btraceback: ?Traceback \(.*", re.DOTALL)  # RunPod's, after the message
+SDK_EXCEPTION = re.compile(
+    r"(?:handler: )?(.*?)\s*\btraceback: ?Traceback \(.*", re.DOTALL
+)  # of a generator, by RunPod's
 
 
 class WireError(NamedTuple):
@@ -302,7 +304,8 @@ def _for_people(text: str) -> str:
         title = PAGE_TITLE.search(text)
         words = html.unescape(TAG.sub(" ", title[2] if title else text))
         return " ".join(words.split())[:MAX_PAGE_CHARS]
-    text = SDK_TRACEBACK.sub("", text).strip()
+    raised = SDK_EXCEPTION.fullmatch(text)
+    text = (raised[1] if raised else text).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any(line.startswith("Traceback (") for line in lines):
         return lines[-1][:MAX_PAGE_CHARS]

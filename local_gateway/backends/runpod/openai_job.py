@@ -1,6 +1,7 @@
 """OpenAI's API in a job: a call as a job's input, a job's output as an answer. Pure."""
 
 import re
+from typing import Any
 
 import orjson
 
@@ -17,7 +18,7 @@ from local_gateway.errors import (
     WorkerFailedError,
     one_line,
 )
-from local_gateway.wire.error_body import error_in, explain
+from local_gateway.wire.error_body import explain
 
 MAX_PAYLOAD_BYTES = 10_000_000  # of /run
 MAX_MESSAGE_CHARS = 300  # of an error text that is not ours
@@ -26,7 +27,15 @@ OPENAI_ERROR = re.compile(r'\s*\{\s*"error"\s*:\s*\{')  # as this project's work
 
 
 class JobFailedError(TargetRefusedError):
-    """The worker itself says what is wrong: with HTTP's status and OpenAI's error object."""
+    """The worker itself says what is wrong: with HTTP's status and OpenAI's error object.
+
+    What is its own fault is tried once more at most, like any failure of a worker: see WorkerFailedError.
+    """
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        super().__init__(status, error)
+        if status >= SERVER_ERROR:
+            self.retry = "once"
 
 
 def payload_of(call: Call, settings: RunpodQueueTarget) -> bytes:
@@ -59,27 +68,21 @@ def _body_of(call: Call) -> object:
     return orjson.Fragment(call.body)
 
 
-def whole_of(outputs: list[object]) -> tuple[int, bytes]:
-    """Status and body of an answer that is not streamed: an object, or a text, perhaps in pieces.
+def whole_of(outputs: list[object]) -> tuple[object, bytes]:
+    """An answer that is not streamed, parsed and as JSON: an object, or a text, perhaps in pieces.
 
-    A text that is no JSON is left to the reader of answers, which knows what else it may be.
+    Raises AnswerBrokenError for text that is neither JSON nor events.
     """
     first = outputs[0]
     if isinstance(first, list) and len(first) == 1 and isinstance(first[0], dict):
         first = first[0]  # a batch of one answer
     if not isinstance(first, str):
-        return _status_of(first), orjson.dumps(first)
+        return first, orjson.dumps(first)
     text = "".join(output for output in outputs if isinstance(output, str))
     try:
-        return _status_of(orjson.loads(text)), text.encode()
+        return orjson.loads(text), text.encode()
     except orjson.JSONDecodeError as error:
         raise AnswerBrokenError("What the worker answered is neither JSON nor a stream of events.") from error
-
-
-def _status_of(output: object) -> int:
-    """200, but for an error, in whatever shape the worker writes it."""
-    error = error_in(output)
-    return error.status if error else 200
 
 
 def failure_of(error: object) -> TargetError:

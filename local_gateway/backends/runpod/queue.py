@@ -5,6 +5,7 @@ answer. An answer that is not read to its end cancels the job, and so does a can
 """
 
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import orjson
 
@@ -15,10 +16,11 @@ from local_gateway.backends.runpod.api_types import JobUnknownError
 from local_gateway.backends.runpod.client import RunpodClient
 from local_gateway.backends.runpod.job import RunpodJob
 from local_gateway.backends.runpod.job_events import JobEvents, begins_stream, flattened
-from local_gateway.backends.runpod.openai_job import JobFailedError, payload_of, whole_of
+from local_gateway.backends.runpod.openai_job import SERVER_ERROR, JobFailedError, payload_of, whole_of
 from local_gateway.config.settings import OpenAITarget, RunpodQueueTarget
 from local_gateway.errors import TargetError, WorkerFailedError
 from local_gateway.wire.call_ledger import ExecutionStats
+from local_gateway.wire.error_body import error_in
 from local_gateway.wire.sse import Event, EventBlock
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
@@ -107,16 +109,18 @@ async def _answer_of(job: RunpodJob) -> JobAnswer:
     try:
         outputs = await job.more()
     except JobFailedError as error:
-        return JobAnswer(job, error.status, JSON, orjson.dumps({"error": error.error}))
+        return _error_answer(job, error.status, error.error)
     if not outputs:
         raise WorkerFailedError("RunPod says that the job is completed, but there is no answer.")
     if begins_stream(next(iter(flattened(outputs)), None)):
         return await _stream_of(job, outputs)
     while isinstance(outputs[0], str) and (more := await job.more()):
         outputs += more
-    status, body = whole_of(outputs)
+    parsed, body = whole_of(outputs)
     job.finish()
-    return JobAnswer(job, status, JSON, body)
+    if told := error_in(parsed):
+        return _error_answer(job, *told)
+    return JobAnswer(job, 200, JSON, body)
 
 
 async def _stream_of(job: RunpodJob, outputs: list[object]) -> JobAnswer:
@@ -125,8 +129,15 @@ async def _stream_of(job: RunpodJob, outputs: list[object]) -> JobAnswer:
     events = await _events_of(job, stream, outputs)
     if events and (error := events[0].error):
         job.finish()
-        return JobAnswer(job, error.status, JSON, orjson.dumps({"error": error.error}))
+        return _error_answer(job, *error)
     return JobAnswer(job, 200, EVENTS, EventBlock.of(events) if events else b"", stream)
+
+
+def _error_answer(job: RunpodJob, status: int, error: dict[str, Any]) -> JobAnswer:
+    """What the worker says of a fault of the client's. Raises JobFailedError for its own."""
+    if status >= SERVER_ERROR:
+        raise JobFailedError(status, error)
+    return JobAnswer(job, status, JSON, orjson.dumps({"error": error}))
 
 
 async def _events_of(job: RunpodJob, stream: JobEvents, outputs: list[object]) -> list[Event]:

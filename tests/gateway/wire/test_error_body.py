@@ -78,7 +78,7 @@ def test_errors_that_come_with_a_success(body: Any, status: int, words: str) -> 
         pytest.param("vLLM returned HTTP 503: Service Unavailable", 503, "vLLM returned", id="status-in-words"),
         pytest.param(PAGE, 500, "413 Request Entity Too Large", id="page"),
         pytest.param("handler: out of memory \ntraceback: Traceback (most recent call last):\n  File x", 500,
-                     "handler: out of memory", id="sdk-generator"),
+                     "out of memory", id="sdk-generator"),
         pytest.param(json.dumps({"error_type": "<class 'RuntimeError'>", "error_message": "CUDA out of memory",
                                  "error_traceback": "Traceback ..."}), 500, "CUDA out of memory", id="sdk-function"),
         pytest.param("", 500, "", id="nothing"),

@@ -1,11 +1,36 @@
 """From a request to what the engine understands of it."""
 
-from dataclasses import fields
-
 from handler.api.protocol import GenerationRequest
 from handler.engine.sampling_params import SamplingParams
 
 
 def sampling_params(request: GenerationRequest) -> SamplingParams:
-    """A request has every field under the engine's name, with the engine's default where the client said nothing."""
-    return SamplingParams(**{field.name: getattr(request, field.name) for field in fields(SamplingParams)})
+    """Field by field, so that types are checked; defaults are the engine's already."""
+    wanted = request.wanted
+    return SamplingParams(
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+        min_p=request.min_p,
+        typical_p=request.typical_p,
+        repeat_penalty=request.repeat_penalty,
+        repeat_last_n=request.repeat_last_n,
+        frequency_penalty=request.frequency_penalty,
+        presence_penalty=request.presence_penalty,
+        dry_multiplier=request.dry_multiplier,
+        dry_base=request.dry_base,
+        dry_allowed_length=request.dry_allowed_length,
+        dry_penalty_last_n=request.dry_penalty_last_n,
+        dry_sequence_breakers=request.dry_sequence_breakers,
+        xtc_probability=request.xtc_probability,
+        xtc_threshold=request.xtc_threshold,
+        logit_bias=request.logit_bias,
+        seed=request.seed,
+        max_tokens=request.token_limit,
+        min_tokens=request.min_tokens,
+        stop=request.stop,
+        stop_token_ids=request.stop_token_ids,
+        ignore_eos=request.ignore_eos,
+        num_logprobs=request.num_logprobs,
+        constraint=wanted.constraint if wanted else None,
+    )

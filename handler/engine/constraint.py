@@ -1,0 +1,19 @@
+"""What an answer must consist of, as a request states it. A leaf: knows nothing of how it is compiled and enforced."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+ConstraintKind = Literal["schema", "regex", "choice", "grammar", "lark"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One constraint over a whole answer.
+
+    `text` is a JSON schema as JSON (`schema`), a regular expression (`regex`), a JSON list of texts (`choice`), a
+    grammar in llama.cpp's GBNF or in Lark (`grammar`), or one in llguidance's Lark (`lark`).
+    """
+
+    kind: ConstraintKind
+    text: str
+    strict: bool = False  # of a schema: keywords that cannot be enforced are refused instead of let go

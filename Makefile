@@ -50,6 +50,7 @@ model: $(SETUP)  ## Fetch the demo model, once per machine.
 docs: $(SETUP)  ## Write from the settings: docs/configuration.md, docs/gateway.md, the schema, the Hub's inputs.
 	@$(BIN)/python builder/reference.py
 	@$(BIN)/python builder/gateway_reference.py
+	@$(BIN)/python builder/api_reference.py
 
 # One file per need. Versions stay as they are where they still fit; `make lock ARGS=--upgrade` takes the newest.
 # gateway.txt and dev.txt are held to worker.txt's versions, because all are installed together for tests.

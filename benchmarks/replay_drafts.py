@@ -76,7 +76,7 @@ def edits(commits: str, suffix: str, vocabulary: ModelVocabulary) -> Iterator[Ed
     """Up to three files of each commit."""
     for commit in git("rev-list", commits).split():
         for name in git("diff", "--name-only", "--diff-filter=M", f"{commit}^", commit, "--", f"*{suffix}").split()[:3]:
-            old, new = (vocabulary.tokenize(git("show", f"{at}:{name}")) for at in (f"{commit}^", commit))
+            old, new = (vocabulary.tokenize(git("show", f"{at}:{name}").encode()) for at in (f"{commit}^", commit))
             if old != new and len(old) < MAX_TOKENS > len(new):
                 yield Edit(old + new, len(old))
 

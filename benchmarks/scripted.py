@@ -22,8 +22,10 @@ from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
 from handler.api.model_names import ServedNames
 from handler.api.routes import Api
+from handler.api.tokens import Tokens
 from handler.chat.template import ChatTemplate
 from handler.engine.batch import Batch
+from handler.engine.constraint import Constraint
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
@@ -78,7 +80,10 @@ class NoSampler:
 
 
 class NoSchemas:
-    def compile(self, json_schema: str) -> Grammar:
+    def known(self, constraint: Constraint) -> Grammar | None:
+        return None
+
+    def compile(self, constraint: Constraint) -> Grammar:
         raise InvalidRequestError("A script follows no schema.")
 
     def close(self) -> None: ...
@@ -96,7 +101,7 @@ class ScriptedRunner:
         self._step_seconds = step_seconds
         self._ends = 0.0
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         return list(text.encode())
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
@@ -124,7 +129,8 @@ def make_worker(runner: ScriptedRunner) -> Worker:
     engine = create_engine(runner, MAX_NUM_SEQS)
     names = ServedNames(("scripted",))
     template = ChatTemplate(TEMPLATE, bos_token="", eos_token="")
-    api = Api(ChatCompletions(engine, lambda: template, names), Completions(engine, names), names)
+    chat, completions = ChatCompletions(engine, lambda: template, names), Completions(engine, names)
+    api = Api(chat, completions, Tokens(engine, names), names)
     return Worker(api, engine)
 
 

@@ -8,6 +8,7 @@ from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
 from handler.api.model_names import ServedNames
 from handler.api.routes import Api
+from handler.api.tokens import Tokens
 from handler.chat.template import ChatTemplate, model_template
 from handler.engine.llama.model_runner import ModelRunner
 from handler.errors import ConfigError, ModelError
@@ -24,7 +25,8 @@ def start_worker(settings: Settings, model: LoadedModel) -> Worker:
     engine = start_engine(model, max_queue=settings.max_queue)
     names = ServedNames(served_names(settings))
     gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
-    return Worker(Api(ChatCompletions(engine, template, names), Completions(engine, names), names), engine)
+    chat, completions = ChatCompletions(engine, template, names), Completions(engine, names)
+    return Worker(Api(chat, completions, Tokens(engine, names), names), engine)
 
 
 def served_names(settings: Settings) -> tuple[str, ...]:

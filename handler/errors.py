@@ -24,7 +24,7 @@
 """
 
 import logging
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,10 @@ class RequestError(WorkerError):
         super().__init__(message)
         self.param = param
         self.code = code or self.default_code
+
+    def at(self, param: str) -> Self:
+        """The same error with the field that it is about, for callers that know where the client has written it."""
+        return type(self)(str(self), param=param, code=self.code)
 
 
 class InvalidRequestError(RequestError):

@@ -13,6 +13,7 @@ from handler.api.completions import CompletionChunk, Completions
 from handler.api.model_names import ServedNames
 from handler.api.routes import CHAT, COMPLETIONS, Api
 from handler.api.stream import EventStream
+from handler.api.tokens import Tokens
 from handler.chat.template import model_template
 from handler.engine.engine import Engine
 from handler.engine.scheduler import Limits
@@ -107,7 +108,7 @@ def fake_worker(
     engine = create_engine(runner, limits, max_queue=max_queue)
     names = ServedNames(NAMES)
     chat = ChatCompletions(engine, model_template(template, bos_token="", eos_token=""), names)
-    api = Api(chat, Completions(engine, names), names)
+    api = Api(chat, Completions(engine, names), Tokens(engine, names), names)
     worker = FakeWorker(Worker(api, engine), runner)
     try:
         yield worker

@@ -23,6 +23,7 @@ from handler.api.sampling import sampling_params
 from handler.api.stream import EventStream, Outputs
 from handler.chat.template import ChatTemplate
 from handler.engine.engine import Engine
+from handler.engine.generation import Generation
 from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
 from handler.errors import ContextLengthError, SchemaError
 
@@ -36,23 +37,38 @@ class ChatCompletions:
         self._names = names
 
     async def create(self, body: object) -> Answer | EventStream:
-        request = parse(ChatCompletionRequest, body)
+        """Answer a decoded body. Raises RequestError before anything is sent."""
+        request, prompt = await asyncio.to_thread(self._read, body)
         identity = Identity.new("chatcmpl", self._names.resolve(request.model))
-        prompt = await asyncio.to_thread(self._render, request)
-        try:
-            generation = await self._engine.generate([prompt], sampling_params(request), request.n)
-        except ContextLengthError as error:
-            error.param = "messages"
-            raise
-        except SchemaError as error:
-            error.param = request.response_format.param
-            raise
+        generation = await self._generate(request, prompt)
         if request.stream:
             return await EventStream.open(generation, ChatChunks(identity, request))
         return _completion(identity, await generation.result())
 
-    def _render(self, request: ChatCompletionRequest) -> str:
-        return self._template().render(request.messages, **request.chat_template_kwargs)
+    async def count_tokens(self, body: object) -> Answer:
+        """How many tokens the conversation's prompt has, without generating anything."""
+        _, prompt = await asyncio.to_thread(self._read, body)
+        return {"object": "response.input_tokens", "input_tokens": len(await self._engine.tokenize(prompt))}
+
+    async def _generate(self, request: ChatCompletionRequest, prompt: str) -> Generation:
+        try:
+            return await self._engine.generate([prompt], sampling_params(request), request.n)
+        except ContextLengthError as error:
+            raise error.at("messages") from error
+        except SchemaError as error:
+            raise error.at(request.wanted.param if request.wanted else "response_format") from error
+
+    def _read(self, body: object) -> tuple[ChatCompletionRequest, str]:
+        """The request and its prompt. In a thread: a large body takes tens of milliseconds, some templates too."""
+        request = parse(ChatCompletionRequest, body)
+        self._names.resolve(request.model)  # the first thing a client should hear
+        add_generation_prompt = request.add_generation_prompt
+        return request, self._template().render(
+            request.messages,
+            continue_final_message=request.continues_final_message,
+            add_generation_prompt=True if add_generation_prompt is None else add_generation_prompt,
+            **request.template_variables,
+        )
 
 
 def _completion(identity: Identity, outputs: list[SequenceOutput]) -> Answer:

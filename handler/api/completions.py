@@ -1,6 +1,8 @@
 """POST /v1/completions: prompts in, their continuations or the chunks of them out."""
 
+import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -12,8 +14,11 @@ from handler.api.protocol import CompletionRequest, parse
 from handler.api.sampling import sampling_params
 from handler.api.stream import EventStream, Outputs
 from handler.engine.engine import Engine
+from handler.engine.generation import Generation
 from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
-from handler.errors import ContextLengthError
+from handler.errors import ContextLengthError, SchemaError
+
+DEFAULT_TOKENS = 16  # OpenAI's, of completions alone
 
 
 class ChunkChoice(CompletionChoice):
@@ -31,18 +36,30 @@ class Completions:
         self._engine = engine
         self._names = names
 
-    async def create(self, body: object) -> Answer | EventStream:
-        request = parse(CompletionRequest, body)
+    async def create(self, body: object, *, unlimited: bool = False) -> Answer | EventStream:
+        """Answer a decoded body. Raises RequestError before anything is sent.
+
+        A request that limits its tokens by nothing gets OpenAI's 16, or with `unlimited` what the context leaves.
+        """
+        request = await asyncio.to_thread(parse, CompletionRequest, body)
         identity = Identity.new("cmpl", self._names.resolve(request.model))
-        try:
-            generation = await self._engine.generate(request.prompts, sampling_params(request), request.n)
-        except ContextLengthError as error:
-            error.param = "prompt"
-            raise
+        generation = await self._generate(request, None if unlimited else max(DEFAULT_TOKENS, request.min_tokens))
         writer = CompletionChunks(identity, request, self._echoes(request))
         if request.stream:
             return await EventStream.open(generation, writer)
-        return writer.whole(dict(enumerate(await generation.result())))
+        outputs = await generation.result()
+        return writer.whole(best(outputs, request), outputs)
+
+    async def _generate(self, request: CompletionRequest, default_tokens: int | None) -> Generation:
+        params = sampling_params(request, default_tokens)
+        if request.num_candidates > request.n and params.num_logprobs is None:
+            params = replace(params, num_logprobs=0)  # by which the best are found
+        try:
+            return await self._engine.generate(request.prompts, params, request.num_candidates)
+        except ContextLengthError as error:
+            raise error.at("prompt") from error
+        except SchemaError as error:
+            raise error.at(request.wanted.param if request.wanted else "response_format") from error
 
     def _echoes(self, request: CompletionRequest) -> list[str]:
         """The text each choice begins with."""
@@ -50,22 +67,40 @@ class Completions:
         return [prompt for prompt in prompts for _ in range(request.n)]
 
 
+def best(outputs: list[SequenceOutput], request: CompletionRequest) -> list[SequenceOutput]:
+    """Of each prompt's candidates the `n` likeliest by their mean logprob a token, the likeliest first."""
+    num_candidates = request.num_candidates
+    if num_candidates == request.n:
+        return outputs
+    chosen: list[SequenceOutput] = []
+    for start in range(0, len(outputs), num_candidates):
+        candidates = sorted(outputs[start : start + num_candidates], key=_mean_logprob, reverse=True)
+        chosen += candidates[: request.n]
+    return chosen if request.logprobs is not None else [output._replace(logprobs=()) for output in chosen]
+
+
+def _mean_logprob(output: SequenceOutput) -> float:
+    """Of an answer without tokens: that of certainty."""
+    return sum(map(token_logprob, output.logprobs)) / max(1, len(output.logprobs))
+
+
 class CompletionChunks:
     """The chunks of one answer; the whole answer is one chunk of everything."""
 
     def __init__(self, identity: Identity, request: CompletionRequest, echoes: list[str]) -> None:
         self._identity = identity
-        self._n = request.n
+        self._num_candidates = request.num_candidates
         self._include_usage = request.include_usage
         self._echoes = dict(enumerate(echoes))
         self._moulds: dict[int, sse.EventTemplate] = {}  # of each choice whose text has begun
         self._num_chars = dict.fromkeys(self._echoes, 0)  # of each choice's text so far
         self._usages: dict[int, SequenceUsage] = {}
 
-    def whole(self, outputs: Outputs) -> Answer:
-        choices = [self._choice(index, output) for index, output in outputs.items()]
-        completion = self._completion(choices)
-        completion.usage = self._usage()
+    def whole(self, chosen: list[SequenceOutput], generated: list[SequenceOutput]) -> Answer:
+        """The chosen outputs as one answer; all that were generated count as used."""
+        completion = self._completion([self._choice(index, output) for index, output in enumerate(chosen)])
+        usages = [output.usage for output in generated if output.usage]
+        completion.usage = total_usage(usages, self._num_candidates)
         return completion.model_dump(exclude_unset=True)
 
     def events(self, outputs: Outputs) -> str:
@@ -106,7 +141,7 @@ class CompletionChunks:
         return choice
 
     def _usage(self) -> CompletionUsage:
-        return total_usage([self._usages[index] for index in sorted(self._usages)], self._n)
+        return total_usage([self._usages[index] for index in sorted(self._usages)], self._num_candidates)
 
     def _completion(self, choices: list[ChunkChoice]) -> CompletionChunk:
         return CompletionChunk(**self._identity._asdict(), object="text_completion", choices=choices)

@@ -46,7 +46,7 @@ def unsupported(param: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{param}' is not supported: {why}", param=param, code="unsupported_parameter")
 
 
-def strings(value: object, param: str) -> Strings:
+def parse_strings(value: object, param: str) -> Strings:
     """One text or several, none of them empty."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
@@ -59,7 +59,7 @@ def strings(value: object, param: str) -> Strings:
     return tuple(items)
 
 
-def logit_bias(value: object) -> Biases:
+def parse_biases(value: object) -> Biases:
     """Pairs of token id and bias, out of OpenAI's object."""
     if not isinstance(value, dict):
         raise InvalidRequestError("'logit_bias' must be an object of token ids and numbers", param="logit_bias")
@@ -77,15 +77,15 @@ def _bias(token: Any, bias: Any) -> tuple[int, float]:
     return int(token), float(bias)
 
 
-def token_ids(value: object, param: str) -> tuple[int, ...]:
+def parse_token_ids(value: object, param: str, *, most: int = MAX_BIASES) -> tuple[int, ...]:
     """A list of token ids, possibly empty. Whether the vocabulary has them shows later."""
-    if not (value == [] or is_token_ids(value)) or not isinstance(value, list) or len(value) > MAX_BIASES:
-        message = f"'{param}' must be a list of at most {MAX_BIASES} token ids"
+    if not (value == [] or is_token_ids(value)) or not isinstance(value, list) or len(value) > most:
+        message = f"'{param}' must be a list of at most {most} token ids"
         raise InvalidRequestError(message, param=param)
     return tuple(value)
 
 
-def prompts(value: Any) -> list[Prompt]:
+def parse_prompts(value: Any) -> list[Prompt]:
     """One prompt or several, each a text or token ids."""
     items = [value] if isinstance(value, str) or is_token_ids(value) else value
     if not isinstance(items, list) or not items or not (_are_texts(items) or all(map(is_token_ids, items))):
@@ -105,15 +105,6 @@ def is_token_ids(value: object) -> bool:
     return (
         isinstance(value, list) and bool(value) and all(type(item) is int and 0 <= item <= MAX_INT32 for item in value)
     )
-
-
-def token_limit(value: int, param: str) -> int | None:
-    """A limit of generated tokens; -1, llama.cpp's word for none, becomes None."""
-    if value == -1:
-        return None
-    if value < 1:
-        raise InvalidRequestError(f"'{param}' must be at least 1 (got {show(value)})", param=param)
-    return value
 
 
 def show(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The messages of a chat, checked for their form. They stay as they came: templates read more keys than OpenAI names."""
+"""The messages of a chat, checked for their form. They stay as they came: templates read keys that OpenAI has not."""
 
 from typing import Any
 

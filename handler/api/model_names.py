@@ -20,7 +20,7 @@ class ServedNames:
         if requested not in self.names:
             served = ", ".join(self.names)
             raise ModelNotFoundError(
-                f"The model {requested[:80]!r} is not served here; served: {served}.", param="model"
+                f"The model {requested[:80]!r} does not exist here; served: {served}.", param="model"
             )
         return requested
 

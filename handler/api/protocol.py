@@ -4,8 +4,8 @@ Lenient about form: a null is an absent field, and the other names clients have 
 meaning: a number is not a text, nothing is out of range, and no field that would change the answer is ignored:
 `parameters` has the list.
 
-Every error is an InvalidRequestError with `param`. Knows nothing of models: whether a prompt fits, or a token id exists,
-shows later.
+Every error is an InvalidRequestError with `param`. Knows nothing of models: whether a prompt fits, or a token id
+exists, shows later.
 """
 
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -23,12 +23,11 @@ from handler.api.fields import (
     LenientModel,
     Prompt,
     Strings,
-    logit_bias,
-    prompts,
+    parse_biases,
+    parse_prompts,
+    parse_strings,
+    parse_token_ids,
     show,
-    strings,
-    token_ids,
-    token_limit,
     unsupported,
 )
 from handler.api.messages import Message, check_messages, continues
@@ -38,13 +37,10 @@ from handler.errors import InvalidRequestError
 
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20  # OpenAI's limit
-COMPLETION_TOKENS = 16  # OpenAI's default of `max_tokens` for completions
 TEMPLATE_VARIABLES = ("messages", "tools")  # which `chat_template_kwargs` may not replace
 PROMPT_FLAGS = ("add_generation_prompt", "continue_final_message")  # which may stand there too
 
 _DEFAULTS = SamplingParams()
-
-NO_LIMIT = -1  # of tokens, as llama.cpp says it
 
 
 class StreamOptions(LenientModel):
@@ -61,18 +57,16 @@ class GenerationRequest(ConstrainedRequest):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
-    max_completion_tokens: Integer | None = None
-    max_tokens: Integer | None = None
-    n_predict: Integer | None = None
+    max_completion_tokens: Integer | None = Field(None, ge=1)
+    max_tokens: Integer | None = Field(None, ge=1)
+    n_predict: Integer | None = Field(None, ge=1)
     min_tokens: Integer = Field(_DEFAULTS.min_tokens, ge=0, le=MAX_INT32)
-    stop: Annotated[Strings, PlainValidator(lambda value: strings(value, "stop"))] = _DEFAULTS.stop
-    stop_token_ids: Annotated[tuple[int, ...], PlainValidator(lambda value: token_ids(value, "stop_token_ids"))] = (
-        _DEFAULTS.stop_token_ids
-    )
+    stop: Annotated[Strings, PlainValidator(lambda value: parse_strings(value, "stop"))] = _DEFAULTS.stop
+    stop_token_ids: Annotated[
+        tuple[int, ...], PlainValidator(lambda value: parse_token_ids(value, "stop_token_ids"))
+    ] = _DEFAULTS.stop_token_ids
     ignore_eos: bool = _DEFAULTS.ignore_eos
-    seed: Annotated[Integer, AfterValidator(lambda seed: None if seed == -1 else seed)] | None = Field(
-        _DEFAULTS.seed, ge=-(2**63), lt=2**63
-    )  # -1 is llama.cpp's and vLLM's word for any
+    seed: Integer | None = Field(_DEFAULTS.seed, ge=-(2**63), lt=2**63)  # -1: any
 
     temperature: float = Field(_DEFAULTS.temperature, ge=0, le=2)
     top_p: float = Field(_DEFAULTS.top_p, gt=0, le=1)
@@ -96,9 +90,9 @@ class GenerationRequest(ConstrainedRequest):
     dry_allowed_length: Integer = Field(_DEFAULTS.dry_allowed_length, ge=0, le=MAX_INT32)
     dry_penalty_last_n: Integer = Field(_DEFAULTS.dry_penalty_last_n, ge=-1, le=MAX_INT32)
     dry_sequence_breakers: Annotated[
-        Strings, PlainValidator(lambda value: strings(value, "dry_sequence_breakers"))
+        Strings, PlainValidator(lambda value: parse_strings(value, "dry_sequence_breakers"))
     ] = _DEFAULTS.dry_sequence_breakers
-    logit_bias: Annotated[Biases, PlainValidator(logit_bias)] = _DEFAULTS.logit_bias
+    logit_bias: Annotated[Biases, PlainValidator(parse_biases)] = _DEFAULTS.logit_bias
 
     @property
     def include_usage(self) -> bool:
@@ -111,11 +105,9 @@ class GenerationRequest(ConstrainedRequest):
 
     @property
     def token_limit(self) -> int | None:
-        """Tokens to generate at most; None for as many as the context leaves. The newest name counts first."""
-        for name in ("max_completion_tokens", "max_tokens", "n_predict"):
-            if (value := getattr(self, name)) is not None:
-                return token_limit(value, name)
-        return _DEFAULTS.max_tokens
+        """Tokens to generate at most, as asked for; None if nothing is said. The newest name counts first."""
+        limits = (self.max_completion_tokens, self.max_tokens, self.n_predict)
+        return next((limit for limit in limits if limit is not None), None)
 
     @model_validator(mode="after")
     def _check_together(self) -> "GenerationRequest":
@@ -134,12 +126,12 @@ class ChatCompletionRequest(GenerationRequest):
     messages: Annotated[list[Message], AfterValidator(check_messages)] = Field(min_length=1)
     logprobs: bool = False
     top_logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    tools: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = Field([])
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    functions: list[dict[str, Any]] = []
+    functions: list[dict[str, Any]] = Field([])
     function_call: Any = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field({})
     reasoning_effort: str | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -201,7 +193,7 @@ class CompletionRequest(GenerationRequest):
 
     route = "completions"
 
-    prompts: Annotated[list[Prompt], PlainValidator(prompts)] = Field(validation_alias="prompt")  # one or more
+    prompts: Annotated[list[Prompt], PlainValidator(parse_prompts)] = Field(validation_alias="prompt")  # one or more
     logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool = False
     best_of: Integer | None = Field(None, ge=1, le=MAX_CHOICES)
@@ -215,11 +207,6 @@ class CompletionRequest(GenerationRequest):
     def num_candidates(self) -> int:
         """Answers to generate for each prompt, of which the best `n` are sent."""
         return self.best_of or self.n
-
-    @property
-    def token_limit(self) -> int | None:
-        is_given = any(value is not None for value in (self.max_completion_tokens, self.max_tokens, self.n_predict))
-        return super().token_limit if is_given else COMPLETION_TOKENS
 
     @model_validator(mode="after")
     def _check(self) -> "CompletionRequest":
@@ -235,10 +222,19 @@ class CompletionRequest(GenerationRequest):
 
 
 RequestT = TypeVar("RequestT", bound=GenerationRequest)
+ModelT = TypeVar("ModelT", bound=LenientModel)
 
 
 def parse(model_cls: type[RequestT], body: object) -> RequestT:
     """The request in a decoded JSON body. Raises InvalidRequestError that says in one line what is wrong first."""
+    request = validate(model_cls, body)
+    assert isinstance(body, dict), "validated"
+    check_parameters(model_cls.route, body)
+    return request
+
+
+def validate(model_cls: type[ModelT], body: object) -> ModelT:
+    """The same for any route, without regard to fields that its model does not name."""
     if not isinstance(body, dict):
         raise InvalidRequestError("The request body must be a JSON object")
     try:
@@ -246,11 +242,9 @@ def parse(model_cls: type[RequestT], body: object) -> RequestT:
     except ValueError:
         raise InvalidRequestError("The request body holds text that is not Unicode, or nests too deep") from None
     try:
-        request = model_cls.model_validate(body)
+        return model_cls.model_validate(body)
     except ValidationError as error:
         raise _explain(error.errors(include_url=False)[0]) from None
-    check_parameters(model_cls.route, body)
-    return request
 
 
 def _explain(error: ErrorDetails) -> InvalidRequestError:

@@ -1,5 +1,6 @@
 """Which route does what. The one entrance to the API, for jobs and for HTTP alike."""
 
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from handler.api.chat import ChatCompletions
@@ -7,25 +8,43 @@ from handler.api.common import Answer
 from handler.api.completions import Completions
 from handler.api.model_names import ServedNames
 from handler.api.stream import EventStream
+from handler.api.tokens import Tokens
 from handler.errors import MethodNotAllowedError, RouteNotFoundError
 
 Method = Literal["GET", "POST"]
+Create = Callable[[object], Awaitable[Answer | EventStream]]
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 MODELS = "/v1/models"
+TOKENIZE = "/v1/tokenize"
+DETOKENIZE = "/v1/detokenize"
+COUNT = f"{CHAT}/input_tokens"
 
 
 class Api:
-    def __init__(self, chat: ChatCompletions, completions: Completions, names: ServedNames) -> None:
-        self.names = names
-        self._creates = {CHAT: chat.create, COMPLETIONS: completions.create}
+    """The routes of one served model. Called from any event loop; knows nothing of jobs and HTTP."""
 
-    async def call(self, route: str, body: object, method: Method | None = None) -> Answer | EventStream:
+    def __init__(self, chat: ChatCompletions, completions: Completions, tokens: Tokens, names: ServedNames) -> None:
+        self.names = names
+        self._completions = completions
+        self._creates: dict[str, Create] = {
+            CHAT: chat.create,
+            COUNT: chat.count_tokens,
+            COMPLETIONS: completions.create,
+            TOKENIZE: tokens.tokenize,
+            DETOKENIZE: tokens.detokenize,
+        }
+
+    async def call(
+        self, route: str, body: object, method: Method | None = None, *, unlimited: bool = False
+    ) -> Answer | EventStream:
         """Answer a request. RunPod tells the route and no method: None fits any. Raises RequestError.
 
-        `/v1` may be left out, and a slash may end the route.
+        `/v1` may be left out, and a slash may end the route. `unlimited`: completions have no default limit of tokens.
         """
         route = normalise(route)
+        if unlimited and route == COMPLETIONS:
+            return await self._completions.create(body, unlimited=True)
         if create := self._creates.get(route):
             _require("POST", method, route)
             return await create(body)
@@ -33,7 +52,8 @@ class Api:
             _require("GET", method, route)
             name = route.removeprefix(MODELS).lstrip("/")
             return self.names.model(name) if name else self.names.models()
-        raise RouteNotFoundError(f"There is no route {route[:80]!r} here.")
+        asked = f"{method} {route[:80]}" if method else route[:80]
+        raise RouteNotFoundError(f"Unknown request URL: {asked}. Please check the URL for typos.")
 
 
 def normalise(route: str) -> str:

@@ -3,10 +3,16 @@
 from handler.api.protocol import GenerationRequest
 from handler.engine.sampling_params import SamplingParams
 
+ANY_SEED = -1  # llama.cpp's and vLLM's word for none
 
-def sampling_params(request: GenerationRequest) -> SamplingParams:
-    """Field by field, so that types are checked; defaults are the engine's already."""
+
+def sampling_params(request: GenerationRequest, default_tokens: int | None = None) -> SamplingParams:
+    """Field by field, so that types are checked; defaults are the engine's already.
+
+    `default_tokens` limits the answer where the request does not; None: as many as the context leaves.
+    """
     wanted = request.wanted
+    limit = default_tokens if request.token_limit is None else request.token_limit
     return SamplingParams(
         temperature=request.temperature,
         top_k=request.top_k,
@@ -25,8 +31,8 @@ def sampling_params(request: GenerationRequest) -> SamplingParams:
         xtc_probability=request.xtc_probability,
         xtc_threshold=request.xtc_threshold,
         logit_bias=request.logit_bias,
-        seed=request.seed,
-        max_tokens=request.token_limit,
+        seed=None if request.seed == ANY_SEED else request.seed,
+        max_tokens=limit,
         min_tokens=request.min_tokens,
         stop=request.stop,
         stop_token_ids=request.stop_token_ids,

@@ -9,6 +9,7 @@ what it would refuse or drop, `traits` finds out what that is.
 
 import json
 import re
+import secrets
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
@@ -59,12 +60,16 @@ class ChatTemplate:
         *,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         **kwargs: Any,
     ) -> str:
         """The prompt of a conversation; `kwargs` are further variables for the template.
 
+        With `continue_final_message` it ends with the last message's text, and no turn is opened or closed after it.
         Raises TemplateError, and InvalidRequestError for content that is not text.
         """
+        if continue_final_message:
+            return self._render_open(messages, tools=tools, **kwargs)
         messages = normalise(messages)
         try:
             traits = self._traits
@@ -80,6 +85,19 @@ class ChatTemplate:
         """As `render`, with what the prompt's end says about the model's reasoning."""
         text = self.render(messages, tools=tools, **kwargs)
         return Prompt(text, reasoning_state(text, self.format.reasoning))
+
+    def _render_open(self, messages: list[dict[str, Any]], **variables: Any) -> str:
+        """Up to a mark behind the last message's text: where it ends, only rendering shows."""
+        *earlier, last = messages
+        text = _text_content(last.get("content"), f"messages[{len(earlier)}].content")
+        if not text:
+            return self.render(earlier, add_generation_prompt=True, **variables)
+        mark = f"[{secrets.token_hex(16)}]"
+        marked = {key: value for key, value in last.items() if key != "prefix"} | {"content": text + mark}
+        prompt, found, _ = self.render([*earlier, marked], add_generation_prompt=False, **variables).rpartition(mark)
+        if not found:
+            raise TemplateError("The chat template does not show the last message, so it cannot be continued.")
+        return prompt
 
     @cached_property
     def _traits(self) -> Traits:

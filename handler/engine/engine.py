@@ -2,9 +2,11 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from handler.engine.admission import Admission
 from handler.engine.cache.kv_cache import create_cache
+from handler.engine.constraint import Constraint
 from handler.engine.engine_loop import EngineLoop
 from handler.engine.generation import Generation
 from handler.engine.runner import Runner
@@ -14,10 +16,12 @@ from handler.engine.sequence import Sequence
 from handler.engine.speculative.speculation import NoSpeculation, Speculation
 from handler.engine.stats import Stats
 from handler.engine.step_times import Histogram
-from handler.engine.structured.grammar import Grammar, SchemaCompiler
-from handler.errors import ContextLengthError, InvalidRequestError
+from handler.engine.structured.grammar import NUM_COMPILERS, Grammar, SchemaCompiler
+from handler.errors import ContextLengthError, InvalidRequestError, QueueFullError
 
 Prompt = str | list[int]  # text or token ids
+
+MAX_COMPILING = 40  # constraints that are compiled or wait for it; one more is refused
 
 
 class Engine:
@@ -47,7 +51,8 @@ class Engine:
         self._speculation = speculation or NoSpeculation()
         self._loop = EngineLoop(runner, Scheduler(cache, limits), self._speculation, self._admission)
         self._preparation = ThreadPoolExecutor(thread_name_prefix="tokenizer")
-        self._compilation = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # a slow schema delays schemas alone
+        self._compilation = ThreadPoolExecutor(NUM_COMPILERS, thread_name_prefix="grammar")
+        self._num_compiling = 0  # of the event loop's thread
         self._loop.start()
 
     @property
@@ -75,12 +80,11 @@ class Engine:
         """
         num_sequences = len(prompts) * n
         self._loop.check_available()
+        self._admission.check(num_sequences)  # a full queue is refused before anything is compiled
+        grammar = await self._grammar(params.constraint) if params.constraint else None
         self._admission.admit(num_sequences)
         try:
             loop = asyncio.get_running_loop()
-            grammar = None
-            if params.json_schema is not None:
-                grammar = await loop.run_in_executor(self._compilation, self._compile, params.json_schema)
             sequences = await loop.run_in_executor(self._preparation, self._make_sequences, prompts, params, n, grammar)
             generation = Generation(sequences, self._loop.abort)
             self._loop.add(generation)
@@ -88,6 +92,24 @@ class Engine:
             self._admission.release(num_sequences)
             raise
         return generation
+
+    async def _grammar(self, constraint: Constraint) -> Grammar:
+        """Known constraints are there at once; the others wait for each other, without holding places."""
+        if grammar := self._schemas.known(constraint):
+            return grammar
+        if self._num_compiling >= MAX_COMPILING:
+            raise QueueFullError(f"The worker is busy: {MAX_COMPILING} constraints wait to be compiled. Try later.")
+        self._num_compiling += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._compilation, self._compile, constraint)
+        finally:
+            self._num_compiling -= 1
+
+    async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """The tokens of a text, with the model's BOS token if `add_special`. Raises InvalidRequestError."""
+        self._loop.check_available()
+        work = partial(self.runner.tokenize, text, add_special=add_special)
+        return await asyncio.get_running_loop().run_in_executor(self._preparation, work)
 
     def text(self, prompt: Prompt) -> str:
         """A prompt as text."""
@@ -106,9 +128,9 @@ class Engine:
 
     # In the pools' threads
 
-    def _compile(self, json_schema: str) -> Grammar:
-        self._loop.check_available()  # schemas that are still queued when it closes are not worth the time
-        return self._schemas.compile(json_schema)
+    def _compile(self, constraint: Constraint) -> Grammar:
+        self._loop.check_available()  # what is still queued when it closes is not worth the time
+        return self._schemas.known(constraint) or self._schemas.compile(constraint)
 
     def _make_sequences(
         self, prompts: list[Prompt], params: SamplingParams, n: int, grammar: Grammar | None

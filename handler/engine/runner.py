@@ -27,8 +27,9 @@ class Runner(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
-    def tokenize(self, text: str) -> list[int]:
-        """Raises InvalidRequestError."""
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """The tokens of a text, with the model's BOS token if `add_special`. Raises InvalidRequestError, of which is
+        ContextLengthError where the work to count the tokens would have no bound."""
         ...
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:

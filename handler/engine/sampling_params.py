@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+from handler.engine.constraint import Constraint
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -32,10 +34,12 @@ class SamplingParams:
     seed: int | None = None
 
     max_tokens: int | None = None  # None: as many as the context leaves
+    min_tokens: int = 0  # before them, neither an end token nor one of `stop_token_ids` is drawn
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()  # end an answer, as the model's own end tokens do
     ignore_eos: bool = False
     num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the top k too
-    json_schema: str | None = None  # constrains the answer, as JSON text; None: unconstrained
+    constraint: Constraint | None = None  # what the answer must consist of; None: anything
 
     @property
     def is_reproducible(self) -> bool:
@@ -44,9 +48,8 @@ class SamplingParams:
 
     @property
     def bans_end(self) -> bool:
-        """Whether tokens that end an answer are never drawn. Not under a schema: its answer ends where it is
-        complete."""
-        return self.ignore_eos and self.json_schema is None
+        """Whether tokens that end an answer are never drawn. A constrained answer ends where it is complete."""
+        return self.ignore_eos and self.constraint is None
 
     def with_seed_offset(self, offset: int) -> Self:
         """The parameters of the n-th choice: equal seeds must not give n equal answers."""

@@ -145,9 +145,14 @@ class Sequence:
 
     @property
     def may_draft(self) -> bool:
-        """False for sequences whose sampling depends on state beyond logits and token ids (grammars), and for the
-        last token, which needs no draft."""
-        return self.matcher is None and self.num_left > 1
+        """False for sequences whose sampling depends on more than logits and token ids (grammars, `min_tokens`), and
+        for the last token, which needs no draft."""
+        return self.matcher is None and not self.must_go_on and self.num_left > 1
+
+    @property
+    def must_go_on(self) -> bool:
+        """Whether no token may be sampled now that ends an answer."""
+        return self.matcher is None and self.num_completion_tokens < self.params.min_tokens
 
     @property
     def usage(self) -> SequenceUsage:
@@ -171,7 +176,7 @@ class Sequence:
         self.token_ids.append(sampled.token_id)
         if self.matcher is not None and not self.matcher.accept(sampled.token_id):
             return self.finish(FinishReason.ERROR, error=EngineError(BROKEN_GRAMMAR))
-        if self._vocabulary.is_end_of_generation(sampled.token_id):
+        if self._is_end(sampled.token_id):
             return self.finish(FinishReason.STOP)
         if sampled.logprob is not None:
             self._held_logprobs.append((self._text.num_decoded, sampled.logprob))
@@ -195,6 +200,9 @@ class Sequence:
         if self.sampler is not None:
             self.sampler.close()
             self.sampler = None
+
+    def _is_end(self, token_id: int) -> bool:
+        return self._vocabulary.is_end_of_generation(token_id) or token_id in self.params.stop_token_ids
 
     def _shown_logprobs(self) -> tuple[TokenLogprob, ...]:
         """Entries of tokens whose text has begun to be shown, so that text and logprobs stay together."""

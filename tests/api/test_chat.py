@@ -274,8 +274,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str | None, str,
     ),
     "schema that is wrong, of an object": (
         {},
-        {"response_format": {"type": "json_object", "schema": {"not": {}}}},
-        ("response_format.schema", "invalid_json_schema", "This worker cannot follow the JSON schema: Unimplemented"),
+        {"response_format": {"type": "json_object", "schema": {"minLength": 2, "maxLength": 1, "type": "string"}}},
+        ("response_format.schema", "invalid_json_schema", "This worker cannot follow the JSON schema: "),
     ),
     "huge schema": (
         {},
@@ -289,7 +289,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str | None, str,
     "unknown model": (
         {},
         {"model": "gpt-5"},
-        ("model", "model_not_found", "The model 'gpt-5' is not served here; served: llama, org/model."),
+        ("model", "model_not_found", "The model 'gpt-5' does not exist here; served: llama, org/model."),
     ),
     "more choices than the worker takes": (
         {"num_slots": 2, "max_queue": 1},

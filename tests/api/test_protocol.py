@@ -111,12 +111,8 @@ def test_a_null_is_an_absent_field() -> None:
 
 @pytest.mark.parametrize("request_", [chat(), completion()], ids=["chat", "completion"])
 def test_what_is_not_said_is_left_to_the_engine(request_: ChatCompletionRequest | CompletionRequest) -> None:
-    """Every sampling parameter can be copied by name, and is the engine's default if absent."""
-    params = SamplingParams()
-
-    assert {name: getattr(request_, name) for name in params.__slots__} == {
-        name: getattr(params, name) for name in params.__slots__
-    }
+    """Every sampling parameter is the engine's default if absent."""
+    assert sampling_params(request_) == SamplingParams()
 
 
 def test_sampling_parameters_have_the_engines_types() -> None:
@@ -137,6 +133,7 @@ FORMATS: dict[str, tuple[Any, str | None]] = {
     "object": ({"type": "json_object"}, '{"type":"object"}'),
     "llama-server's": ({"type": "json_object", "schema": SCHEMA}, SCHEMA_TEXT),
     "OpenAI's": (schema_format(name="point", strict=True, description="A point.", schema=SCHEMA), SCHEMA_TEXT),
+    "llama-server's older": ({"type": "json_schema", "schema": SCHEMA}, SCHEMA_TEXT),
     "without a name": (schema_format(strict=None, schema=SCHEMA), SCHEMA_TEXT),
 }
 
@@ -144,10 +141,9 @@ FORMATS: dict[str, tuple[Any, str | None]] = {
 @pytest.mark.parametrize(("response_format", "json_schema"), FORMATS.values(), ids=FORMATS)
 def test_response_formats(response_format: Any, json_schema: str | None) -> None:
     """The schema is passed on with all that is in it, nulls too, in its order."""
-    request = chat(response_format=response_format)
-
-    assert request.json_schema == json_schema
-    assert sampling_params(request).json_schema == json_schema
+    for request in (chat(response_format=response_format), completion(response_format=response_format)):
+        constraint = sampling_params(request).constraint
+        assert (constraint.text if constraint else None) == json_schema
 
 
 def test_other_names_of_parameters_are_known() -> None:
@@ -155,7 +151,8 @@ def test_other_names_of_parameters_are_known() -> None:
     request = chat(typ_p=0.5, repetition_penalty=1.1, max_completion_tokens=7, max_tokens=9, top_k=-1)
 
     assert (request.typical_p, request.repeat_penalty) == (0.5, 1.1)
-    assert request.max_tokens == 7
+    assert sampling_params(request).max_tokens == 7
+    assert sampling_params(completion(n_predict=3)).max_tokens == 3
     assert request.top_k == 0
 
 
@@ -277,7 +274,8 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"logprobs": True}, "logprobs", INVALID, "an integer"),
     ({"logprobs": 21}, "logprobs", INVALID, "at most 20"),
     ({"suffix": "}"}, "suffix", UNSUPPORTED, "fill in"),
-    ({"best_of": 3}, "best_of", UNSUPPORTED, "'n'"),
+    ({"best_of": 3, "stream": True}, "best_of", INVALID, "in a stream"),
+    ({"best_of": 1, "n": 2}, "best_of", INVALID, "at least 'n'"),
     ({"echo": True, "logprobs": 1}, "echo", UNSUPPORTED, "logprobs"),
 ]
 

@@ -9,7 +9,7 @@ from handler.api.routes import CHAT, COMPLETIONS, Method
 from handler.errors import RequestError, to_response
 from tests.fake_worker import fake_worker
 
-UNKNOWN_MODEL = "The model 'gpt-5' is not served here; served: llama, org/model."
+UNKNOWN_MODEL = "The model 'gpt-5' does not exist here; served: llama, org/model."
 CHAT_BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -42,12 +42,31 @@ async def test_models() -> None:
     assert [Model.model_validate(model).id for model in models] == ["llama", "org/model"]
 
 
+def unknown_url(asked: str) -> str:
+    """OpenAI's words."""
+    return f"Unknown request URL: {asked}. Please check the URL for typos."
+
+
 WRONG_ROUTES: list[tuple[str, Method | None, int, str | None, str, str]] = [
-    ("/v1/embeddings", "POST", 404, None, "unknown_url", "There is no route '/v1/embeddings' here."),
-    ("/", "GET", 404, None, "unknown_url", "There is no route '/v1/' here."),
-    ("", None, 404, None, "unknown_url", "There is no route '/v1/' here."),
-    ("/v1/chat/completions/x", None, 404, None, "unknown_url", "There is no route '/v1/chat/completions/x' here."),
-    ("/東京\n", None, 404, None, "unknown_url", "There is no route '/v1/??\\n' here."),
+    (
+        "/v1/embeddings",
+        "POST",
+        404,
+        None,
+        "unknown_url",
+        unknown_url("POST /v1/embeddings"),
+    ),
+    ("/", "GET", 404, None, "unknown_url", unknown_url("GET /v1/")),
+    ("", None, 404, None, "unknown_url", unknown_url("/v1/")),
+    (
+        "/v1/chat/completions/x",
+        None,
+        404,
+        None,
+        "unknown_url",
+        unknown_url("/v1/chat/completions/x"),
+    ),
+    ("/東京\n", None, 404, None, "unknown_url", unknown_url("/v1/?? ")),
     (CHAT, "GET", 405, None, "method_not_allowed", "/v1/chat/completions takes POST, not GET."),
     ("/v1/models", "POST", 405, None, "method_not_allowed", "/v1/models takes GET, not POST."),
     ("/v1/models/gpt-5", "GET", 404, "model", "model_not_found", UNKNOWN_MODEL),

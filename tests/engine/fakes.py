@@ -184,7 +184,7 @@ class FakeRunner:
     def wait_for_step(self) -> str:
         return self._begun.get(timeout=TIMEOUT)
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         return list(text.encode())
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:

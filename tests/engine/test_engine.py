@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from handler.engine.constraint import Constraint
 from handler.engine.engine import Engine
 from handler.engine.engine_loop import MAX_FAILURES
 from handler.engine.generation import Generation
@@ -411,7 +412,7 @@ async def test_model_outlives_the_last_tokenizer() -> None:
     tokenizing, go_on = threading.Event(), threading.Event()
 
     class SlowTokenizer(FakeRunner):
-        def tokenize(self, text: str) -> list[int]:
+        def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
             tokenizing.set()
             assert go_on.wait(TIMEOUT)
             assert not self.is_closed
@@ -436,7 +437,7 @@ async def test_cancelled_request_is_not_counted() -> None:
     tokenizing, go_on = threading.Event(), threading.Event()
 
     class SlowTokenizer(FakeRunner):
-        def tokenize(self, text: str) -> list[int]:
+        def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
             tokenizing.set()
             assert go_on.wait(TIMEOUT)
             return []
@@ -508,13 +509,14 @@ async def test_a_slow_schema_holds_up_schemas_alone() -> None:
     may_end = threading.Event()
 
     class SlowCompiler(GrammarCompiler):
-        def compile(self, json_schema: str) -> Grammar:
+        def compile(self, constraint: Constraint) -> Grammar:
             assert may_end.wait(TIMEOUT)
-            return super().compile(json_schema)
+            return super().compile(constraint)
 
     engine = create_engine(FakeRunner({"hi": "there"}), schemas=SlowCompiler(ByteVocabulary()))
     slow = [
-        asyncio.create_task(engine.generate(["x"], SamplingParams(json_schema="{}", max_tokens=1))) for _ in range(40)
+        asyncio.create_task(engine.generate(["x"], SamplingParams(constraint=constraint, max_tokens=1)))
+        for constraint in [Constraint("schema", f'{{"maxLength": {length}}}') for length in range(40)]
     ]
     await asyncio.sleep(0)
     generation = await engine.generate(["hi"], SamplingParams())

@@ -1,6 +1,7 @@
 """The model on its device: llama.cpp's low-level API through llama-cpp-python, whose calls release the GIL."""
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
 
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.llama.batch_buffer import BatchBuffer
@@ -9,6 +10,7 @@ from handler.engine.llama.memory import ModelMemory
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.sampler_chain import SamplerChain
 from handler.engine.llama.step_sampler import StepSampler
+from handler.engine.llama.tokenizer import Tokenizer
 from handler.engine.llama.vocabulary import ModelVocabulary
 from handler.engine.plan import EnginePlan
 from handler.engine.sampling_params import SamplingParams
@@ -36,6 +38,7 @@ class ModelRunner:
             model.close()
             raise
         self.vocabulary = ModelVocabulary(llama.llama_model_get_vocab(model.pointer))
+        self._tokenizer = Tokenizer(self.vocabulary)
         self.memory = ModelMemory(
             self._context, model.facts, swa_full=plan.context.swa_full, is_unified=cache.is_unified
         )
@@ -61,8 +64,8 @@ class ModelRunner:
         """The template stored in the GGUF."""
         return self._model.chat_template()
 
-    def tokenize(self, text: str) -> list[int]:
-        return self.vocabulary.tokenize(text)
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        return self._tokenizer.tokenize(text, max_tokens=self.max_model_len, add_special=add_special)
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> SamplerChain:
         if any(not 0 <= token_id < self.vocabulary.num_tokens for token_id, _ in params.logit_bias):
@@ -91,6 +94,9 @@ class ModelRunner:
             self._decode(batch, times)
         sampling = batch.sampling
         masks = self._masks.compute([item.sequence.matcher for item in sampling])  # needs no logits: the GPU computes
+        for index, item in enumerate(sampling):
+            if item.sequence.must_go_on:
+                masks[index] = self._without_ends(item.sequence.params.stop_token_ids)
         if any(mask is not None for mask in masks):
             times.lap("mask")
         llama.llama_synchronize(self._context)
@@ -112,6 +118,12 @@ class ModelRunner:
                 self.memory.truncate(slot.seq_id, slot.num_tokens)
         self._is_decoded = True
         times.lap("decode")
+
+    def _without_ends(self, stop_token_ids: tuple[int, ...]) -> TokenMask:
+        """Forbids the tokens that end an answer."""
+        ends = self.vocabulary.end_of_generation.union(stop_token_ids)
+        known = [token_id for token_id in ends if token_id < self.vocabulary.num_tokens]
+        return TokenMask(np.array(known, np.intp), are_allowed=False)
 
     def _call_decode(self) -> None:
         code = llama.llama_decode(self._context, self._buffer.struct)

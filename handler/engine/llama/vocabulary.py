@@ -10,6 +10,8 @@ from handler.engine.llama.model import Pointer
 from handler.engine.vocabulary import NativeTokenizer
 from handler.errors import InvalidRequestError
 
+SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+
 
 class ModelVocabulary:
     """A `GrammarVocabulary`: text to tokens and back. May be used by any thread, as long as the model is loaded.
@@ -23,7 +25,7 @@ class ModelVocabulary:
         self.bos_token = self._special(llama.llama_vocab_bos(vocab))
         self.eos_token = self._special(llama.llama_vocab_eos(vocab))
         self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
-        self._adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
+        self.adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
         self.piece = functools.cache(self._piece)  # bounded by the number of tokens
         self.is_end_of_generation = functools.cache(self._is_end_of_generation)
 
@@ -37,21 +39,27 @@ class ModelVocabulary:
         addresses = [ctypes.cast(pointer, ctypes.c_void_p).value for pointer in (self.vocab, llama._lib.llama_tokenize)]
         return NativeTokenizer(*(address or 0 for address in addresses))
 
-    def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text, with the model's BOS token once: chat templates often write it themselves.
+    def tokenize(self, data: bytes, *, add_special: bool = True) -> list[int]:
+        """llama.cpp's tokens of UTF-8 text, special tokens read as such; `add_special`: with the model's own beginning.
 
-        Raises InvalidRequestError.
+        Takes time by the square of the number of special tokens in it. Raises InvalidRequestError.
         """
-        if self._adds_bos and self.bos_token:
-            text = text.removeprefix(self.bos_token)
-        data = text.encode("utf-8", "replace")
         capacity = len(data) + 8  # a token has a byte at least, but for those the model adds
         tokens = np.empty(capacity, np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, True, True)
+        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, add_special, True)
         if num_tokens < 0:
             raise InvalidRequestError("The prompt cannot be tokenized.", param="prompt")
         return list(map(int, tokens[:num_tokens]))
+
+    def text_of(self, token_id: int) -> bytes:
+        """The token as the file has it: a special token's text, another's in the tokenizer's own alphabet."""
+        text: bytes = llama.llama_vocab_get_text(self.vocab, token_id)
+        return text
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether llama.cpp looks for the token's text before it splits a text into words."""
+        return bool(llama.llama_vocab_get_attr(self.vocab, token_id) & SPECIAL)
 
     def _piece(self, token_id: int, special: bool = False) -> bytes:
         size = 64

@@ -1,4 +1,4 @@
-"""JSON schemas, compiled, and where a sequence is in one.
+"""Constraints, mostly JSON schemas, compiled, and where a sequence is in one.
 
 llguidance does the work. It is imported, and its view of the vocabulary built, when the first schema comes: that takes
 a second and 60 MB for 150,000 tokens, half of it with the GIL held, which a start without schemas need not pay. Knows
@@ -6,9 +6,13 @@ nothing of logits, and of a sequence only its tokens.
 """
 
 import threading
+from collections import OrderedDict
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from handler.engine.structured.schema_check import MAX_SECONDS, SchemaCheck, compile_schema
+from handler.engine.constraint import Constraint, ConstraintKind
+from handler.engine.structured.json_schema import prepare
+from handler.engine.structured.schema_check import MAX_SECONDS, SchemaCheck, compile_constraint
 from handler.engine.vocabulary import NativeTokenizer, Vocabulary
 from handler.errors import SchemaError
 
@@ -17,6 +21,15 @@ if TYPE_CHECKING:
 
 MAX_SCHEMA_CHARS = 1 << 17  # about OpenAI's limit
 MAX_REASON_CHARS = 200  # of llguidance's own words
+MAX_KNOWN = 32  # compiled constraints that are kept: applications repeat theirs
+NUM_COMPILERS = 2  # constraints compiled at once
+NAMES: dict[ConstraintKind, str] = {
+    "schema": "JSON schema",
+    "regex": "regular expression",
+    "choice": "choice",
+    "grammar": "grammar",
+    "lark": "grammar",
+}
 
 
 class GrammarVocabulary(Vocabulary, Protocol):
@@ -27,7 +40,7 @@ class GrammarVocabulary(Vocabulary, Protocol):
 
 
 class Grammar:
-    """One request's schema, compiled; each of its sequences gets a matcher. May be used by any thread."""
+    """One constraint, compiled; each of its sequences gets a matcher. May be used by any thread."""
 
     def __init__(self, matcher: "LLMatcher") -> None:
         self._matcher = matcher
@@ -59,38 +72,68 @@ class GrammarMatcher:
 
 
 class SchemaCompiler(Protocol):
-    """What makes grammars of a request's JSON schema. Any thread."""
+    """What makes grammars of requests' constraints. Any thread."""
 
-    def compile(self, json_schema: str) -> Grammar:
-        """Raises SchemaError, or EngineError where schemas cannot be compiled at all."""
+    def known(self, constraint: Constraint) -> Grammar | None:
+        """One that was compiled lately, at once; None if it must be compiled."""
+        ...
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        """Raises SchemaError, or EngineError where constraints cannot be compiled at all."""
         ...
 
     def close(self) -> None: ...
 
 
 class GrammarCompiler:
-    """The `SchemaCompiler` for one model's vocabulary. Owns the process that checks schemas (`SchemaCheck`)."""
+    """The `SchemaCompiler` for one model's vocabulary. Owns the processes that check constraints (`SchemaCheck`)."""
 
     def __init__(self, vocabulary: GrammarVocabulary, *, max_seconds: float = MAX_SECONDS) -> None:
-        """Takes no time: everything is made with the first schema. `max_seconds` bounds the check of one schema."""
+        """Takes no time: everything is made with the first constraint. `max_seconds` bounds the check of one."""
         self._vocabulary = vocabulary
-        self._lock = threading.Lock()  # over the tokenizer
+        self._lock = threading.Lock()  # over the tokenizer and the known grammars
         self._tokenizer: LLTokenizer | None = None
-        self._check = SchemaCheck(max_seconds)
+        self._known: OrderedDict[Constraint, Grammar] = OrderedDict()  # the latest used last
+        self._checks = [SchemaCheck(max_seconds) for _ in range(NUM_COMPILERS)]
+        self._idle: SimpleQueue[SchemaCheck] = SimpleQueue()
+        for check in self._checks:
+            self._idle.put(check)
 
-    def compile(self, json_schema: str) -> Grammar:
+    def known(self, constraint: Constraint) -> Grammar | None:
+        with self._lock:
+            if grammar := self._known.get(constraint):
+                self._known.move_to_end(constraint)
+            return grammar
+
+    def compile(self, constraint: Constraint) -> Grammar:
         """Takes milliseconds, for large schemas seconds, and releases the GIL."""
-        if len(json_schema) > MAX_SCHEMA_CHARS:
-            raise _refusal(f"it has {len(json_schema)} characters, and at most {MAX_SCHEMA_CHARS} are allowed")
-        if reason := self._check.reason_against(json_schema):
-            raise _refusal(reason)
-        matcher, reason = compile_schema(json_schema, self._shared_tokenizer())
+        kind, text = constraint.kind, constraint.text
+        if len(text) > MAX_SCHEMA_CHARS:
+            raise _refusal(kind, f"it has {len(text)} characters, and at most {MAX_SCHEMA_CHARS} are allowed")
+        if kind == "schema":
+            text = prepare(text, strict=constraint.strict)
+        check = self._idle.get()
+        try:
+            reason = check.reason_against(kind, text)
+        finally:
+            self._idle.put(check)
+        if reason:
+            raise _refusal(kind, reason)
+        matcher, reason = compile_constraint(kind, text, self._shared_tokenizer())
         if matcher is None:
-            raise _refusal(reason)
-        return Grammar(matcher)
+            raise _refusal(kind, reason)
+        return self._remember(constraint, Grammar(matcher))
 
     def close(self) -> None:
-        self._check.close()
+        for check in self._checks:
+            check.close()
+
+    def _remember(self, constraint: Constraint, grammar: Grammar) -> Grammar:
+        with self._lock:
+            self._known[constraint] = grammar
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+        return grammar
 
     def _shared_tokenizer(self) -> "LLTokenizer":
         with self._lock:
@@ -115,7 +158,8 @@ def _make_tokenizer(vocabulary: GrammarVocabulary) -> "LLTokenizer":
     return tokenizer
 
 
-def _refusal(reason: str) -> SchemaError:
+def _refusal(kind: ConstraintKind, reason: str) -> SchemaError:
     line = " ".join(reason.split())
     short = line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 3] + "..."
-    return SchemaError(f"This worker cannot follow the JSON schema: {short}")
+    code = None if kind == "schema" else "invalid_constraint"
+    return SchemaError(f"This worker cannot follow the {NAMES[kind]}: {short}", code=code)

@@ -1,4 +1,4 @@
-"""Whether a JSON schema can be compiled in bounded time, tried out in a child process.
+"""Whether a constraint, mostly a JSON schema, can be compiled in bounded time, tried out in a child process.
 
 llguidance has no time limit: a `multipleOf` of nine digits, or thirty patterns that must hold at once, keep it busy for
 ever, and no thread can be stopped. So each schema is compiled once in a process that an alarm ends. It has an alphabet
@@ -36,19 +36,38 @@ READY = "ready\n"
 ANY_OBJECT = '{"type": "object"}'
 
 
-def compile_schema(json_schema: str, tokenizer: "LLTokenizer") -> "tuple[LLMatcher | None, str]":
-    """A matcher, or why there is none, in llguidance's words. May never return."""
-    from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415  # only where schemas come at all
+def compile_constraint(kind: str, text: str, tokenizer: "LLTokenizer") -> "tuple[LLMatcher | None, str]":
+    """A matcher for a `Constraint`, or why there is none, in llguidance's words. May never return."""
+    from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415  # only where constraints come at all
+    from llguidance.gbnf_to_lark import GbnfToLarkError  # noqa: PLC0415
 
     try:
-        grammar = LLMatcher.grammar_from_json_schema(json_schema, overrides={"whitespace_pattern": WHITESPACE})
-    except ValueError as error:
+        grammar = _grammar_of(kind, text)
+    except (ValueError, GbnfToLarkError, RecursionError) as error:
         return None, str(error)
     limits = LLParserLimits(verbose_errors=False)  # else an error shows the answer so far
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if not matcher.is_error():
         matcher.compute_bitmask()  # some contradictions show only here; and what it prepares is there for all copies
     return (None, matcher.get_error()) if matcher.is_error() else (matcher, "")
+
+
+def _grammar_of(kind: str, text: str) -> str:
+    """llguidance's form of a constraint."""
+    from llguidance import LLMatcher  # noqa: PLC0415
+    from llguidance.gbnf_to_lark import any_to_lark  # noqa: PLC0415
+
+    match kind:
+        case "schema":
+            return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITESPACE})
+        case "regex":
+            return LLMatcher.grammar_from_regex(text)
+        case "choice":
+            return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, json.loads(text))))
+        case "grammar":
+            return LLMatcher.grammar_from_lark(any_to_lark(text))
+        case _:
+            return LLMatcher.grammar_from_lark(text)
 
 
 class SchemaCheck:
@@ -63,19 +82,19 @@ class SchemaCheck:
         self._process: subprocess.Popen[str] | None = None
         self._too_complex: deque[int] = deque(maxlen=MAX_REMEMBERED)  # hashes of schemas that took too long
 
-    def reason_against(self, json_schema: str) -> str:
-        """Why the schema cannot be followed; empty if it can. Raises EngineError where the process cannot run."""
+    def reason_against(self, kind: str, text: str) -> str:
+        """Why the constraint cannot be followed; empty if it can. Raises EngineError where the process cannot run."""
         with self._lock:
-            if hash(json_schema) in self._too_complex:
+            if hash((kind, text)) in self._too_complex:
                 return self._too_long
             if self._process is not None and self._process.poll() is not None:
                 self._stop()  # killed while it was idle
             process = self._process = self._process or _start(self._max_seconds)
-            answer = _ask(process, json_schema)
+            answer = _ask(process, kind, text)
             if answer:
                 return str(json.loads(answer))
             self._stop()  # it has ended: out of time or memory
-            self._too_complex.append(hash(json_schema))
+            self._too_complex.append(hash((kind, text)))
             return self._too_long
 
     def close(self) -> None:
@@ -93,12 +112,12 @@ class SchemaCheck:
                 self._process = None
 
 
-def _ask(process: subprocess.Popen[str], json_schema: str) -> str:
+def _ask(process: subprocess.Popen[str], kind: str, text: str) -> str:
     """The child's answer; empty if the child has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        process.stdin.write(json.dumps(json_schema) + "\n")
+        process.stdin.write(json.dumps([kind, text]) + "\n")
         process.stdin.flush()
     except BrokenPipeError:
         return ""
@@ -136,19 +155,20 @@ def _broken() -> "EngineError":
 
 
 def main() -> None:
-    """Read a schema a line as a JSON text, write an answer a line, until the alarm ends the process."""
+    """Read a constraint a line, as a JSON list of kind and text; write an answer a line, until the alarm ends it."""
     from llguidance import LLTokenizer  # noqa: PLC0415  # only in this process
 
     max_seconds = float(sys.argv[1])
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     tokenizer = LLTokenizer("byte")
-    compile_schema(ANY_OBJECT, tokenizer)  # the first one takes 160 ms, which no request's schema should pay for
+    compile_constraint("schema", ANY_OBJECT, tokenizer)  # the first one takes 160 ms, which no request should pay for
     sys.stdout.write(READY)
     sys.stdout.flush()
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_REAL, max_seconds)
-        _, reason = compile_schema(json.loads(line), tokenizer)
+        kind, text = json.loads(line)
+        _, reason = compile_constraint(kind, text, tokenizer)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.stdout.write(json.dumps(reason) + "\n")
         sys.stdout.flush()

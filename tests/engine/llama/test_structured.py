@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from handler.api.constraints import schema_constraint
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason
@@ -35,7 +36,7 @@ SCHEMA = {
     "required": ["name", "kind", "is_it", "scores"],
     "additionalProperties": False,
 }
-PLAIN = SamplingParams(max_tokens=400, num_logprobs=0, json_schema=json.dumps(SCHEMA))
+PLAIN = SamplingParams(max_tokens=400, num_logprobs=0, constraint=schema_constraint(SCHEMA))
 HOT = replace(PLAIN, temperature=1.5)
 KINDS = {
     "hot": HOT,
@@ -126,7 +127,7 @@ async def test_preemption_and_reuse_change_nothing(open_tiny: OpenEngine) -> Non
     """A preempted answer continues where its grammar was."""
     engine = open_tiny(n_ctx=256)
     numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 1000}
-    params = replace(PLAIN, temperature=0, max_tokens=120, json_schema=json.dumps(numbers))
+    params = replace(PLAIN, temperature=0, max_tokens=120, constraint=schema_constraint(numbers))
     prompts = [f"{number} hello world and the rest of it" for number in range(4)]
     alone = []
     for prompt in prompts:

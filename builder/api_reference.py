@@ -1,0 +1,89 @@
+"""Writes docs/api.md: every request field that clients send, and what becomes of it, from the worker's own table."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from handler.api.parameters import OBEYED, Route, harmless, refused  # noqa: E402  # the path comes first
+
+TITLES: dict[Route, str] = {"chat": "POST /v1/chat/completions", "completions": "POST /v1/completions"}
+
+HEAD = """\
+# The worker's API
+
+The tables are written by `make docs` from `handler/api/parameters.py`; change them there.
+
+The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai_input`, and with `route` and `body`:
+
+| route | |
+|---|---|
+| `POST /v1/chat/completions` | a chat, whole or streamed |
+| `POST /v1/chat/completions/input_tokens` | how many tokens a chat's prompt has; nothing is generated |
+| `POST /v1/completions` | text that goes on, whole or streamed |
+| `POST /tokenize`, `POST /detokenize` | llama-server's and vLLM's forms |
+| `GET /v1/models`, `GET /v1/models/NAME` | the names the model is served under |
+
+## What is not said
+
+- A null is an absent field. 16.0 is the integer 16; 16.5 for an integer is a 400, as is a number out of its range.
+- `/v1/completions` generates 16 tokens unless it is told otherwise, as OpenAI's does; chats, and jobs in the worker's
+  own form (`{"prompt": ...}`), as many as the context leaves. Of `max_completion_tokens`, `max_tokens` and `n_predict`
+  the first that is there counts.
+- `seed: -1` is no seed.
+- A last message from the assistant is continued: the answer is what follows its text. `add_generation_prompt: true` or
+  `continue_final_message: false` starts a new turn instead; both flags may also stand in `chat_template_kwargs`.
+- `min_tokens` keeps the model's end tokens and `stop_token_ids` back until then; a stop string ends an answer at once.
+- `best_of` answers are generated and the `n` with the highest mean logprob sent; all of them are counted as used.
+
+## Constraints
+
+One of these may constrain an answer; two are a 400. A constrained answer ends where it is complete.
+
+| field | what it holds |
+|---|---|
+| `response_format` | OpenAI's `json_object` and `json_schema`; llama-server's forms with `schema` beside either type |
+| `json_schema`, `guided_json`, `structured_outputs.json` | a JSON schema |
+| `structured_outputs.json_object` | `true`: any JSON object |
+| `regex`, `guided_regex`, `structured_outputs.regex` | a regular expression without look-around, for the whole answer |
+| `guided_choice`, `structured_outputs.choice` | a list of texts, one of which is the answer |
+| `grammar`, `guided_grammar`, `structured_outputs.grammar` | a grammar in llama.cpp's GBNF, or in Lark |
+
+Of a schema, keywords that cannot be enforced (`not`, `if`, `uniqueItems`, `contains`, look-around in a `pattern`,
+bounds beyond 2^53 and others) are let go, unless it has `"strict": true`: then it is a 400 that names them. What
+constrains nothing is never refused. Integers beyond 2^53 in `const` and `enum` are a 400, because they would not come
+out exactly. A constraint has 131,072 characters at most, and five seconds to be compiled.
+"""
+
+
+def api_reference() -> str:
+    """The whole document."""
+    return "\n".join([HEAD, *(_route(route, title) for route, title in TITLES.items())])
+
+
+def _route(route: Route, title: str) -> str:
+    obeyed = ", ".join(f"`{name}`" for name in sorted(OBEYED[route]))
+    passes = (f"| `{name}` | {why} |" for name, why in sorted(harmless(route).items()))
+    fails = (
+        f"| `{name}` | {refusal.why} | {', '.join(f'`{_json(value)}`' for value in refusal.neutral)} |"
+        for name, refusal in sorted(refused(route).items())
+    )
+    return "\n".join(
+        [
+            f"## {title}\n",
+            f"Supported: {obeyed}.\n",
+            "Ignored, because the answer is as right without them:\n",
+            *("| field | why |", "|---|---|", *passes, ""),
+            "Refused with a 400 that names the field:\n",
+            *("| field | why | but passes with |", "|---|---|---|", *fails, ""),
+        ]
+    )
+
+
+def _json(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", '"') or '""'
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "api.md").write_text(api_reference())

@@ -1,0 +1,100 @@
+"""No field that would change an answer is ignored: one table says what becomes of every name that clients send."""
+
+import logging
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as OpenAIChat
+from openai.types.completion_create_params import CompletionCreateParamsBase as OpenAICompletion
+from pydantic import AliasChoices
+
+from builder.api_reference import api_reference
+from handler.api import parameters
+from handler.api.parameters import OBEYED, Route, harmless, refused
+from handler.api.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest, parse
+from handler.errors import InvalidRequestError
+
+ROUTES: tuple[Route, ...] = get_args(Route)
+MODELS: dict[Route, type[GenerationRequest]] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
+BODIES: dict[Route, dict[str, Any]] = {
+    "chat": {"messages": [{"role": "user", "content": "Hi"}]},
+    "completions": {"prompt": "Hi"},
+}
+OF_OPENAI = {"chat": OpenAIChat, "completions": OpenAICompletion}
+
+
+def names_of(model: type[GenerationRequest]) -> set[str]:
+    """All names that a request's model reads."""
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+        names.update(str(choice) for choice in choices)
+    return names
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_table_is_what_the_models_read(route: Route) -> None:
+    """A name cannot be called obeyed and not be read, nor be read and not be listed; no name is in two lists."""
+    assert names_of(MODELS[route]) == OBEYED[route]
+    assert not OBEYED[route] & harmless(route).keys()
+    assert not OBEYED[route] & refused(route).keys()
+    assert not harmless(route).keys() & refused(route).keys()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_parameter_of_openai_is_in_it(route: Route) -> None:
+    """The installed package's types are walked: a new one fails here until it is decided on."""
+    known = OBEYED[route] | harmless(route).keys() | refused(route).keys()
+    assert {*OF_OPENAI[route].__annotations__, "stream"} - known == set()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_what_is_refused(route: Route) -> None:
+    """Each by its name; with a value that asks for nothing it passes, and null is an absent field."""
+    for name, refusal in refused(route).items():
+        with pytest.raises(InvalidRequestError) as caught:
+            parse(MODELS[route], {**BODIES[route], name: "something"})
+        assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
+        for neutral in (None, *refusal.neutral):
+            parse(MODELS[route], {**BODIES[route], name: neutral})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("modalities", ["text", "audio"]),
+        ("mirostat", 2),
+        ("prompt_logprobs", True),
+        ("lora", [{"id": 0}]),
+        ("n_probs", 5),
+    ],
+)
+def test_values_that_ask_for_something(name: str, value: object) -> None:
+    """1 is not true, and a longer list is another list."""
+    with pytest.raises(InvalidRequestError, match=f"'{name}' is not supported"):
+        parse(ChatCompletionRequest, {**BODIES["chat"], name: value})
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_what_is_harmless(route: Route) -> None:
+    """It passes, whatever it holds."""
+    for name in harmless(route):
+        assert parse(MODELS[route], {**BODIES[route], name: 42}) == parse(MODELS[route], BODIES[route])
+
+
+def test_unknown_names(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They pass with one line in the log, however often they come, and do not fill it."""
+    monkeypatch.setattr(parameters, "_reported", set())
+    with caplog.at_level(logging.INFO, "handler.api.parameters"):
+        for number in range(1000):
+            parse(ChatCompletionRequest, {**BODIES["chat"], "some_new\nfield": 1, f"x{number}": 1, "y": None})
+
+    assert len(caplog.messages) == parameters.MAX_REPORTED
+    assert "'some_new\\nfield'" in caplog.messages[0]
+
+
+def test_the_documentation_is_the_table() -> None:
+    """docs/api.md is written from it: `make docs`."""
+    assert (Path(__file__).parents[2] / "docs" / "api.md").read_text() == api_reference()

@@ -88,8 +88,8 @@ class ChatTemplate:
 
     def _render_open(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         """Up to a mark behind the last message's text: where it ends, only rendering shows."""
-        *earlier, last = messages
-        text = _text_content(last.get("content"), f"messages[{len(earlier)}].content")
+        *earlier, last = normalise(messages)
+        text = last.get("content") or ""
         if not text:
             return self.render(earlier, add_generation_prompt=True, **variables)
         mark = f"[{secrets.token_hex(16)}]"

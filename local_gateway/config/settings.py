@@ -245,7 +245,7 @@ class TimeoutSettings(Part):
 
     connect: FixedDuration = Field(10.0, gt=0, description="To reach a target.")
     total: Duration = Field(600.0, gt=0, description="To the first content, over all targets and tries.")
-    idle: FixedDuration = Field(300.0, gt=0, description="Between two pieces of an answer.")
+    idle: Duration = Field(300.0, gt=0, description="Between two pieces of an answer.")
     commit: Duration = Field(5.0, description="After which a stream is opened although no target has answered.")
     keep_alive: Duration = Field(10.0, gt=0, description="Between two comments in a stream that has no content yet.")
 

@@ -20,9 +20,9 @@ class OutputParser:
     Events are final, and the same however the text is cut: text goes out once it can no longer belong to a marker.
     White space beside markers is dropped.
 
-    `tokens` are those of the format's markers that are single tokens of this model. They count where `feed` is told
-    that the token was written; the same characters spelled out are text. The others count wherever they stand, and so
-    do the ends of a call that has begun: models spell them at times.
+    `tokens` are those of the format's `possible_tokens` that are tokens of this model. A marker that begins with one
+    counts where `feed` is told that it was written; the same characters spelled out are text. Others count anywhere,
+    and so do the ends of a call that has begun: models spell them at times.
     `has_calls` is False for a request without tools: what looks like a call is then text.
     """
 
@@ -35,7 +35,8 @@ class OutputParser:
         tokens: Collection[str] = (),
         has_calls: bool = True,
     ) -> None:
-        self._reader = TextReader(format.announcing.intersection(tokens))
+        guarded = {marker for marker in format.announcing if marker.startswith(tuple(tokens))}
+        self._reader = TextReader(guarded, whole=guarded.intersection(tokens))
         self._calls = Calls(self._reader, tools or Tools())
         is_open = starts_in is ReasoningState.OPEN
         if format.channels:

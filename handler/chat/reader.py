@@ -46,14 +46,16 @@ class Literals:
 class TextReader:
     """The unread text of one answer.
 
-    `tokens` are markers that are single tokens of the model: they count only where a mark says that the token itself
-    was written, and never where the model spelled the same text. Such a token's text comes in one piece.
+    `guarded` are markers that begin with a token of the model: they count only where a mark says that the token itself
+    was written, and never where the model spelled the same text. Those that are `whole` are that token and nothing
+    more, so they come in one piece.
     """
 
-    def __init__(self, tokens: Collection[str] = ()) -> None:
+    def __init__(self, guarded: Collection[str] = (), whole: Collection[str] = ()) -> None:
         self.position = 0  # of the first character that no machine has consumed
         self.is_closed = False
-        self._tokens = frozenset(tokens)
+        self._guarded = frozenset(guarded)
+        self._whole = frozenset(whole)
         self._text = ""
         self._base = 0  # position of the first character in `_text`
         self._marks: set[int] = set()
@@ -92,7 +94,7 @@ class TextReader:
         match = literals.search(self._text, start)
         while match and not self._is_real(match.group(), match.start() + self._base):
             match = literals.search(self._text, match.start() + 1)
-        beginning = None if self.is_closed else literals.beginning(self._text, start, self._tokens)
+        beginning = None if self.is_closed else literals.beginning(self._text, start, self._whole)
         if match and (beginning is None or beginning > match.start()):
             stop, literal = match.start(), match.group()
         else:
@@ -101,7 +103,7 @@ class TextReader:
         return self._text[start:stop], literal, bool(literal) or self.is_closed
 
     def _is_real(self, literal: str, at: int) -> bool:
-        return literal not in self._tokens or at in self._marks
+        return literal not in self._guarded or at in self._marks
 
 
 def peek(reader: TextReader, at: int) -> Steps[str]:

@@ -1,5 +1,6 @@
 """What is known of a family of models: its markers, and the shape of its calls."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -16,6 +17,9 @@ class Pair(NamedTuple):
     opens: str
     closes: str
 
+
+# Texts that vocabularies have as tokens, by the way they look: `<|x|>`, `<x>`, `[X]` and their like.
+TOKENS = re.compile(r"(<\|[^<>]*?\|>|<｜[^<>]*?｜>|｜DSML｜|\]<\]minimax\[>\[|<\|?/?[\w:]+\|?>|\[/?[A-Z_]+\])")
 
 THINK = Pair("<think>", "</think>")
 
@@ -64,5 +68,10 @@ class Format:
 
     @property
     def markers(self) -> frozenset[str]:
-        """All that must be visible in the text for the parser: where it is a token, the engine has to show it."""
+        """All texts that mean something to the parser."""
         return self.announcing.union(*(shape.markers for shapes in self.starts.values() for shape in shapes))
+
+    @property
+    def possible_tokens(self) -> frozenset[str]:
+        """What in the markers may be single tokens of a model: those that are, the engine has to show in its text."""
+        return frozenset(token for marker in self.markers for token in TOKENS.findall(marker))

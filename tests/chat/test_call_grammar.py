@@ -1,0 +1,174 @@
+"""Grammars of calls: what each family's model may write, by tokens and by text."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+from handler.chat.call_grammar import CallGrammar, GrammarTool, call_grammar
+from handler.chat.formats import FORMATS
+from handler.chat.formats.format import Format
+from handler.chat.reasoning import ReasoningState
+from tests.chat.transcripts import TOOLS, calling, parse, thinking
+
+FIRST_SPECIAL = 257  # behind the bytes and the end
+TOOLS_OF_GRAMMAR = [GrammarTool(tool["function"]["name"], tool["function"]["parameters"]) for tool in TOOLS]
+WEATHER = ("get_weather", {"city": "Zürich", "days": 3})
+FILE = ("write_file", {"path": 'a "b"', "text": "c\nd </x>"})
+HERMES = FORMATS["hermes"]
+
+families = pytest.mark.parametrize("format", [pytest.param(format, id=name) for name, format in FORMATS.items()])
+as_tokens = pytest.mark.parametrize("as_tokens", [False, True], ids=["text", "tokens"])
+
+
+class ByteVocabulary:
+    """A token for each byte, and one for each marker that is to be one."""
+
+    eos_token_id = 256
+    bos_token_id = None
+
+    def __init__(self, markers: list[str]) -> None:
+        self.ids: Mapping[str, int] = {marker: FIRST_SPECIAL + i for i, marker in enumerate(markers)}
+        special = [b"\xff<eos>", *(b"\xff" + marker.encode() for marker in markers)]
+        self.tokens = [bytes([byte]) for byte in range(256)] + special
+        self.special_token_ids = list(range(256, len(self.tokens)))
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+    def encode(self, text: str) -> list[int]:
+        longest_first = sorted(self.ids, key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if self.ids else [text]
+        return [token for part in parts for token in ([self.ids[part]] if part in self.ids else part.encode())]
+
+
+class Follower:
+    """Says whether a grammar accepts a text as a whole answer."""
+
+    def __init__(self, format: Format, grammar: CallGrammar, *, as_tokens: bool) -> None:
+        self.vocabulary = ByteVocabulary(sorted(format.possible_tokens) if as_tokens else [])
+        tokenizer = LLTokenizer(TokenizerWrapper(self.vocabulary))
+        lark = grammar.define(self.vocabulary.ids.get)
+        self.matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0)
+        assert not self.matcher.is_error(), self.matcher.get_error()
+
+    def accepts(self, text: str) -> bool:
+        matcher, tokens = self.matcher.deep_copy(), self.vocabulary.encode(text)
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+def follower(format: Format, *, as_tokens: bool = False, **options: Any) -> Follower:
+    options = {"starts_in": ReasoningState.CLOSED, **options}
+    return Follower(format, call_grammar(format, TOOLS_OF_GRAMMAR, **options), as_tokens=as_tokens)
+
+
+def written(format: Format, *calls: tuple[str, dict[str, Any]]) -> str:
+    return calling(format, *calls).removesuffix("<|call|>")  # an end of generation
+
+
+@families
+@as_tokens
+def test_what_a_family_writes_is_allowed(format: Format, as_tokens: bool) -> None:
+    """One call, and two where the family can; nothing else is."""
+    grammar = follower(format, as_tokens=as_tokens)
+
+    assert grammar.accepts(written(format, WEATHER))
+    assert grammar.accepts(written(format, FILE, ("get_time", {}))) == format.has_parallel_calls
+    assert not grammar.accepts(written(format, ("no_such_tool", {})))
+    assert not grammar.accepts("Hello")
+    assert not grammar.accepts(written(format, WEATHER)[:-1])
+
+
+@families
+@as_tokens
+def test_reasoning_before_the_call(format: Format, as_tokens: bool) -> None:
+    """May be there where the prompt has not decided, and must end where it has opened it."""
+    if format.implied:
+        pytest.skip("it has no reasoning")
+    text = thinking(format, "Hm < x") + written(format, WEATHER)
+    undecided = follower(format, as_tokens=as_tokens, starts_in=ReasoningState.UNDECIDED)
+    opened = follower(format, as_tokens=as_tokens, starts_in=ReasoningState.OPEN)
+
+    assert undecided.accepts(text)
+    assert undecided.accepts(written(format, WEATHER))
+    assert opened.accepts(text.removeprefix(format.reasoning.opens))
+    assert not follower(format, as_tokens=as_tokens).accepts(text)
+
+
+@families
+def test_types_are_held_to(format: Format) -> None:
+    """A number is no text."""
+    wrong = written(format, ("get_weather", {"city": "x", "days": "THREE"}))
+
+    assert not follower(format, as_tokens=True).accepts(wrong)
+
+
+def test_one_call_alone() -> None:
+    """The answer ends at once behind it."""
+    grammar = follower(HERMES, is_parallel=False)
+
+    assert grammar.accepts(written(HERMES, WEATHER))
+    assert not grammar.accepts(written(HERMES, WEATHER, WEATHER))
+
+
+def test_an_answer_by_a_schema_instead() -> None:
+    """`response_format` beside tools."""
+    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+    grammar = follower(HERMES, response_schema=schema)
+
+    assert grammar.accepts('{"yes": true}')
+    assert grammar.accepts(written(HERMES, WEATHER))
+    assert not grammar.accepts('{"yes": 1}')
+
+
+@as_tokens
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "kimi_k2", "mistral_args", "gemma4", "glm"])
+def test_calls_within_text(name: str, as_tokens: bool) -> None:
+    """Text is free, and calls in it follow their schema."""
+    format = FORMATS[name]
+    grammar = follower(format, as_tokens=as_tokens, is_required=False)
+
+    assert grammar.accepts("Hello")
+    assert grammar.accepts("Hm. " + written(format, WEATHER))
+    assert grammar.accepts("Hm. " + written(format, WEATHER) + "\nDone.")
+    assert not grammar.accepts("Hm. " + written(format, ("no_such_tool", {})))
+
+
+def test_text_that_cannot_be_told_from_calls() -> None:
+    """Llama's calls have no marker: then all text is free."""
+    assert follower(FORMATS["llama3"], is_required=False).accepts('{"name": "no_such_tool"}')
+
+
+@families
+def test_optional_and_chosen_arguments(format: Format) -> None:
+    """Required ones must be there, and of an enumeration only its values."""
+    parameters = {
+        "type": "object",
+        "properties": {
+            "unit": {"type": "string", "enum": ["C", "F"]},
+            "n": {"type": "integer"},
+            "s": {"type": "string"},
+        },
+        "required": ["n"],
+    }
+    tools = [GrammarTool("f", parameters, is_strict=True)]
+    made = call_grammar(format, tools, starts_in=ReasoningState.CLOSED)
+    grammar = Follower(format, made, as_tokens=True)
+
+    for arguments in ({"n": 1}, {"unit": "C", "n": 1}, {"n": 1, "s": "x"}, {"unit": "F", "n": 1, "s": ""}):
+        text = written(format, ("f", arguments))
+        assert grammar.accepts(text), text
+        assert parse(format, text, tools=[{"name": "f", "parameters": parameters}]).parsed_calls == [("f", arguments)]
+    for wrong in ({}, {"unit": "K", "n": 1}):
+        assert not grammar.accepts(written(format, ("f", wrong)))
+
+
+def test_a_clients_guidance_is_not_followed() -> None:
+    """It could switch off what a schema asks for."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "x-guidance": {"lenient": True}}
+    lark = call_grammar(HERMES, [GrammarTool("f", schema, is_strict=True)], starts_in=ReasoningState.CLOSED).lark
+
+    assert '"lenient": false' in lark
+    assert '"lenient": true' not in lark

@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal, NamedTuple
@@ -10,20 +9,20 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from local_gateway.wire.answer import Sharing
+from local_gateway.wire.reported_usage import MARK, ReportedUsage, usage_in
 from local_gateway.wire.sse import data_of, split_events
 
 Outcome = Literal["ok", "client_error", "target_error", "client_left", "cancelled", "refused", "stopped"]
 
 BYTES_PER_TOKEN = 4  # what text has on average, in the estimates
-MAX_COUNT = 1_000_000_000  # no request uses more tokens: a target that says so is not believed
 
-USAGE = re.compile(rb'"usage"\s*:\s*\{')  # not "usage":null, which OpenAI puts into every event
 _STRING = rb'"\s*:\s*"((?:[^"\\]|\\.)++)"'
 # What a model wrote, where it stands in the answers of each path. In a text these names are behind \" and do not match.
 TEXTS = {
     "/chat/completions": re.compile(rb'"(?:content|reasoning|reasoning_content|arguments|refusal)' + _STRING),
     "/completions": re.compile(rb'"text' + _STRING),
     "/responses": re.compile(rb'"(?:delta|text|arguments)' + _STRING),
+    "/messages": re.compile(rb'"(?:text|thinking|partial_json)' + _STRING),
 }
 RESPONSES_DELTAS = re.compile(rb'"delta' + _STRING)  # its later events repeat the text
 
@@ -85,7 +84,7 @@ class UsageMeter:
         self._texts = TEXTS.get(path)
         self._deltas = RESPONSES_DELTAS if path == "/responses" else self._texts
         self._is_counted_path = self._texts is not None or path == "/embeddings"
-        self._reported: Mapping[str, Any] | None = None
+        self._reported: ReportedUsage | None = None
         self._has_begun = False
         self._num_texts = 0
         self._num_text_bytes = 0
@@ -96,7 +95,7 @@ class UsageMeter:
         That is without the chunk that holds nothing but usage, unless the client asked for it; else byte for byte.
         """
         self._has_begun = True
-        if USAGE.search(block):
+        if MARK.search(block):
             return self._read_events(block)
         if self._deltas:
             self._count(self._deltas, block)
@@ -105,7 +104,7 @@ class UsageMeter:
     def read_body(self, body: bytes) -> None:
         """A whole answer that is no stream."""
         self._has_begun = True
-        if USAGE.search(body):
+        if MARK.search(body):
             self._read_usage(body)
         if self._reported is None and self._texts:
             self._count(self._texts, body)
@@ -134,7 +133,7 @@ class UsageMeter:
     def _is_for_client(self, event: bytes) -> bool:
         if self._deltas:
             self._count(self._deltas, event)
-        body = self._read_usage(data_of(event) or b"") if USAGE.search(event) else None
+        body = self._read_usage(data_of(event) or b"") if MARK.search(event) else None
         return self._wants_usage_chunk or body is None or body.get("choices") != []
 
     def _read_usage(self, data: bytes) -> dict[str, Any] | None:
@@ -143,35 +142,17 @@ class UsageMeter:
             body = orjson.loads(data)
         except orjson.JSONDecodeError:
             return None  # the client gets it as it is
-        usage = _usage_of(body)
+        usage = usage_in(body)
         if usage is None:
             return None
-        self._reported = usage
+        self._reported = usage if self._reported is None else self._reported.merged(usage)
         assert isinstance(body, dict)
         return body
 
-    def _complete(self, reported: Mapping[str, Any]) -> Usage:
+    def _complete(self, reported: ReportedUsage) -> Usage:
         """An explicit 0 is a count; only a missing one is estimated."""
-        num_prompt = _count_in(reported, "prompt_tokens", "input_tokens")
-        num_completion = _count_in(reported, "completion_tokens", "output_tokens")
-        details = reported.get("prompt_tokens_details") or reported.get("input_tokens_details")
-        num_cached = _count_in(details, "cached_tokens") if isinstance(details, dict) else None
+        num_prompt, num_cached, num_completion = reported
         is_estimated = num_prompt is None or (num_completion is None and self._num_estimated > 0)
         num_prompt = self.num_prompt_tokens if num_prompt is None else num_prompt
         num_completion = self._num_estimated if num_completion is None else num_completion
         return Usage(num_prompt, min(num_cached or 0, num_prompt), num_completion, is_estimated)
-
-
-def _usage_of(body: object) -> Mapping[str, Any] | None:
-    """Of a body or event; the events of /responses have it in their response."""
-    if not isinstance(body, dict):
-        return None
-    usage = body.get("usage")
-    if isinstance(usage, dict):
-        return usage
-    return _usage_of(body.get("response"))
-
-
-def _count_in(usage: Mapping[str, Any], *names: str) -> int | None:
-    counts = (usage.get(name) for name in names)
-    return next((n for n in counts if type(n) is int and 0 <= n <= MAX_COUNT), None)

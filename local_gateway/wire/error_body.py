@@ -127,7 +127,8 @@ class _Found(NamedTuple):
     """The parts of an error that were found so far; empty ones were not."""
 
     message: str = ""
-    status: int = 0
+    status: int = 0  # that is told as a number
+    named: int = 0  # that follows from a name
     type: str = ""
     code: object = None
     param: object = None
@@ -140,7 +141,7 @@ def explain(content: object, status: int = 0) -> WireError:
     Without, it is what the body says, in a number, a name or in words; else 500. Raises nothing.
     """
     found = _read(_decoded(content), 0)
-    told = found.status or _status_of_words(found.message)
+    told = found.status or found.named or _status_of_words(found.message)
     return WireError(status or told or 500, _openai(found))
 
 
@@ -222,7 +223,8 @@ def _read_object(body: Json, depth: int) -> _Found:
     # An error that a proxy packs up is told by its own status, not by the proxy's.
     return _Found(
         inner.message or _own_message(body, depth),
-        inner.status or own_status or named or (UNPROCESSABLE if place else 0),
+        inner.status or own_status,
+        inner.named or named or (UNPROCESSABLE if place else 0),
         inner.type or own_name,
         code if inner.code is None else inner.code,
         (body.get("param") or place) if inner.param is None else inner.param,

@@ -12,6 +12,7 @@ from local_gateway.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     PayloadTooLargeError,
+    RouteNotFoundError,
     TargetError,
     TargetRefusedError,
     UnsupportedMediaError,
@@ -21,6 +22,13 @@ from local_gateway.errors import (
 from local_gateway.wire.error_body import explain
 
 MAX_PAYLOAD_BYTES = 10_000_000  # of /run
+# What workers may have; the rest of OpenAI's API belongs to an account.
+PATHS = {
+    *("/models", "/chat/completions", "/completions", "/embeddings", "/responses", "/messages", "/moderations"),
+    *("/chat/completions/input_tokens", "/responses/input_tokens", "/messages/count_tokens"),
+    *("/rerank", "/score", "/pooling", "/classify", "/tokenize", "/detokenize", "/infill"),
+}
+FOLDERS = ("/models/", "/images/", "/audio/")
 MAX_MESSAGE_CHARS = 300  # of an error text that is not ours
 SERVER_ERROR = 500
 OPENAI_ERROR = re.compile(r'\s*\{\s*"error"\s*:\s*\{')  # as this project's worker writes it
@@ -41,8 +49,11 @@ class JobFailedError(TargetRefusedError):
 def payload_of(call: Call, settings: RunpodQueueTarget) -> bytes:
     """What is posted to /run. The body goes into it as it is.
 
-    Raises a RequestError for what a job cannot carry: other methods, other bodies than JSON, more than 10 MB.
+    Raises RouteNotFoundError for a path that no worker has: a job would cost before it says so. Raises another
+    RequestError for what a job cannot carry: other methods, other bodies than JSON, more than 10 MB.
     """
+    if call.path not in PATHS and not call.path.startswith(FOLDERS):
+        raise RouteNotFoundError(f"{one_line(call.path)[:100]} is nothing that a RunPod worker is asked for.")
     policy = {
         "executionTimeout": round(1000 * settings.execution_timeout),
         "ttl": round(1000 * settings.ttl),

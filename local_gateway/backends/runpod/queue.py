@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from local_gateway.backends.base import Call, Health, Upstream
-from local_gateway.backends.http import HttpClient
+from local_gateway.backends.http import HttpClient, HttpUpstream
 from local_gateway.backends.openai import HEALTH_TIMEOUT, OpenAIBackend
 from local_gateway.backends.runpod.api_types import JobUnknownError
 from local_gateway.backends.runpod.client import RunpodClient
@@ -20,11 +20,12 @@ from local_gateway.backends.runpod.openai_job import SERVER_ERROR, JobFailedErro
 from local_gateway.config.settings import OpenAITarget, RunpodQueueTarget
 from local_gateway.errors import TargetError, WorkerFailedError
 from local_gateway.wire.call_ledger import ExecutionStats
-from local_gateway.wire.error_body import error_in
+from local_gateway.wire.error_body import error_in, explain
 from local_gateway.wire.sse import Event, EventBlock
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 JSON = {"content-type": "application/json"}
+MAX_ERROR_BYTES = 100_000
 
 
 class JobAnswer:
@@ -80,7 +81,7 @@ class RunpodQueueBackend:
     async def open(self, call: Call) -> Upstream:
         """Raises TargetError, and a RequestError for what a job cannot carry."""
         if self._openai is not None:
-            return await self._openai.open(call)
+            return await _with_told_status(await self._openai.open(call))
         payload, begun = payload_of(call, self._settings), self._client.clock()
         job = RunpodJob(self._client, await self._client.run(payload), begun)
         call.tally.started(job)
@@ -149,6 +150,20 @@ async def _events_of(job: RunpodJob, stream: JobEvents, outputs: list[object]) -
     finally:
         await job.check_run(events)
     return events
+
+
+async def _with_told_status(upstream: HttpUpstream) -> HttpUpstream:
+    """RunPod answers 500 for every failed job: the status is what the job's error says, if that is the client's."""
+    if upstream.status != SERVER_ERROR:
+        return upstream
+    try:
+        told = explain(await upstream.read(MAX_ERROR_BYTES))
+    except BaseException:
+        await upstream.aclose()
+        raise
+    if told.status < SERVER_ERROR:
+        upstream.status = told.status
+    return upstream
 
 
 def _openai_backend(settings: RunpodQueueTarget, http: HttpClient) -> OpenAIBackend:

@@ -19,6 +19,7 @@ from local_gateway.errors import (
     MethodNotAllowedError,
     PayloadTooLargeError,
     RequestError,
+    RouteNotFoundError,
     TargetConfigError,
     TargetError,
     TargetGaveUpError,
@@ -27,6 +28,7 @@ from local_gateway.errors import (
     UnsupportedMediaError,
     WorkerFailedError,
 )
+from local_gateway.wire.error_body import explain
 from local_gateway.wire.sse import events_in
 from tests.gateway.fake_target import Exchange, reply, target_and_client
 from tests.gateway.played_endpoint import CHAT, STREAM, no_pause, piece_of, played, read
@@ -75,8 +77,14 @@ async def test_a_get() -> None:
     ("call", "kind"),
     [
         (Call(path="/chat/completions", body=b'"' + MAX_PAYLOAD_BYTES * b"x" + b'"'), PayloadTooLargeError),
-        (Call(path="/files/1", method="DELETE"), MethodNotAllowedError),
-        (Call(path="/files", body=b"--x", content_type="multipart/form-data; boundary=x"), UnsupportedMediaError),
+        (Call(path="/chat/completions", method="DELETE"), MethodNotAllowedError),
+        (Call(path="/openai/deployments/ok/chat/completions", body=b"{}"), RouteNotFoundError),  # gateway.md A11
+        (Call(path="/files", body=b"{}"), RouteNotFoundError),
+        (Call(path="/v1/chat/completions", body=b"{}"), RouteNotFoundError),
+        (
+            Call(path="/audio/transcriptions", body=b"--x", content_type="multipart/form-data; boundary=x"),
+            UnsupportedMediaError,
+        ),
         (Call(path="/chat/completions", body=b'{}}, "policy": {}, "x": {"y": 1'), InvalidRequestError),
     ],
 )
@@ -696,6 +704,26 @@ async def test_health_of_an_endpoint_without_workers() -> None:
 
 
 # The other way to it
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (str({"message": f"vLLM returned HTTP 400: {json.dumps({'error': ERROR})}", "type": "worker_error"}), 400),
+        ("Error code: 404 - {'error': {'message': 'No such role.'}}", 404),
+        (json.dumps({"error": ERROR, "status": 422}), 422),
+        ("CUDA out of memory", 500),
+    ],
+)
+async def test_a_failed_job_behind_api_openai(error: str, status: int) -> None:
+    """gateway.md A1, A3: RunPod says 500 of all; the worker's error says whose fault it was."""
+    async with played(api="openai") as p:
+        opening = p.open(CHAT)
+        p.fail(await p.take(), error)
+        upstream = await opening
+        body = await read(upstream)
+
+    assert (upstream.status, explain(body).status) == (status, status)
 
 
 async def test_api_openai() -> None:

@@ -18,9 +18,12 @@ from local_gateway.backends.local.backend import LocalBackend
 from local_gateway.backends.openai import OpenAIBackend
 from local_gateway.backends.runpod.load_balancer import RunpodLbBackend
 from local_gateway.backends.runpod.queue import RunpodQueueBackend
+from local_gateway.config.load import secrets_of
 from local_gateway.config.proxy import ProxyRules
+from local_gateway.config.redactor import Redactor
 from local_gateway.config.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
 from local_gateway.config.settings import Target as TargetSettings
+from local_gateway.edge.running_requests import RunningRequests
 from local_gateway.errors import UnavailableError
 from local_gateway.routing.answer_source import AnswerSource
 from local_gateway.routing.cold_start import ColdStartFallback
@@ -81,11 +84,15 @@ class Gateway:
         make_backend: MakeBackend | None = None,
         tracer: Tracer | None = None,
         proxies: ProxyRules | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
+        """`redactor` knows the secrets of all configurations that come; by default those of this one."""
         self.auth = auth
         self.limiter = limiter
         self.metrics = Metrics()
         self.live_requests = LiveRequests()
+        self.running = RunningRequests()
+        self.redactor = redactor or Redactor(secrets_of(settings))
         self.is_stopping = asyncio.Event()  # what has no end by itself ends now
         self.tracer = tracer or NoTracer()
         self._recorder = recorder

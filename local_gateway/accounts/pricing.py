@@ -71,11 +71,11 @@ class Sent(NamedTuple):
     context_length: int | None = None  # of the model, where it is configured
 
 
-def estimate(path: str, body: bytes, sent: Iterable[Sent]) -> Estimate:
-    """The most of all targets that may answer. `body` is the request's own."""
+def estimate(path: str, body: bytes, sent: Iterable[Sent], *, num_media: int = 0) -> Estimate:
+    """The most of all targets that may answer. `body` is the request's own, without `num_media` files beside it."""
     worst = Estimate(0, 0, 0.0)
     for fields, price, context_length in sent:
-        num_prompt = estimate_prompt_tokens(len(body), fields)
+        num_prompt = estimate_prompt_tokens(len(body), fields) + num_media * MEDIA_TOKENS
         expected = most = 0
         if path not in WITHOUT_COMPLETION:
             expected = max_completion_tokens(fields, DEFAULT_COMPLETION_TOKENS)

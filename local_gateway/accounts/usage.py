@@ -49,6 +49,7 @@ class UsageRecord:
     request_id: str
     key_id: str = ""  # empty: the gateway has no keys
     key_name: str = ""
+    end_user: str = ""  # of the key's application, as the request says; empty if it does not
     alias: str = ""  # the model's configured name; empty if there is none
     model: str = ""  # as the client asked
     target: str = ""  # who answered; empty: nobody

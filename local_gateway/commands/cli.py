@@ -99,13 +99,14 @@ def _serve(args: argparse.Namespace) -> int:
 
     from local_gateway.config.load import find_file, secrets_of
     from local_gateway.config.proxy import ProxyRules
+    from local_gateway.config.redactor import Redactor
     from local_gateway.server.serve import serve
     from local_gateway.telemetry import logs
     from local_gateway.telemetry.tracing import tracer_from
 
     environ = without_providers(os.environ) if args.demo else os.environ
     source = None if args.demo else find_file(args.config, environ)
-    redactor = logs.Redactor()
+    redactor = Redactor()
 
     def read() -> "GatewaySettings":
         """Also later on, when the file has changed: then there are new secrets to keep out of the log."""
@@ -115,7 +116,8 @@ def _serve(args: argparse.Namespace) -> int:
 
     settings = read()
     logs.setup(settings.log, redactor)
-    uvloop.run(serve(settings, source, read, tracer_from(os.environ), ProxyRules.from_environ(os.environ)))
+    proxies = ProxyRules.from_environ(os.environ)
+    uvloop.run(serve(settings, source, read, tracer_from(os.environ), proxies=proxies, redactor=redactor))
     return 0
 
 

@@ -41,7 +41,7 @@ PATTERNS = {
     "endpoint_id": "must be the id alone: letters, digits, - and _",
     "organization": "must be one word of ASCII characters",
     "project": "must be one word of ASCII characters",
-    "cors_origins": "must be `*`, or as http://localhost:3000 without a path",
+    "cors_origins": "must be `*`, or as http://localhost:3000, app://obsidian.md or null, without a path",
     "models": "a `*` can only be at the end of a name",
 }
 WORD = re.compile(r"[A-Za-z_-]{1,24}")

@@ -73,7 +73,7 @@ Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_check_header_value)]
 AdminKey = Annotated[Secret, AfterValidator(_check_admin_key)]
 HeaderText = Annotated[str, Field(pattern=HEADER_TEXT)]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), AfterValidator(_check_header)]
 ModelName = Annotated[str, Field(min_length=1, pattern=r"^[^*]*\*?$")]
 Scope = Literal["key", "team"]
@@ -247,7 +247,7 @@ class TimeoutSettings(Part):
     total: Duration = Field(600.0, gt=0, description="To the first content, over all targets and tries.")
     idle: Duration = Field(300.0, gt=0, description="Between two pieces of an answer.")
     commit: Duration = Field(5.0, description="After which a stream is opened although no target has answered.")
-    keep_alive: Duration = Field(10.0, gt=0, description="Between two comments in a stream that has no content yet.")
+    keep_alive: Duration = Field(10.0, gt=0, description="Between two comments in a stream that is silent.")
 
 
 class RetrySettings(Part):

@@ -1,52 +1,43 @@
-"""Reading a request: its headers, its path, its body, each within limits."""
+"""Reading a request: its headers and its body, each within limits."""
 
 import asyncio
-import re
+import hashlib
 from collections.abc import Iterable
+from urllib.parse import unquote
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
+from local_gateway.edge.content_encoding import IDENTITY, decode
 from local_gateway.errors import (
     InvalidRequestError,
-    MethodNotAllowedError,
     PayloadTooLargeError,
     RequestTimeoutError,
-    RouteNotFoundError,
-    UnsupportedMediaError,
 )
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-PATH = re.compile(r"(?:/[A-Za-z0-9_.:@~+-]+)+")
 # What a target may see of a client. Everything else stays here: keys, cookies, addresses.
-FORWARDED = ("openai-beta", "idempotency-key", "traceparent", "tracestate", "accept")
-UNENCODED = ("", "identity")
-METHODS = ("GET", "HEAD", "POST", "DELETE")  # that OpenAI's API has
-# Their answers come from a model: they are posted, and name it.
-MODEL_PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses")
+FORWARDED = (
+    *("openai-beta", "anthropic-version", "anthropic-beta", "idempotency-key"),
+    *("traceparent", "tracestate", "accept"),
+)
+LARGE_BYTES = 256_000  # a body from here on is decoded and parsed off the event loop
+# What Open WebUI says of its user, where it is told to; the first that is there counts.
+USER_HEADERS = (b"x-openwebui-user-email", b"x-openwebui-user-id", b"x-openwebui-user-name")
+MAX_USER = 200  # characters
+WEBSOCKETS = (
+    "Websockets are not served here: post to /v1/responses or /v1/chat/completions, with stream: true for events."
+)
 
 
 class ClientLeftError(Exception):
-    """The client hung up: nobody is there to be answered."""
+    """The client hung up: there is no one to answer."""
 
 
-def api_path(scope: Scope) -> str:
-    """The path within OpenAI's API, without /v1 and without a slash at its end. Raises RouteNotFoundError."""
-    path: str = scope["path"].rstrip("/")
-    if path == "/v1" or path.startswith("/v1/"):
-        path = path[3:]
-    if not PATH.fullmatch(path) or any(part in (".", "..") for part in path.split("/")):
-        raise RouteNotFoundError("There is nothing at this address.")
-    return path
-
-
-def api_method(scope: Scope, path: str) -> str:
-    """Raises MethodNotAllowedError."""
-    method: str = scope["method"]
-    allowed = ("POST",) if path in MODEL_PATHS else METHODS
-    if method not in allowed:
-        raise MethodNotAllowedError(method, allowed)
-    return method
+def refuse_websocket(headers: Headers) -> None:
+    """Raises InvalidRequestError in words, where a client would else read a puzzling 404."""
+    if any(name == b"upgrade" and value.strip().lower() == b"websocket" for name, value in headers):
+        raise InvalidRequestError(WEBSOCKETS, code="websocket_not_supported")
 
 
 def header(headers: Headers, name: bytes) -> str:
@@ -66,18 +57,32 @@ def forwarded_headers(headers: Headers) -> dict[str, str]:
     }
 
 
+def keys_own(value: str, key_id: str) -> str:
+    """A client's idempotency key as targets see it: all keys share one account there, and must not meet in it."""
+    return hashlib.sha256(f"{key_id}\0{value}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def end_user_of(headers: Headers) -> str:
+    """The person behind a chat application's key, as its headers say; empty if they do not."""
+    named = dict(headers)
+    found = next((named[name] for name in USER_HEADERS if named.get(name)), b"")
+    return unquote(found.decode("utf-8", "replace")).strip()[:MAX_USER]
+
+
 async def read_body(headers: Headers, receive: Receive, *, max_bytes: int, timeout: float) -> bytes:  # noqa: ASYNC109 (one limit for all of it)
-    """All of it. Raises a RequestError if it is too large, too late or compressed, ClientLeftError if it breaks off."""
-    if header(headers, b"content-encoding").lower() not in UNENCODED:
-        raise UnsupportedMediaError("Compressed request bodies are not accepted.")
+    """All of it, decompressed. Raises a RequestError if it is too large or late, ClientLeftError if it breaks off."""
+    encoding = header(headers, b"content-encoding")
     length = header(headers, b"content-length")
     if length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(timeout):
-            return await _read(receive, max_bytes)
+            raw = await _read(receive, max_bytes)
     except TimeoutError:
         raise RequestTimeoutError("The body of the request did not arrive in time.") from None
+    if encoding.lower() in IDENTITY:
+        return raw
+    return await asyncio.to_thread(decode, raw, encoding, max_bytes)
 
 
 async def _read(receive: Receive, max_bytes: int) -> bytes:

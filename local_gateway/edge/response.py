@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 
 from starlette.types import Send
 
 from local_gateway.accounts.usage import UsageMeter
+from local_gateway.config.redactor import Redactor
 from local_gateway.edge.request import ClientLeftError
-from local_gateway.errors import to_response
+from local_gateway.errors import AnswerBrokenError, to_response
 from local_gateway.wire.answer import Answer
 from local_gateway.wire.sse import EVENT_STREAM, KEEP_ALIVE, encode_error
 
@@ -20,21 +22,31 @@ STREAM_HEADERS = {
 }
 LAST = b"[DONE]"
 LAST_BYTES = 32  # of a block, in which it stands
-STALL_SECONDS = 300.0  # for which a client may read nothing
+STALL_SECONDS = 60.0  # for which a client may read nothing
+MAX_VALUE_BYTES = 8192  # of a header
+NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+BAD_GATEWAY = 502
 
 
 class Reply:
     """One response. What was sent cannot be taken back: `is_open` says whether the status is out.
 
-    `headers` are in every response, whatever it is.
+    Lives in the request's task. `headers` are in every response, whatever it is. Nothing leaves unchecked: a head is
+    one that HTTP can carry, and no secret of the configuration is in it or in what follows.
     """
 
-    def __init__(self, send: Send, headers: dict[str, str]) -> None:
+    def __init__(self, send: Send, headers: dict[str, str], redactor: Redactor | None = None) -> None:
         self._send = send
+        self._redactor = redactor or Redactor()
         self.headers = headers
         self.status = 0
         self.is_open = False
         self._is_stream = False
+        self._is_between_events = True
+        self._is_writing = False
+        self._is_over = False
+        self._last_written = 0.0  # by the monotonic clock
         self.is_complete = False  # the client has been sent all of it
         self.first_sent_at: float | None = None  # content, by the monotonic clock
 
@@ -43,12 +55,20 @@ class Reply:
         await self._start_stream(200, {})
 
     async def keep_alive(self) -> None:
-        await self._write(KEEP_ALIVE)
+        """A comment, unless something else is being written."""
+        if not self._is_writing and self._is_between_events:
+            await self._write(KEEP_ALIVE)
 
-    async def answer(self, answer: Answer, meter: UsageMeter) -> None:
-        """Send an answer to its end. Raises TargetError where it breaks off."""
+    async def answer(self, answer: Answer, meter: UsageMeter, *, keep_alive: float = 0.0) -> None:
+        """Send an answer to its end, with a comment after each `keep_alive` seconds in which a stream is silent.
+
+        Raises TargetError where it breaks off or cannot be passed on.
+        """
+        if not 200 <= answer.status <= 599:
+            raise AnswerBrokenError(f"The target answered with status {answer.status}, which HTTP does not have.")
         if answer.is_events:
-            await self._stream(answer, meter)
+            async with KeepAlive(self, keep_alive):
+                await self._stream(answer, meter)
         else:
             await self._body(answer, meter)
 
@@ -58,10 +78,15 @@ class Reply:
         What is open and no stream is broken off: the server closes the connection of an unfinished response.
         """
         status, body, headers = to_response(error)
+        status = status if 400 <= status <= 599 else BAD_GATEWAY
         if not self.is_open:
-            await self.json(status, body, headers)
-        elif self._is_stream:
-            await self._write(encode_error(body), more=False)
+            raw = self._redactor(json.dumps(body)).encode()
+            await self._start(status, {"content-type": "application/json", **headers}, len(raw))
+            await self._write(raw, more=False)
+        elif self._is_stream and not self._is_over:
+            start = b"" if self._is_between_events else b"\n\n"
+            event = self._redactor(encode_error(body).decode()).encode()
+            await self._write(b"" if self.is_complete else start + event, more=False)
         self.status = status
 
     async def json(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
@@ -76,7 +101,8 @@ class Reply:
             self.first_sent_at = self.first_sent_at or time.monotonic()
             self.is_complete = block[-LAST_BYTES:].rstrip().endswith(LAST)  # many clients hang up when they see it
             if shown := meter.watch(block):
-                await self._write(shown)
+                self._is_between_events = shown.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+                await self._write(self._redactor.hide_in(shown))
         await self._write(b"", more=False)
 
     async def _body(self, answer: Answer, meter: UsageMeter) -> None:
@@ -86,15 +112,26 @@ class Reply:
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         if is_json:
             meter.read_body(first)
+            first = self._redactor.hide_in(first)
         if self.is_open:  # a stream was promised
             await self._write(_as_event(first), more=False)
             return
         await self._start(answer.status, answer.headers, len(first) if is_json else None)
-        await self._write(first, more=not is_json)
-        if not is_json:
-            async for part in answer.body:
-                await self._write(part)
-            await self._write(b"", more=False)
+        if is_json:
+            await self._write(first, more=False)
+            return
+        held = await self._write_but_beginnings(first)
+        async for part in answer.body:
+            held = await self._write_but_beginnings(held + part)
+        await self._write(held, more=False)
+
+    async def _write_but_beginnings(self, data: bytes) -> bytes:
+        """Write what cannot be the beginning of a secret; returns the rest."""
+        data = self._redactor.hide_in(data)
+        end = len(data) - self._redactor.num_held(data)
+        if end:
+            await self._write(data[:end])
+        return data[end:]
 
     async def _start_stream(self, status: int, headers: Mapping[str, str]) -> None:
         self._is_stream = True
@@ -102,18 +139,70 @@ class Reply:
 
     async def _start(self, status: int, headers: Mapping[str, str], length: int | None = None) -> None:
         named = {**headers, **self.headers} | ({} if length is None else {"content-length": str(length)})
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        raw = [self._sendable(name, value) for name, value in named.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": [pair for pair in raw if pair]})
         self.status = status
         self.is_open = True
 
+    def _sendable(self, name: str, value: str) -> tuple[bytes, bytes] | None:
+        """A header as the bytes that came, and None if HTTP cannot carry it. Never raises."""
+        raw_name = name.lower().encode("utf-8", "surrogateescape")
+        raw_value = self._redactor.hide_in(value.encode("utf-8", "surrogateescape"))
+        is_fit = NAME.fullmatch(raw_name) and not CONTROLS.search(raw_value) and len(raw_value) <= MAX_VALUE_BYTES
+        return (raw_name, raw_value.strip()) if is_fit else None
+
     async def _write(self, data: bytes, *, more: bool = True) -> None:
         """Waits while the client reads slowly, so that the target does too. Raises ClientLeftError if it does not."""
+        self._is_writing = True
+        self._is_over = not more
         try:
             async with asyncio.timeout(STALL_SECONDS):
                 await self._send({"type": "http.response.body", "body": data, "more_body": more})
         except TimeoutError:
             raise ClientLeftError from None
+        finally:
+            self._is_writing = False
+            self._last_written = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the last write; 0 while one goes on."""
+        return 0.0 if self._is_writing else time.monotonic() - self._last_written
+
+
+class KeepAlive:
+    """A context around the events of a stream: writes a comment whenever it was silent for `period` seconds; 0: never.
+
+    A timer, no task: most streams are never silent, and should not pay for one.
+    """
+
+    def __init__(self, reply: Reply, period: float) -> None:
+        self._reply = reply
+        self._period = period
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        if self._period:
+            self._wait(self._period)
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._check)
+
+    def _check(self) -> None:
+        silent = self._reply.silent_seconds
+        if silent < self._period:
+            self._wait(max(0.001, self._period - silent))
+            return
+        self._writing = asyncio.create_task(self._reply.keep_alive())
+        self._wait(self._period)
 
 
 def _as_event(body: bytes) -> bytes:

@@ -4,27 +4,17 @@ Pure. A target's settings act on the body in this order: the model's name, `stre
 `set_params`, `drop_params`.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from local_gateway.backends.base import Call
-from local_gateway.edge.client_request import JSON_TYPE, ClientRequest
-from local_gateway.errors import InvalidRequestError
+from local_gateway.edge.client_request import JSON_TYPE, ClientRequest, dump
 from local_gateway.routing.router import Choice
 from local_gateway.routing.target import Target
 
 # Only these streams have token counts to ask for by `stream_options`.
 COUNTED_STREAMS = ("/chat/completions", "/completions")
 STREAM_OPTIONS = "stream_options"
-# What the gateway decides by: who may use it, what it costs, how it is answered.
-READ = tuple(
-    f'"{name}"'.encode()
-    for name in ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n")
-)
-ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 
 
 def call_for(request: ClientRequest, choice: Choice, *, who: str = "") -> Call:
@@ -36,8 +26,11 @@ def call_for(request: ClientRequest, choice: Choice, *, who: str = "") -> Call:
     raw, content_type = request.raw, request.content_type
     if request.body is not None:
         body = adapted_body(request, choice)
-        raw = request.raw if body == request.body and not _is_ambiguous(request.raw) else _dump(body)
+        raw = request.raw if body == request.body else dump(body)
         content_type = JSON_TYPE
+    elif request.form is not None:
+        form = request.form.with_text("model", choice.model_name) if request.model else request.form
+        raw, content_type = form.encode(), form.content_type
     return Call(
         path=request.path,
         method=request.method,
@@ -51,19 +44,6 @@ def call_for(request: ClientRequest, choice: Choice, *, who: str = "") -> Call:
     )
 
 
-def _dump(body: dict[str, Any]) -> bytes:
-    """Raises InvalidRequestError: what could be parsed may still be nested too deeply to be written."""
-    try:
-        return orjson.dumps(body)
-    except orjson.JSONEncodeError:
-        raise InvalidRequestError("The body of your request is nested too deeply.") from None
-
-
-def _is_ambiguous(raw: bytes) -> bool:
-    """Whether a target might read another value than we did: of a field that is there twice, or spelled in escapes."""
-    return any(raw.count(name) > 1 for name in READ) or ESCAPED_LETTER.search(raw) is not None
-
-
 def adapted_body(request: ClientRequest, choice: Choice) -> dict[str, Any]:
     """The fields of the body as this target is sent them: what estimates and budgets count."""
     settings = choice.target.settings
@@ -73,7 +53,8 @@ def adapted_body(request: ClientRequest, choice: Choice) -> dict[str, Any]:
     if adds_stream_options(request, choice.target):
         body["stream_options"] = _with_usage(body.get("stream_options"))
     body = _renamed(body, settings.rename_params) | settings.set_params
-    return {name: value for name, value in body.items() if name not in settings.drop_params}
+    dropped = {name.casefold() for name in settings.drop_params}  # a target may not care about case
+    return {name: value for name, value in body.items() if name.casefold() not in dropped} if dropped else body
 
 
 def adds_stream_options(request: ClientRequest, target: Target) -> bool:

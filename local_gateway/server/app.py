@@ -12,15 +12,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from local_gateway.accounts.auth import Principal
 from local_gateway.config.settings import ServerSettings
+from local_gateway.edge.api_paths import canonical
 from local_gateway.edge.browser_guard import BrowserGuard
 from local_gateway.edge.openapi import DOCUMENT
-from local_gateway.errors import ErrorResponse, MethodNotAllowedError, to_response
+from local_gateway.errors import ErrorResponse, MethodNotAllowedError, RouteNotFoundError, to_response
 from local_gateway.gateway import Gateway, distinct
 from local_gateway.server.exchange import Exchange
 from local_gateway.telemetry.metrics import CONTENT_TYPE
 from local_gateway.web.dashboard import Dashboard
 
 PAGE_METHODS = ("GET", "HEAD")
+FOR_ADMINS = "the metrics are open to keys made with --admin."
 Handler = Callable[[Gateway, Request], Awaitable[Response]]
 
 
@@ -44,6 +46,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             *Dashboard(gateway, run_as).routes(),
         ],
         middleware=[
+            Middleware(CanonicalPaths),
             *_cors(server),
             Middleware(BrowserGuard, server=server, asks_for_keys=lambda: gateway.auth.needs_key),
         ],
@@ -62,9 +65,22 @@ def _cors(server: ServerSettings) -> list[Middleware]:
             allow_origins=list(server.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
+            allow_private_network=True,  # of the origins that are listed: a page elsewhere, a gateway on this machine
             expose_headers=["x-request-id", "x-gateway-target", "x-gateway-cache", "retry-after"],
         )
     ]
+
+
+class CanonicalPaths:
+    """ASGI middleware: pages and the API are found under each base URL that clients are told or make up."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (path := canonical(scope["path"])):
+            scope = {**scope, "path": path}
+        await self._app(scope, receive, send)
 
 
 class Api:
@@ -112,8 +128,9 @@ async def readyz(gateway: Gateway, request: Request) -> Response:
 
 
 async def metrics(gateway: Gateway, request: Request) -> Response:
-    """Names of models and targets are in it, so it asks for a key where the gateway does."""
-    gateway.auth.authenticate(request.scope["headers"])
+    """All models, targets and costs are in it, so it is for administrators where the gateway has keys."""
+    if not gateway.auth.authenticate(request.scope["headers"]).is_admin:
+        raise RouteNotFoundError(f"There is nothing at this address for this key: {FOR_ADMINS}")
     return Response(gateway.exposition(), media_type=CONTENT_TYPE)
 
 

@@ -41,6 +41,10 @@ class RequestAccounting:
         self._target, self._num_attempts = "", 0  # where there is no answer
         self._execution_seconds: float | None = None  # of all calls that tell
         self._queue_seconds: float | None = None
+        self._is_finished = False
+        self._unanswered: list[CallTally] = []
+        self._answer_stats = ExecutionStats()
+        self._stats: dict[CallTally, ExecutionStats] = {}  # of those that told
         self._total_seconds = 0.0
         self._cost = 0.0
         self._num_unanswered_tokens = 0  # of the prompts of calls that gave no answer
@@ -50,28 +54,42 @@ class RequestAccounting:
         if isinstance(error, RequestError):
             self._target, self._num_attempts = error.target, error.num_attempts
 
-    async def charge(self) -> None:
-        """When the reply is over: ask the targets how long they worked. Takes a few seconds at most."""
+    async def ask_targets(self) -> None:
+        """When the reply is over: how long the targets worked. Takes a few seconds at most; may be cancelled."""
+        self._finish()
+        await asyncio.gather(self._ask_for_answer(), *(self._ask_for_call(call) for call in self._unanswered))
+
+    def _finish(self) -> None:
+        """Note which calls this request pays for, the first time."""
+        if self._is_finished:
+            return
+        self._is_finished = True
         self._total_seconds = time.monotonic() - self._start
         origin = self.answer.origin if self.answer else None
-        others = list(self.request.calls.take_uncharged()) if self.request else []
-        others = [call for call in others if origin is None or call is not origin.call]
-        await asyncio.gather(self._charge_answer(), *(self._charge_call(call) for call in others))
+        uncharged = list(self.request.calls.take_uncharged()) if self.request else []
+        self._unanswered = [call for call in uncharged if origin is None or call is not origin.call]
 
-    async def _charge_answer(self) -> None:
-        """By what it used. A request that shares another's answer pays nothing."""
+    async def _ask_for_answer(self) -> None:
+        """A request that shares another's answer does not pay for it."""
+        if self.answer is not None and self.answer.origin.sharing not in ("hit", "shared"):
+            self._answer_stats = await self.answer.execution_stats()
+
+    async def _ask_for_call(self, call: CallTally) -> None:
+        self._stats[call] = await call.execution_stats()
+
+    def _charge_answer(self) -> None:
+        """By what it used."""
         if self.answer is None or self.answer.origin.sharing in ("hit", "shared"):
             return
         origin = self.answer.origin
-        stats = await self.answer.execution_stats()
-        self._note_stats(stats)
+        self._note_stats(self._answer_stats)
         worked = origin.call.seconds if origin.call.is_started else self._total_seconds
-        worked = worked if stats.execution_seconds is None else stats.execution_seconds
-        self._cost += cost_of(self._answer_usage, origin.price, worked)
+        told = self._answer_stats.execution_seconds
+        self._cost += cost_of(self._answer_usage, origin.price, worked if told is None else told)
 
-    async def _charge_call(self, call: CallTally) -> None:
+    def _charge_call(self, call: CallTally) -> None:
         """A call without an answer: its time, and its prompt unless the target says that it did not begin."""
-        stats = await call.execution_stats()
+        stats = self._stats.get(call, ExecutionStats())
         self._note_stats(stats)
         self._target = self._target or call.target
         self._num_attempts = max(self._num_attempts, 1)
@@ -91,6 +109,10 @@ class RequestAccounting:
 
     def close(self, reply: Reply) -> UsageRecord:
         """Give back what was reserved beyond the cost, and say what there is to remember."""
+        self._finish()
+        self._charge_answer()
+        for call in self._unanswered:
+            self._charge_call(call)
         usage = self._answer_usage
         if self.answer is None and self._num_unanswered_tokens:
             usage = Usage(self._num_unanswered_tokens, is_estimated=True)
@@ -106,6 +128,7 @@ class RequestAccounting:
             request_id=self._request_id,
             key_id=principal.id,
             key_name=principal.name,
+            end_user=self.end_user,
             alias=self.route.alias if self.route else "",
             model=self.request.model if self.request else "",
             target=origin.target if origin else self._target,

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import uvicorn
 
@@ -17,9 +19,10 @@ from local_gateway.accounts.auth import Authenticator
 from local_gateway.accounts.keys import Key, environment_key
 from local_gateway.accounts.limiter import Limiter
 from local_gateway.config.proxy import ProxyRules
+from local_gateway.config.redactor import Redactor
 from local_gateway.config.reload import ConfigWatcher
 from local_gateway.config.settings import GatewaySettings, ServerSettings
-from local_gateway.edge.head_limits import BoundedHttpProtocol
+from local_gateway.edge.head_limits import bounded_protocol
 from local_gateway.errors import ConfigError
 from local_gateway.gateway import Gateway
 from local_gateway.server.app import create_app
@@ -33,7 +36,11 @@ log = logging.getLogger(__name__)
 
 KEYS_SECONDS = 5.0  # how long the start waits for the database
 FLUSH_SECONDS = 10.0  # how long the end waits for it
-KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections
+END_SECONDS = 10.0  # for the last words to clients, and to ask targets what they did
+URGENT_SECONDS = 1.0  # the same after a second signal
+KEEP_ALIVE_SECONDS = 60  # of a connection between two requests
+LAST_SECONDS = 0.2
+OWN_FILES = 64  # that are no connections
 BACKLOG = 2048
 
 
@@ -42,7 +49,9 @@ async def serve(
     source: Path | None,
     read: Callable[[], GatewaySettings],
     tracer: Tracer,
+    *,
     proxies: ProxyRules | None = None,
+    redactor: Redactor | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs. `source` is the file that `read` reads, if there is one.
 
@@ -56,12 +65,12 @@ async def serve(
     listener = listen(settings.server)
     async with _keys(auth, limiter, writer):
         refuse_open_door(settings.server, auth)
-        gateway = Gateway(settings, auth, limiter, writer, tracer=tracer, proxies=proxies)
+        gateway = Gateway(settings, auth, limiter, writer, tracer=tracer, proxies=proxies, redactor=redactor)
         try:
             async with _watched(settings, source, read, gateway):
                 await _run(gateway, listener, stopping)
         finally:
-            await gateway.aclose()
+            await _unless_urgent(gateway.aclose(), stopping)
             await asyncio.to_thread(tracer.close)
 
 
@@ -122,22 +131,53 @@ class Stopping:
 
 
 async def _run(gateway: Gateway, listener: socket.socket, stopping: Stopping) -> None:
+    """Until a signal comes and all requests are over, each with its record."""
     server = _Server(_config(gateway), lambda: _greet(gateway, listener))
     gateway.start()
     serving = asyncio.create_task(server.serve([listener]))
-    passing_on = asyncio.create_task(_pass_on(stopping, server, gateway))
+    ending = asyncio.create_task(_end(gateway, server, stopping))
     try:
         await serving
+        await gateway.running.over(URGENT_SECONDS if stopping.is_urgent.is_set() else END_SECONDS)
     finally:
-        passing_on.cancel()
+        ending.cancel()
 
 
-async def _pass_on(stopping: Stopping, server: uvicorn.Server, gateway: Gateway) -> None:
+async def _end(gateway: Gateway, server: uvicorn.Server, stopping: Stopping) -> None:
+    """What runs may go on for `drain`; then it is ended here, so that clients and records are told; then the server."""
     await stopping.is_asked.wait()
     gateway.is_stopping.set()
-    server.should_exit = True
-    await stopping.is_urgent.wait()
-    server.force_exit = True
+    server.should_exit = True  # no new connections, and none is kept
+    urgent = asyncio.create_task(stopping.is_urgent.wait())
+    try:
+        await _over_or(urgent, gateway, gateway.active.settings.server.drain)
+        gateway.running.stop(at_once=urgent.done())
+        await _over_or(urgent, gateway, END_SECONDS)
+        gateway.running.stop(at_once=True)
+        await gateway.running.over(URGENT_SECONDS)
+        await asyncio.sleep(LAST_SECONDS)  # for what is written to leave
+        server.force_exit = True
+    finally:
+        urgent.cancel()
+
+
+async def _unless_urgent(closing: Coroutine[Any, Any, None], stopping: Stopping) -> None:
+    """What takes its time, like telling RunPod of jobs; after a second signal a second of it."""
+    task = asyncio.create_task(closing)
+    urgent = asyncio.create_task(stopping.is_urgent.wait())
+    await asyncio.wait([task, urgent], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([task], timeout=URGENT_SECONDS)
+    urgent.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=URGENT_SECONDS)
+
+
+async def _over_or(urgent: asyncio.Task[Literal[True]], gateway: Gateway, seconds: float) -> None:
+    """Returns when no request runs, after that time, or at the second signal."""
+    over = asyncio.create_task(gateway.running.over(seconds))
+    await asyncio.wait([over, urgent], return_when=asyncio.FIRST_COMPLETED)
+    over.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -160,9 +200,8 @@ def _config(gateway: Gateway) -> uvicorn.Config:
     server = gateway.active.settings.server
     return uvicorn.Config(
         create_app(gateway),
-        http=BoundedHttpProtocol,
+        http=bounded_protocol(connection_limit(server)),  # type: ignore[arg-type]  # called as the class is
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(server.drain),
         lifespan="off",
         ws="none",
         log_config=None,
@@ -176,6 +215,20 @@ def _greet(gateway: Gateway, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     sys.stdout.write(greeting(gateway.active.settings, host, port))
     sys.stdout.flush()
+
+
+def connection_limit(server: ServerSettings) -> int:
+    """How many clients' connections this process has files for, each with one to a target; asks the system for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return 0
+    limit = max(1, (soft - OWN_FILES) // 2)
+    if limit < server.max_requests:
+        log.warning("%d open files are allowed (ulimit -n): at most %d clients are connected at once.", soft, limit)
+    return limit
 
 
 def listen(server: ServerSettings) -> socket.socket:

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from local_gateway.config.settings import CacheSettings, ModelSettings, Scope
+from local_gateway.edge.api_paths import MODEL_PATHS
 from local_gateway.edge.client_request import ClientRequest
-from local_gateway.edge.request import MODEL_PATHS
 from local_gateway.errors import InvalidRequestError
 from local_gateway.routing.answer_source import AnswerSource, RoutedRequest
 from local_gateway.sharing.coalescer import Coalescer

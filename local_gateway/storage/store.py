@@ -15,10 +15,11 @@ from local_gateway.errors import StoreError
 from local_gateway.storage import tables
 from local_gateway.storage.database import Database, RefusedRowError
 
-Grouping = Literal["key", "model", "target", "day"]
+Grouping = Literal["key", "user", "model", "target", "day"]
 
 GROUPINGS: dict[Grouping, Column[str]] = {
     "key": tables.usage.c.key_name,
+    "user": tables.usage.c.end_user,
     "model": tables.usage.c.model,
     "target": tables.usage.c.target,
     "day": tables.usage.c.day,

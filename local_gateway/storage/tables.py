@@ -14,10 +14,11 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # What makes a database of version N one of version N + 1, in both dialects.
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: ("ALTER TABLE gateway_keys ADD COLUMN is_admin BOOLEAN NOT NULL DEFAULT FALSE",),
+    2: ("ALTER TABLE gateway_usage ADD COLUMN end_user TEXT NOT NULL DEFAULT ''",),
 }
 
 metadata = MetaData()
@@ -56,6 +57,7 @@ usage = Table(
     Column("request_id", Text, nullable=False),
     Column("key_id", Text, nullable=False),
     Column("key_name", Text, nullable=False),
+    Column("end_user", Text, nullable=False, server_default=""),
     Column("alias", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("target", Text, nullable=False),

@@ -6,52 +6,25 @@ the lines would be, by their values and by their looks, wherever they come from.
 
 import json
 import logging
-import re
 import sys
-from collections.abc import Iterable
 from contextvars import ContextVar
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TextIO
 
 import orjson
 
 from local_gateway.accounts.usage import UsageRecord
+from local_gateway.config.redactor import Redactor
 from local_gateway.config.settings import LogSettings
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="")  # of the request that this task works on
 
-MIN_SECRET = 8  # characters; shorter ones, like "none" for a server that asks for a key, are found in every text
-HIDDEN = "[redacted]"
-# Of what looks like a key only the beginning stays. There is no quote in these sets, so a line of JSON stays one.
-LOOKS = r"(?i:\b(bearer\s+))[\w.~+/=-]+|\b(sk-|lg-|rpa_)[\w-]{8,}"
-MARKS = ("bearer", "sk-", "lg-", "rpa_")  # without one of them nothing looks like that; much faster than the pattern
 STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a terminal would obey them
 TRACE_CONTROLS = {code: text for code, text in CONTROLS.items() if chr(code) not in "\t\n"}
 REQUESTS = logging.getLogger("local_gateway.requests")
-
-
-class Redactor:
-    """Takes secrets out of texts."""
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: set[str] = set()
-        self.learn(secrets)
-
-    def learn(self, secrets: Iterable[str]) -> None:
-        """Further ones, as after a reload. Those of before stay secret."""
-        self._secrets.update(secret for secret in secrets if len(secret) >= MIN_SECRET)
-        forms = {form for secret in self._secrets for form in (secret, *_escaped(secret))}
-        self._forms = tuple(forms)
-        by_length = sorted(forms, key=len, reverse=True)  # or of two that begin alike the longer's end would stay
-        self._pattern = re.compile("|".join([*map(re.escape, by_length), LOOKS]))
-
-    def __call__(self, text: str) -> str:
-        return self._pattern.sub(_hide, text) if self._may_hold_secret(text) else text
-
-    def _may_hold_secret(self, text: str) -> bool:
-        lower = text.lower()
-        return any(mark in lower for mark in MARKS) or any(form in text for form in self._forms)
+SHOWN = tuple(field.name for field in fields(UsageRecord) if field.name not in ("id", "time"))
 
 
 def setup(settings: LogSettings, redactor: Redactor, stream: TextIO | None = None) -> None:
@@ -89,32 +62,6 @@ def log_request(record: UsageRecord) -> None:
 def _is_known(value: object) -> bool:
     """A count of 0 is."""
     return value is not None and value is not False and value != ""
-
-
-SHOWN = (
-    "request_id",
-    "key_id",
-    "key_name",
-    "alias",
-    "model",
-    "target",
-    "path",
-    "is_stream",
-    "status",
-    "outcome",
-    "num_prompt_tokens",
-    "num_cached_tokens",
-    "num_completion_tokens",
-    "is_estimated",
-    "cost",
-    "execution_seconds",
-    "queue_seconds",
-    "first_token_seconds",
-    "total_seconds",
-    "num_attempts",
-    "is_cold",
-    "sharing",
-)
 
 
 class JsonFormatter(logging.Formatter):
@@ -164,12 +111,3 @@ def _dump(fields: dict[str, object]) -> str:
         return orjson.dumps(fields, default=str).decode()
     except orjson.JSONEncodeError:  # half a character, which clients may send
         return json.dumps(fields, default=str)
-
-
-def _escaped(secret: str) -> tuple[str, str]:
-    """As it stands in JSON, of each of our two writers."""
-    return orjson.dumps(secret).decode()[1:-1], json.dumps(secret)[1:-1]
-
-
-def _hide(match: re.Match[str]) -> str:
-    return (match[1] or match[2] or "") + HIDDEN

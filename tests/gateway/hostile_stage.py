@@ -129,7 +129,7 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
         limits = {"max_body_bytes": MAX_BODY_BYTES, "body_timeout": BODY_TIMEOUT, "max_requests": MAX_REQUESTS}
         config = {"models": models, "server": {"require_keys": True, **limits}, "log": {"level": "DEBUG"}}
         async with running(folder, config) as gateway:
-            key = await create_key(gateway, "tester")
+            key = await create_key(gateway, "tester", "--admin")
             limited = await create_key(gateway, "limited", "--models", "other")
             here = Stage(gateway, target, key, limited)
             yield here

@@ -7,7 +7,9 @@ import pytest
 
 from local_gateway.config.settings import OpenAITarget, RunpodLbTarget
 from local_gateway.config.settings import Target as TargetSettings
-from local_gateway.edge.client_request import ClientRequest, parse_body, require_model
+from local_gateway.edge.api_paths import parse_path
+from local_gateway.edge.client_request import ClientRequest, other_models, parse_body, read_fields, require_model
+from local_gateway.edge.multipart import parse_form
 from local_gateway.errors import InvalidRequestError
 from local_gateway.routing.router import Choice
 from local_gateway.routing.upstream_call import call_for
@@ -129,21 +131,148 @@ def test_model_is_needed() -> None:
     """Where a model answers it must be named, by a text."""
     for body in ({}, {"model": ""}, {"model": 5}, {"model": None}):
         with pytest.raises(InvalidRequestError) as caught:
-            require_model(demand_for(body))
+            require_model(demand_for(body), parse_path(CHAT))
         assert caught.value.param == "model"
-    require_model(demand_for({}, "/files"))
+    require_model(demand_for({}, "/files"), parse_path("/files"))
+    require_model(demand_for({}, "/moderations"), parse_path("/moderations"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "read"),
+    [
+        (b'{"model": "a", "model": "gpt-4o"}', b'{"model":"gpt-4o"}'),
+        (rb'{"\u006dodel": "a", "model": "gpt-4o"}', b'{"model":"gpt-4o"}'),
+        (b'{"model": "m", "messages": [1], "messages": [2]}', b'{"model":"m","messages":[2]}'),
+        (b'{"model": "m", "n":1, "n":5}', b'{"model":"m","n":5}'),
+        (b'{"model": "m", "brand_new":1, "brand_new":5}', b'{"model":"m","brand_new":5}'),
+        (b'{ "model": "m" }', b'{ "model": "m" }'),
+    ],
+)
+def test_fields_that_are_there_twice(raw: bytes, read: bytes) -> None:
+    """The target is sent what was read, or it could read the other one: a model that the key must not use."""
+    assert read_fields(raw, "application/json", parse_path(CHAT)).raw == read
+
+
+@pytest.mark.parametrize(
+    "name", ["Model", "MODEL", "Max_Tokens", "STREAM", "me\u017fsages", "to\u212aens", "Stream_Options", "N", "Best_Of"]
+)
+def test_names_in_another_case(name: str) -> None:
+    """Some targets take them for the fields that the gateway reads; so no target sees them."""
+    body = {"model": "cheap", "tokens": 1, name: "secret"}
+    with pytest.raises(InvalidRequestError):
+        read_fields(json.dumps(body, ensure_ascii=False).encode(), "application/json", parse_path(CHAT))
+
+
+def test_parameters_in_another_case_are_dropped_too() -> None:
+    """What the configuration takes out stays out, also for targets that do not care about case."""
+    assert sent({"model": "gpt-4o", "Top_P": 1, "TOP_P": 2}, drop_params=["top_p"]) == {"model": "gpt-4o"}
+
+
+def test_bodies_for_the_account_are_not_read() -> None:
+    """No field of theirs can decide anything."""
+    read = read_fields(b'{"model": "cheap"}', "application/json", parse_path("/v1/batches"))
+
+    assert (read.raw, read.body, read.form) == (b'{"model": "cheap"}', None, None)
+
+
+@pytest.mark.parametrize("raw", [b"[" + b"1," * 1_000_001 + b"1]", b'{"a":[' + b"{}," * 1_000_001 + b"1]}"])
+def test_bodies_with_too_many_values(raw: bytes) -> None:
+    """Reading them would hold up all others."""
+    with pytest.raises(InvalidRequestError, match="values"):
+        read_fields(raw, "application/json", parse_path(CHAT))
+
+
+@pytest.mark.parametrize(
+    ("body", "models"),
+    [
+        ({}, []),
+        ({"tools": [{"type": "image_generation", "model": "secret"}]}, ["secret"]),
+        ({"tools": [{"type": "mcp", "options": {"model": "secret"}}]}, ["secret"]),
+        ({"tools": [{"type": "function", "parameters": {"properties": {"x": {"model": "a"}}}}]}, []),
+        ({"models": ["a", "b"], "model": "c"}, ["a", "b"]),
+        ({"plugins": [{"id": "web", "model": "secret"}]}, ["secret"]),
+        ({"fallbacks": ["a", {"model": "b"}]}, ["a", "b"]),
+        ({"tools": "model", "models": 5}, []),
+    ],
+)
+def test_models_of_tools(body: dict[str, Any], models: list[str]) -> None:
+    """A key that may use some models only must not reach others through a tool, or a provider's fallbacks."""
+    assert list(other_models(body)) == models
+
+
+FORM = (
+    b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+    b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n'
+    b"content-type: audio/wav\r\n\r\nRIFF\0\r\n\r\n--x--\r\n"
+)
+FORM_TYPE = "multipart/form-data; boundary=x"
+
+
+def form_request(raw: bytes = FORM, path: str = "/audio/transcriptions") -> ClientRequest:
+    read = read_fields(raw, FORM_TYPE, parse_path(path))
+    return ClientRequest(path=parse_path(path).path, raw=read.raw, form=read.form, content_type=FORM_TYPE)
+
+
+def test_forms_name_a_model() -> None:
+    """As JSON does; the target is asked in its own words, and gets the file as it came."""
+    request = form_request()
+    call = call_for(request, choice_of(OpenAITarget(type="openai"), "large"))
+
+    assert request.model == "whisper-1"
+    again = parse_form(call.body, call.content_type)
+    assert again.text("model") == "large"
+    assert [part.content for part in again.parts if part.filename == "a.wav"] == [b"RIFF\0\r\n"]
+
+
+def test_forms_of_deployments() -> None:
+    """There the path names the model."""
+    assert form_request(path="/openai/deployments/mine/audio/transcriptions").model == "mine"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'content-disposition: form-data; name="model"\r\n\r\nsecret',
+        b'content-disposition: form-data; name="Model"\r\n\r\nsecret',
+        b'content-disposition: form-data; name="model"; filename="x"\r\n\r\nsecret',
+    ],
+    ids=["twice", "case", "file"],
+)
+def test_forms_with_two_models(part: bytes) -> None:
+    """Which of them a target reads is not known, so none does."""
+    with pytest.raises(InvalidRequestError):
+        assert form_request(b"--x\r\n" + part + b"\r\n" + FORM).model
 
 
 @pytest.mark.parametrize(
     "raw",
-    [b'{"model": "a", "model": "gpt-4o"}', rb'{"\u006dodel": "a", "model": "gpt-4o"}'],
-    ids=["twice", "escaped"],
-)
-def test_fields_that_are_there_twice(raw: bytes) -> None:
-    """The target is sent what was read, or it could read the other one: a model that the key must not use."""
-    request = ClientRequest(path=CHAT, raw=raw, body=json.loads(raw), content_type="application/json")
+    [
+        b"", FORM[:-8], FORM.replace(b'name="model"', b"x=1"), FORM.replace(b"--x", b"--y"), b"--x\r\n\r\n" * 200,
+        b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n1\r\n' * 200 + b"--x--\r\n",
+        FORM.replace(b"content-type: audio/wav", b'content-disposition: form-data; name="model"'),
+    ],
+)  # fmt: skip
+def test_bad_forms(raw: bytes) -> None:
+    """They are the client's mistake."""
+    with pytest.raises(InvalidRequestError):
+        form_request(raw)
 
-    assert call_for(request, choice_of(OpenAITarget(type="openai"))).body == b'{"model":"gpt-4o"}'
+
+@pytest.mark.parametrize(
+    ("body", "user"),
+    [
+        ({"user": "ann"}, "ann"),
+        ({"user": ""}, ""),
+        ({"user": 5}, ""),
+        ({"metadata": {"user_id": "bob"}}, "bob"),
+        ({"user": "ann", "metadata": {"user_id": "bob"}}, "ann"),
+        ({"metadata": "bob"}, ""),
+        ({"user": "x" * 1000}, "x" * 200),
+    ],
+)
+def test_end_user(body: dict[str, Any], user: str) -> None:
+    """For whom an application asks."""
+    assert demand_for(body).end_user == user
 
 
 def test_options_of_the_wrong_kind() -> None:

@@ -1,70 +1,32 @@
 """Headers, paths and bodies, within limits."""
 
 import asyncio
-from collections.abc import Iterable
+import gzip
+import zlib
+from collections.abc import Callable, Iterable
 
+import brotli
 import pytest
+from backports import zstd
 from starlette.types import Message
 
-from local_gateway.edge.request import ClientLeftError, api_method, api_path, forwarded_headers, header, read_body
+from local_gateway.edge.content_encoding import decode
+from local_gateway.edge.request import (
+    ClientLeftError,
+    end_user_of,
+    forwarded_headers,
+    header,
+    keys_own,
+    read_body,
+    refuse_websocket,
+)
 from local_gateway.errors import (
     InvalidRequestError,
-    MethodNotAllowedError,
     PayloadTooLargeError,
     RequestError,
     RequestTimeoutError,
-    RouteNotFoundError,
     UnsupportedMediaError,
 )
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("/v1/chat/completions", "/chat/completions"),
-        ("/chat/completions", "/chat/completions"),
-        ("/v1/chat/completions/", "/chat/completions"),
-        ("/v1/files/file-1/content", "/files/file-1/content"),
-        ("/v1/v1/chat", "/v1/chat"),
-        ("/v1x/chat", "/v1x/chat"),
-    ],
-)
-def test_paths(path: str, expected: str) -> None:
-    """With or without /v1, with or without a slash at the end."""
-    assert api_path({"path": path}) == expected
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "",
-        "/",
-        "/v1",
-        "/v1/",
-        "/v1/../admin",
-        "/v1/./x",
-        "/v1//x",
-        "/x/..",
-        "/a b",
-        "/a\\b",
-        "/a?b",
-        "/a%2e",
-        "/ä",
-        "/\0",
-    ],
-)
-def test_paths_that_lead_elsewhere(path: str) -> None:
-    """Nothing that could be read as another path goes to a target."""
-    with pytest.raises(RouteNotFoundError):
-        api_path({"path": path})
-
-
-def test_methods() -> None:
-    """Those of OpenAI's API; requests to a model are posted."""
-    assert api_method({"method": "DELETE"}, "/files/1") == "DELETE"
-    for method, path in (("TRACE", "/files"), ("GET", "/chat/completions")):
-        with pytest.raises(MethodNotAllowedError):
-            api_method({"method": method}, path)
 
 
 def test_header_twice() -> None:
@@ -130,11 +92,20 @@ async def test_client_that_leaves() -> None:
         (Client([]), [(b"content-length", b"11")], PayloadTooLargeError),
         (Client([b"12345678901"]), [], PayloadTooLargeError),
         (Client([b"1234567", b"1234567"], is_endless=True), [], PayloadTooLargeError),
-        (Client([]), [(b"content-encoding", b"gzip")], UnsupportedMediaError),
+        (Client([b"x"]), [(b"content-encoding", b"lzma")], UnsupportedMediaError),
+        (Client([b"x"]), [(b"content-encoding", b"gzip")], InvalidRequestError),
         (Client([b"1"], is_endless=True), [], RequestTimeoutError),
         (Client([]), [(b"content-length", b"1"), (b"content-length", b"2")], InvalidRequestError),
     ],
-    ids=["said-too-large", "too-large", "too-large-in-parts", "compressed", "never-ending", "two-lengths"],
+    ids=[
+        "said-too-large",
+        "too-large",
+        "too-large-in-parts",
+        "unknown-encoding",
+        "not-gzip",
+        "never-ending",
+        "two-lengths",
+    ],
 )
 async def test_bodies_that_are_refused(
     client: Client, headers: list[tuple[bytes, bytes]], error: type[RequestError]
@@ -142,3 +113,78 @@ async def test_bodies_that_are_refused(
     """Before memory is spent on them."""
     with pytest.raises(error):
         await read(client, headers, seconds=0.01)
+
+
+BOMBS = {
+    "gzip": gzip.compress(bytes(10_000_000)),
+    "deflate": zlib.compress(bytes(10_000_000)),
+    "br": brotli.compress(bytes(10_000_000), quality=5),
+    "zstd": zstd.compress(bytes(10_000_000)),
+}
+
+
+@pytest.mark.parametrize("encoding", BOMBS)
+def test_bombs(encoding: str) -> None:
+    """A body that is large only when it is decompressed is too large all the same."""
+    assert len(decode(BOMBS[encoding], encoding, 10_000_000)) == 10_000_000
+    for max_bytes in (0, 10, 9_999_999):
+        with pytest.raises(PayloadTooLargeError):
+            decode(BOMBS[encoding], encoding, max_bytes)
+
+
+@pytest.mark.parametrize("encoding", BOMBS)
+@pytest.mark.parametrize(
+    "change", [lambda raw: raw[:-4], lambda raw: b"x" + raw, lambda raw: raw + b"x", lambda raw: b""]
+)
+def test_broken_encodings(encoding: str, change: Callable[[bytes], bytes]) -> None:
+    """Half a body is no body, and what follows one is not ignored."""
+    with pytest.raises(InvalidRequestError):
+        decode(change(BOMBS[encoding]), encoding, 10_000_000)
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip, br", "compress", "gzip;q=1", "\0"])
+def test_other_encodings(encoding: str) -> None:
+    """One at a time, of those that clients use."""
+    with pytest.raises(UnsupportedMediaError):
+        decode(BOMBS["gzip"], encoding, 10_000_000)
+
+
+async def test_compressed_body() -> None:
+    """It is read as what it is."""
+    raw = b'{"a":1}'
+    for encoding, packed in (("gzip", gzip.compress(raw)), ("Zstd", zstd.compress(raw)), ("identity", raw), ("", raw)):
+        client = Client([packed[:5], packed[5:]])
+        headers = [(b"content-encoding", encoding.encode())]
+        assert await read_body(headers, client, max_bytes=100, timeout=60) == raw
+
+
+def test_idempotency_keys_are_a_keys_own() -> None:
+    """Two keys with the same value do not meet at the target; the same key does, each time."""
+    mine, yours, other = keys_own("a", "me"), keys_own("a", "you"), keys_own("b", "me")
+
+    assert len({mine, yours, other, keys_own("", "mea"), keys_own("a", "")}) == 5
+    assert mine == keys_own("a", "me")
+
+
+@pytest.mark.parametrize(
+    ("headers", "user"),
+    [
+        ([], ""),
+        ([(b"x-openwebui-user-email", b"ann@example.com"), (b"x-openwebui-user-id", b"1")], "ann@example.com"),
+        ([(b"x-openwebui-user-id", b"1"), (b"x-openwebui-user-name", b"Ann")], "1"),
+        ([(b"x-openwebui-user-name", b"J%C3%BCrgen%20M")], "J\u00fcrgen M"),
+        ([(b"x-openwebui-user-name", b"x" * 1000)], "x" * 200),
+        ([(b"x-openwebui-user-name", b"\xff")], "\ufffd"),
+    ],
+)
+def test_end_users(headers: list[tuple[bytes, bytes]], user: str) -> None:
+    """The person behind a chat application's key."""
+    assert end_user_of(headers) == user
+
+
+@pytest.mark.parametrize("value", [b"websocket", b"WebSocket", b" websocket "])
+def test_websockets(value: bytes) -> None:
+    """They are refused in words; other upgrades are ignored."""
+    with pytest.raises(InvalidRequestError, match="Websockets are not served here"):
+        refuse_websocket([(b"upgrade", value)])
+    refuse_websocket([(b"upgrade", b"h2c"), (b"x", value)])

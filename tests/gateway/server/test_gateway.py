@@ -104,18 +104,20 @@ async def test_health() -> None:
 
 
 async def test_metrics() -> None:
-    """Requests, tokens and breakers are there; where keys are asked for, they are asked for here too."""
+    """Requests, tokens and breakers are there; where keys are asked for, it takes an administrator's here."""
     async with running({"llama": {"targets": [ONE]}}, ScriptedBackend(stream_answer("hi"))) as here:
         await ask(here, stream=True)
         page = (await here.client.get("/metrics")).body.decode()
         secret = here.add_key()
+        other = await here.client.get("/metrics", authorization=f"Bearer {secret}")
+        secret = here.add_key(is_admin=True)
         without = await here.client.get("/metrics")
         with_key = await here.client.get("/metrics", authorization=f"Bearer {secret}")
 
     assert 'gateway_requests_total{model="llama",outcome="ok",status="200",target="one"} 1.0' in page
     assert 'gateway_tokens_total{kind="prompt",model="llama",target="one"} 7.0' in page
     assert 'gateway_breaker_state{state="closed",target="one"} 1.0' in page
-    assert (without.status, with_key.status) == (401, 200)
+    assert (without.status, other.status, with_key.status) == (401, 404, 200)
 
 
 async def test_methods_of_pages() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from local_gateway.config.redactor import HIDDEN, Redactor
 from local_gateway.config.settings import LogSettings
-from local_gateway.telemetry.logs import HIDDEN, Redactor, log_request, request_id_var, setup
+from local_gateway.telemetry.logs import log_request, request_id_var, setup
 from tests.gateway.usage_samples import answered
 
 SECRET = 'pass"word\\é-of-the-target'

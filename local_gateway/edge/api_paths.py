@@ -51,7 +51,7 @@ def canonical(path: str) -> str:
     return PREFIX.sub("", path, count=1).rstrip("/") if PREFIX.match(path) else path.rstrip("/")
 
 
-def parse_path(path: str) -> ApiPath:
+def parse_path(path: str, method: str = "POST") -> ApiPath:
     """Of a decoded path as the client sent it. Raises RouteNotFoundError for what OpenAI's API cannot have."""
     path = canonical(path)
     deployment = ""
@@ -59,18 +59,13 @@ def parse_path(path: str) -> ApiPath:
         deployment, path = unquote(match[1]), match[2]
     if not PATH.fullmatch(path) or any(part in (".", "..") for part in path.split("/")):
         raise RouteNotFoundError("There is nothing at this address.")
-    if is_model_path(path):
+    if path in MODEL_PATHS or (path.startswith(MODEL_PREFIXES) and method == "POST"):
         return ApiPath(path, "model", deployment)
     if deployment:
         raise RouteNotFoundError("There is nothing at this address of a deployment.")
     if OTHER_VERSION.match(path) or path.endswith(REPEATED):
         raise RouteNotFoundError(WRONG_BASE)
     return ApiPath(path, "account")
-
-
-def is_model_path(path: str) -> bool:
-    """Whether a canonical path is answered by the model that its body names."""
-    return path in MODEL_PATHS or path.startswith(MODEL_PREFIXES)
 
 
 def check_method(method: str, path: ApiPath) -> None:

@@ -11,7 +11,7 @@ from starlette.types import Send
 from local_gateway.accounts.usage import UsageMeter
 from local_gateway.config.redactor import Redactor
 from local_gateway.edge.request import ClientLeftError
-from local_gateway.errors import AnswerBrokenError, to_response
+from local_gateway.errors import AnswerBrokenError, TargetError, to_response
 from local_gateway.wire.answer import Answer
 from local_gateway.wire.sse import EVENT_STREAM, KEEP_ALIVE, encode_error
 
@@ -80,14 +80,20 @@ class Reply:
         status, body, headers = to_response(error)
         status = status if 400 <= status <= 599 else BAD_GATEWAY
         if not self.is_open:
-            raw = self._redactor(json.dumps(body)).encode()
+            raw = self._without_secrets(json.dumps(body), error).encode()
             await self._start(status, {"content-type": "application/json", **headers}, len(raw))
             await self._write(raw, more=False)
         elif self._is_stream and not self._is_over:
             start = b"" if self._is_between_events else b"\n\n"
-            event = self._redactor(encode_error(body).decode()).encode()
+            event = self._without_secrets(encode_error(body).decode(), error).encode()
             await self._write(b"" if self.is_complete else start + event, more=False)
         self.status = status
+
+    def _without_secrets(self, text: str, error: BaseException) -> str:
+        """A target's own words may hold a part of a key of ours; the gateway's say what a key looks like."""
+        return (
+            self._redactor(text) if isinstance(error, TargetError) else self._redactor.hide_in(text.encode()).decode()
+        )
 
     async def json(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         raw = json.dumps(body).encode()

@@ -156,7 +156,7 @@ class Exchange:
 
     def _find_path(self, principal: Principal) -> ApiPath:
         """Raises RouteNotFoundError, MethodNotAllowedError."""
-        path = parse_path(self._scope["path"])
+        path = parse_path(self._scope["path"], self._scope["method"])
         check_method(self._scope["method"], path)
         if path.kind == "account" and not principal.is_admin:
             raise RouteNotFoundError(NOT_THIS_KEY)

@@ -177,8 +177,7 @@ TRICKS = [
     "/v1/files%23internal", "/v1/files%3finternal", "/v1/files%2finternal", "/v1/files#internal", "/v1/%66iles",
     "/v1/files;x=1", "/v1/fil\u00e9s", "/v1/files%ff", "/v1/files%", "/v1/files%zz", "/V1/models", "/v1/Models",
     "/v1/v1/models", "/v1/models/%2e%2e/files", "/v1/models/../files", "/openapi.json/../v1/files",
-    "/healthz/../v1/files", "/metrics/", "/v1/metrics", "/v1/models/%0ax", "/v1/files/%0a", "/%0a", "/v1/", "/v1", "/",
-    "",
+    "/healthz/../v1/files", "/metrics/", "/v1/metrics", "/v1/models/%0ax", "/v1/files/%0a", "/%0a", "/v1/", "/v1", "",
 ]  # fmt: skip
 
 

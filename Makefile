@@ -5,7 +5,7 @@ SETUP := .venv/.installed handler/engine/llama/libdraw.so
 BIN := .venv/bin
 comma := ,
 
-.PHONY: help run gateway test unit check deploy-check fix bench model docs lock image wheel clean
+.PHONY: help run gateway test unit check deploy-check fix bench model docs screenshots lock image wheel clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ docs: $(SETUP)  ## Write from the settings: docs/configuration.md, docs/gateway.
 # gateway.txt and dev.txt are held to worker.txt's versions, because all are installed together for tests.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+screenshots: $(SETUP)  ## Pictures of the dashboard into docs/images, by Debian's Chromium.
+	@$(BIN)/python -m tests.web.screenshots docs/images
 
 lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
 	$(COMPILE) $(ARGS) --group pip -o requirements/pip.txt

@@ -1,4 +1,4 @@
-"""Pictures of every page for the documentation: `python -m tests.web.screenshots docs/images`."""
+"""The pictures of docs/dashboard.md: `python -m tests.web.screenshots docs/images`."""
 
 import asyncio
 import sys
@@ -10,21 +10,22 @@ import aiohttp
 
 from tests.web.stage import Looker, Stage, browsing, fill, looking, staged
 
-PAGES = ("now", "targets", "usage", "playground", "keys")
-SCREENS = ("desktop-light", "desktop-dark", "phone-light", "phone-dark")
+PICTURES = {
+    "desktop-light": ("now", "targets", "usage", "playground", "keys"),
+    "desktop-dark": ("now", "targets", "usage", "playground", "keys"),
+    "phone-light": ("keys",),
+    "phone-dark": ("now", "usage"),
+}
 
 
 async def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         async with staged(Path(scratch)) as stage, browsing() as browser:
             secret = await populate(stage)
-            for screen in SCREENS:
+            for screen, pages in PICTURES.items():
                 async with looking(browser, screen, stage.url) as looker:
-                    await looker.open(stage.url)
-                    await looker.page.get_by_role("heading", name="Sign in").wait_for()
-                    await looker.page.screenshot(path=folder / f"sign-in-{screen}.png")
                     await looker.sign_in(stage.url, secret)
-                    for page in PAGES:
+                    for page in pages:
                         await looker.open(stage.url, page)
                         await prepare(looker, page, screen)
                         await looker.page.screenshot(path=folder / f"{page}-{screen}.png")

@@ -100,6 +100,12 @@ async function signOut() {
 }
 
 function fail(error) {
+  if (!app.session) {
+    render(html`<div class="sign-in"><main class="panel"><h1>Not there yet</h1><p class="muted">${error.message} Trying again.</p></main></div>`,
+      document.getElementById("app"));
+    setTimeout(() => reload().catch(fail), 2000);
+    return;
+  }
   if (error instanceof ApiError && error.status === 401) {
     hush();
     app.session = { ...app.session, signed_in: false };

@@ -4,7 +4,7 @@ const COUNT = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 export const count = (value) => (value == null ? "–" : COUNT.format(value));
-export const short = (value) => (value == null ? "–" : value < 10_000 ? COUNT.format(value) : SHORT.format(value));
+export const short = (value) => (value == null ? "–" : value > 0 && value < 10_000 ? COUNT.format(value) : SHORT.format(value));
 
 export function seconds(value) {
   if (value == null) return "–";

@@ -84,7 +84,7 @@ const makeDialog = (app) => html`
       <h2 id="make-title">Make a key</h2>
       ${state.error ? html`<div class="notice bad" role="alert">${state.error}</div>` : nothing}
       <label>Name <input name="name" required maxlength="100" autocomplete="off" placeholder="whose it is, or what for"></label>
-      <label>Models <span class="hint">separated by commas; a name may end in *. Empty: all.</span>
+      <label>Models <span class="hint">Separated by commas; a name may end in *. Empty: all.</span>
         <input name="models" autocomplete="off" placeholder="llama, gpt-*"></label>
       <div class="fields">
         <label>Requests a minute <input name="max_rpm" inputmode="numeric" pattern="[0-9]*" placeholder="no limit"></label>

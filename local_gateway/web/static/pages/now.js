@@ -27,7 +27,7 @@ export function view(app) {
     </dl>
     <section class="panel" aria-labelledby="running">
       <div class="panel-head"><h2 id="running">Running</h2></div>
-      ${requests.length ? running(requests, elapsed, app) : nothingRuns()}
+      ${requests.length ? running(requests, elapsed, app) : nothingRuns(app)}
     </section>
     ${recent.length ? html`
       <section class="panel" aria-labelledby="ended">
@@ -108,11 +108,19 @@ function outcome(each) {
   return pill(kind, each.outcome === "ok" ? text : `${text} ${each.status}`);
 }
 
-const nothingRuns = () => html`
+const nothingRuns = (app) => html`
   <div class="empty">
     <p>A request appears here while it waits, while a worker starts for it, and while its answer is written. Send one:</p>
-    ${command(`curl ${location.origin}/v1/chat/completions -H 'Content-Type: application/json' \\
-  -H "Authorization: Bearer $GATEWAY_API_KEY" \\
-  -d '{"model": "llama", "messages": [{"role": "user", "content": "Hello"}]}'`)}
+    ${command(curl(app))}
     <p>Or talk to a model in the <a href="#/playground">playground</a>.</p>
   </div>`;
+
+function curl(app) {
+  const model = app.live?.models.find((each) => !each.name.endsWith("*"))?.name ?? "llama";
+  return [
+    `curl ${location.origin}/v1/chat/completions`,
+    "-H 'Content-Type: application/json'",
+    ...(app.session.needs_key ? ['-H "Authorization: Bearer $GATEWAY_API_KEY"'] : []),
+    `-d '{"model": "${model}", "messages": [{"role": "user", "content": "Hello"}]}'`,
+  ].join(" \\\n  ");
+}

@@ -1,17 +1,21 @@
 """From settings to a loaded model. Imports llama.cpp."""
 
 import logging
+from pathlib import Path
 from typing import NamedTuple
 
 from handler.cpu_quota import num_usable_cores
 from handler.engine.engine import Engine
+from handler.engine.llama.file_check import FileCheck
 from handler.engine.llama.memory_info import free_gpu_bytes
-from handler.engine.llama.model import LlamaModel, start_llama, supports_gpu
+from handler.engine.llama.model import LLAMA_VERSION, LlamaModel, start_llama, supports_gpu
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.plan import EnginePlan, Machine, offload, plan
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import Speculation
 from handler.engine.structured.grammar import GrammarCompiler
+from handler.errors import ModelError
+from handler.models.checked import mark_of, note
 from handler.models.locate import locate
 from handler.settings import Settings
 from handler.stopwatch import Stopwatch
@@ -30,8 +34,12 @@ def load_model(settings: Settings) -> LoadedModel:
     """Find or download the model and load it. Blocks; raises ModelError or ConfigError."""
     path = locate(settings)
     load_time = Stopwatch()
+    check = _start_check(path, settings)
     start_llama()
     load_time.lap("devices")
+    if check:
+        check.require()
+        load_time.lap("check")
     model = LlamaModel(path, offload(settings))
     load_time.lap("model")
     try:
@@ -50,6 +58,29 @@ def load_model(settings: Settings) -> LoadedModel:
         runner.max_model_len,
     )  # fmt: skip
     return LoadedModel(runner, engine_plan)
+
+
+class _Check(NamedTuple):
+    """A try in a child process, which runs while this one finds its devices."""
+
+    path: Path
+    mark: Path
+    child: FileCheck
+
+    def require(self) -> None:
+        """Wait for it, and leave a mark. Raises ModelError."""
+        if reason := self.child.reason():
+            raise ModelError(f"llama.cpp cannot load {self.path}: {reason}")
+        note(self.mark)
+
+
+def _start_check(path: Path, settings: Settings) -> _Check | None:
+    """None for a file that was found to load before, by this llama.cpp."""
+    try:
+        mark = mark_of(path, settings.models_dir, LLAMA_VERSION)
+        return None if mark.exists() else _Check(path, mark, FileCheck(path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be checked: {error.strerror}.") from error
 
 
 def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:

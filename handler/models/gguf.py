@@ -22,6 +22,7 @@ _U64 = struct.Struct("<Q")
 _KNOWN_VERSIONS = (2, 3)  # version 1 had other lengths; what comes after 3 is for llama.cpp to judge
 
 _STRING, _ARRAY = 8, 9
+MAX_DIMENSIONS = 4  # of a tensor, ggml's limit
 _SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # by value type
 
 # Weights are stored in blocks: (weights per block, bytes per block) by tensor type, from ggml's table of type traits.
@@ -71,7 +72,7 @@ def _check(path: Path) -> None:
 def _num_bytes_needed(data: mmap.mmap, path: Path) -> int:
     try:
         return _Header(data).num_bytes_needed()
-    except (struct.error, ArithmeticError, KeyError) as error:
+    except (struct.error, ArithmeticError, KeyError, ValueError) as error:
         raise ModelError(f"{path} has a truncated or damaged header ({len(data):,} bytes in all).") from error
 
 
@@ -135,5 +136,8 @@ class _Header:
 
     def tensor(self) -> Tensor:
         self.skip_strings(1)  # its name
-        shape = tuple(self.u64() for _ in range(self.u32()))
+        num_dimensions = self.u32()
+        if num_dimensions > MAX_DIMENSIONS:
+            raise ArithmeticError(f"a tensor of {num_dimensions} dimensions")
+        shape = tuple(self.u64() for _ in range(num_dimensions))
         return Tensor(shape, self.u32(), self.u64())

@@ -3,6 +3,7 @@
 Only lists; the bytes are fetched by `downloads`. Knows nothing about quantisations or where files are kept.
 """
 
+import re
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from handler.errors import ModelError, NetworkError
 from handler.models.downloads import require_https
 
 TIMEOUT = 10.0  # seconds
+FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:]")  # in a part of a file's name
 
 
 class HubFile(NamedTuple):
@@ -49,7 +51,16 @@ def list_files(endpoint: str, repo: str, revision: str, token: SecretStr) -> Lis
     except Exception as error:  # errors of its HTTP client, which changes from version to version
         raise NetworkError(f"{endpoint} cannot be asked for the files of {repo}: {_brief(error)}.") from error
     files = [HubFile(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()]
-    return Listing(info.sha or revision, {file.name: file for file in files if ".." not in file.name.split("/")})
+    return Listing(info.sha or revision, {file.name: file for file in files if is_plain(file.name)})
+
+
+def is_plain(name: str) -> bool:
+    """Whether a file's name, as a listing has it, stays below the directory that it is appended to.
+
+    A listing comes from the network, and HF_ENDPOINT may be anybody's mirror.
+    """
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") or FORBIDDEN.search(part) for part in parts)
 
 
 def url_of(endpoint: str, repo: str, revision: str, file: str) -> str:

@@ -68,6 +68,13 @@ def test_absurd_lengths_are_refused(tmp_path: Path) -> None:
     assert "damaged header" in refusal(tmp_path / "model.gguf", absurd)
 
 
+def test_tensors_of_many_dimensions_are_refused(tmp_path: Path) -> None:
+    """ggml knows four; a number of some hundred thousand would multiply for minutes."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"t"
+    absurd = head + struct.pack("<I", 80_000) + 80_000 * struct.pack("<Q", 2**64 - 1) + struct.pack("<IQ", 0, 0)
+    assert "damaged header" in refusal(tmp_path / "model.gguf", absurd)
+
+
 def test_future_versions_are_left_to_llama_cpp(tmp_path: Path) -> None:
     """A version nobody knows yet is not refused here."""
     path = tmp_path / "model.gguf"

@@ -260,9 +260,24 @@ def test_wrong_choice_lists_the_right_ones(here: Here, model: str, files: list[s
     assert message in here.refusal(model)
 
 
-def test_listing_cannot_lead_out_of_the_directory(here: Here) -> None:
-    """A file name that climbs up is not one of a repository's files."""
-    here.server.add_repo("o/n", {"../../../m.gguf": MODEL})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../m.gguf",
+        "/tmp/m.gguf",
+        "//m.gguf",
+        "a/../../m.gguf",
+        "./m.gguf",
+        "a//m.gguf",
+        "..\\m.gguf",
+        "C:/m.gguf",
+        "m\n.gguf",
+        "",
+    ],
+)
+def test_listing_cannot_lead_out_of_the_directory(here: Here, name: str) -> None:
+    """A file name that climbs up, is absolute, or means something to a file system is none of a repository's files."""
+    here.server.add_repo("o/n", {name: MODEL})
     assert "has no GGUF files" in here.refusal("o/n")
 
 

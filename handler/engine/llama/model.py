@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import llama_cpp.llama_cpp as llama
 
 from handler.engine.cache.cache_size import GIB
@@ -21,6 +22,8 @@ SPLIT_MODES = {
     "row": llama.LLAMA_SPLIT_MODE_ROW,
     "tensor": llama.LLAMA_SPLIT_MODE_TENSOR,
 }
+
+LLAMA_VERSION: str = llama_cpp.__version__
 
 llama_log = LlamaLog()
 _log_callback = llama.llama_log_callback(llama_log)  # llama.cpp keeps no reference: this one must live
@@ -58,6 +61,9 @@ class LlamaModel:
             has_states=bool(llama.llama_model_is_recurrent(self.pointer) or llama.llama_model_is_hybrid(self.pointer)),
             cache_shape=cache_shape(self.pointer),
         )
+        if self.facts.n_ctx_train <= 0:
+            self.close()
+            raise ModelError(f"{path} is damaged: it says that the model's context has no tokens.")
 
     def chat_template(self) -> str | None:
         """The template stored in the GGUF."""
@@ -77,10 +83,10 @@ def _load(path: Path, offload: Offload) -> Pointer:
         shares = offload.tensor_split + (0.0,) * (llama.llama_max_devices() - len(offload.tensor_split))
         params.tensor_split = (ctypes.c_float * len(shares))(*shares)  # which params keep alive
     free = free_gpu_bytes()
+    llama_log.errors.clear()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        reason = llama_log.last_error or "it does not say why"
-        raise ModelError(f"llama.cpp cannot load {path}: {reason}{_lack_of_room(path, free)}")
+        raise ModelError(f"llama.cpp cannot load {path}: {llama_log.reason()}{_lack_of_room(path, free)}")
     return model
 
 

@@ -10,7 +10,7 @@ what it would refuse or drop, `traits` finds out what that is.
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
@@ -19,6 +19,7 @@ from handler.chat import formats
 from handler.chat.conversation import Traits, repair, whole_schemas
 from handler.chat.formats.format import Format
 from handler.chat.messages import Message, normalise
+from handler.chat.plain_text import Revealed, TokenTexts
 from handler.chat.reasoning import ReasoningState, reasoning_state
 from handler.chat.sandbox import Program, RefusalError
 from handler.chat.traits import find_traits
@@ -28,21 +29,34 @@ MAX_ERROR_CHARS = 500  # of a template's own words in our messages
 
 
 class Prompt(NamedTuple):
-    """A rendered conversation, and where in it the model's answer begins."""
+    """A rendered conversation, and where the model's answer to it begins.
+
+    `literals` are spans of the text, half open, that spell a control token and came with the conversation: they are to
+    be tokenized as text.
+    """
 
     text: str
     starts_in: ReasoningState
+    literals: tuple[tuple[int, int], ...] = ()
 
 
 class ChatTemplate:
     """A compiled template. Renders any number of conversations, from any thread.
 
     `tool_format` names the format of the model's calls, for models that do not write what their template shows; empty,
-    the template's source decides. A source that does not compile, and a format that is unknown, raise ModelError;
-    `model_template` puts that off until the first chat.
+    the template's source decides. `control_tokens` are the texts of those in the model's vocabulary. A source that does
+    not compile, and a format that is unknown, raise ModelError; `model_template` puts that off until the first chat.
     """
 
-    def __init__(self, source: str, *, bos_token: str, eos_token: str, tool_format: str = "") -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos_token: str,
+        eos_token: str,
+        tool_format: str = "",
+        control_tokens: Collection[str] = (),
+    ) -> None:
         try:
             self._program = Program(source)
         except Exception as error:  # two compilers, Jinja's and Python's, fail in many ways
@@ -50,10 +64,15 @@ class ChatTemplate:
         if tool_format and tool_format not in formats.FORMATS:
             raise ModelError(f"there is no tool format '{tool_format}'; known are {', '.join(sorted(formats.FORMATS))}")
         self.format: Format = formats.FORMATS[tool_format] if tool_format else formats.find(source)
+        self._control_tokens = TokenTexts(control_tokens)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._mentions_developer = bool(re.search(r"['\"]developer['\"]", source))
 
-    def render(
+    def render(self, messages: list[Message], /, **options: Any) -> str:
+        """The text of a prompt alone; see `prompt`."""
+        return self.prompt(messages, **options).text
+
+    def prompt(
         self,
         messages: list[Message],
         /,
@@ -62,42 +81,49 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         **kwargs: Any,
-    ) -> str:
+    ) -> Prompt:
         """The prompt of a conversation; `kwargs` are further variables for the template.
 
         With `continue_final_message` it ends with the last message's text, and no turn is opened or closed after it.
         Raises TemplateError, and InvalidRequestError for content that is not text.
         """
-        if continue_final_message:
-            return self._render_open(messages, tools=tools, **kwargs)
         messages = normalise(messages)
+        if continue_final_message:
+            text, literals = self._render_open(messages, tools, kwargs)
+        else:
+            text, literals = self._render(messages, tools, {**kwargs, "add_generation_prompt": add_generation_prompt})
+        return Prompt(text, reasoning_state(text, self.format.reasoning), literals)
+
+    def _render(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, variables: dict[str, Any]
+    ) -> Revealed:
+        own_markers = () if self.format.channels else self.format.reasoning  # some templates look for them
+        hidden = self._control_tokens.hide([messages, tools or []], but=own_markers)
+        messages, tools = hidden.value
         try:
             traits = self._traits
             messages = repair(messages, tools, traits, self.format)
             tools = whole_schemas(tools) if tools and traits.needs_whole_schemas else tools
-            return self._run(messages, tools, {**kwargs, "add_generation_prompt": add_generation_prompt})
+            return hidden.reveal(self._run(messages, tools, variables))
         except RefusalError as error:
             raise TemplateError(f"The chat template refuses this conversation: {_explain(error)}") from error
         except Exception as error:  # whatever a template raises is its failure, not the worker's
             raise TemplateError(f"The chat template failed: {_explain(error)}") from error
 
-    def prompt(self, messages: list[Message], /, *, tools: list[dict[str, Any]] | None = None, **kwargs: Any) -> Prompt:
-        """As `render`, with what the prompt's end says about the model's reasoning."""
-        text = self.render(messages, tools=tools, **kwargs)
-        return Prompt(text, reasoning_state(text, self.format.reasoning))
-
-    def _render_open(self, messages: list[dict[str, Any]], **variables: Any) -> str:
+    def _render_open(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, variables: dict[str, Any]
+    ) -> Revealed:
         """Up to a mark behind the last message's text: where it ends, only rendering shows."""
-        *earlier, last = normalise(messages)
-        text = last.get("content") or ""
-        if not text:
-            return self.render(earlier, add_generation_prompt=True, **variables)
+        *earlier, last = messages
+        if not last["content"]:
+            return self._render(earlier, tools, {**variables, "add_generation_prompt": True})
         mark = f"[{secrets.token_hex(16)}]"
-        marked = {key: value for key, value in last.items() if key != "prefix"} | {"content": text + mark}
-        prompt, found, _ = self.render([*earlier, marked], add_generation_prompt=False, **variables).rpartition(mark)
+        marked = {key: value for key, value in last.items() if key != "prefix"} | {"content": last["content"] + mark}
+        text, literals = self._render([*earlier, marked], tools, {**variables, "add_generation_prompt": False})
+        prompt, found, _ = text.rpartition(mark)
         if not found:
             raise TemplateError("The chat template does not show the last message, so it cannot be continued.")
-        return prompt
+        return Revealed(prompt, tuple(span for span in literals if span[1] <= len(prompt)))
 
     @cached_property
     def _traits(self) -> Traits:
@@ -121,13 +147,24 @@ class ChatTemplate:
 
 
 def model_template(
-    source: str | None, *, bos_token: str, eos_token: str, tool_format: str = ""
+    source: str | None,
+    *,
+    bos_token: str,
+    eos_token: str,
+    tool_format: str = "",
+    control_tokens: Collection[str] = (),
 ) -> Callable[[], ChatTemplate]:
     """Gives the template of a model's file. Never fails itself: what it returns raises TemplateError when asked."""
     if not source:
         return _no_template("This model has no chat template.")
     try:
-        template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token, tool_format=tool_format)
+        template = ChatTemplate(
+            source,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            tool_format=tool_format,
+            control_tokens=control_tokens,
+        )
     except ModelError as error:
         return _no_template(f"This model's own template cannot be used: {error}.")
     return lambda: template

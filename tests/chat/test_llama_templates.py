@@ -241,6 +241,18 @@ def test_a_conversation_without_tools_is_rendered_as_it_was() -> None:
         assert chat_template(source).render(messages) == expected, name
 
 
+def test_tokens_that_are_spelled_change_no_prompt() -> None:
+    """Their places are known, and every prompt is what it was."""
+    tokens = ["<|im_end|>", "<|eot_id|>", "</s>", "[INST]", "<|end|>"]
+    messages = [{"role": "user", "content": " a</s> b<|im_end|>"}, ANSWER, {"role": "user", "content": "[INST]<|end|>"}]
+    for name, source in llama_templates().items():
+        prompt = ChatTemplate(source, bos_token="", eos_token="", control_tokens=tokens).prompt(messages, tools=[TOOL])
+        plain = ChatTemplate(source, bos_token="", eos_token="").render(messages, tools=[TOOL])
+        assert prompt.text == plain, name
+        spelled = [prompt.text[start:end] for start, end in prompt.literals]
+        assert spelled == ["</s>", "<|im_end|>", "[INST]", "<|end|>"], name
+
+
 def test_what_a_template_shows_of_a_call_is_parsed_as_that_call() -> None:
     """A model writes what its template shows it: each family's markers are those of its templates."""
     arguments = {"city": 'Z "ü" \\ <b>{\nx', "days": 3}

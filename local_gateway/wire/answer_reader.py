@@ -72,15 +72,15 @@ async def read_answer(pieces: AsyncIterator[bytes], content_type: str, wanted: W
         return ReadAnswer(content_type, pieces)  # speech, images, files
     first = await _first_of(pieces)
     if _is_events(first, content_type, wanted.path):
-        stream = _tidy_events(_cut(first, pieces), wanted.path)
+        stream = _cut(first, pieces)
         if not wanted.is_stream and wanted.path in stream_collector.PATHS:
             return ReadAnswer(JSON_TYPE, _only(await _collect(stream, wanted)))
-        begun = await _until_content(stream)
+        begun = await _until_content(stream, wanted.path)
         kind = content_type if content_type.startswith(EVENT_STREAM) else EVENT_STREAM
         return ReadAnswer(kind, _relay(begun, stream, wanted))
     if content_type.startswith(LINES_TYPES) and wanted.is_stream and wanted.path in COMPLETIONS:
         lines = _lines(first, pieces)
-        return ReadAnswer(EVENT_STREAM, _relay(await _until_content(lines), lines, wanted))
+        return ReadAnswer(EVENT_STREAM, _relay(await _until_content(lines, wanted.path), lines, wanted))
     return _read_whole(await _all_of(first, pieces), wanted, content_type if is_json else JSON_TYPE)
 
 
@@ -176,35 +176,56 @@ def _encode(events: Iterable[Event], wanted: Wanted) -> bytes:
 # A stream
 
 
-async def _cut(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[list[Event]]:
-    """Whole events, one or more at a time; last what is left without its empty line, unless it was broken off."""
+async def _cut(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Blocks of whole events; last what is left without its empty line, unless it was broken off."""
     splitter = EventSplitter()
-    async for piece in _rejoined(first if isinstance(first, EventBlock) else first.removeprefix(BOM), pieces):
+    if isinstance(first, EventBlock):
+        yield first
+    elif block := splitter.feed(first.removeprefix(BOM)):
+        yield block
+    async for piece in pieces:
         if isinstance(piece, EventBlock):
-            yield piece.events
+            yield piece
         elif block := splitter.feed(piece):
-            yield events_in(block)
+            yield block
     if (rest := splitter.rest()) and ((last := Event(rest)).chunk is not None or last.is_done or last.data is None):
-        yield [last]
+        yield rest
 
 
-async def _lines(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[list[Event]]:
-    """Events of an answer with an object a line."""
+async def _lines(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Blocks of events, of an answer with an object a line."""
     rest = b""
     async for piece in _rejoined(first, pieces):
         *lines, rest = (rest + piece).split(b"\n")
-        if events := [Event(b"data: " + line + b"\n\n") for line in lines if line.strip()]:
-            yield events
+        if block := b"".join(b"data: " + line + b"\n\n" for line in lines if line.strip()):
+            yield block
         if len(rest) > MAX_HELD_BYTES:
             raise AnswerBrokenError("The target sent a line without an end.")
-    if (last := Event(b"data: " + rest + b"\n\n")).chunk is not None:
-        yield [last]
+    if Event(last := b"data: " + rest + b"\n\n").chunk is not None:
+        yield last
 
 
-async def _tidy_events(stream: AsyncIterator[list[Event]], path: str) -> AsyncIterator[list[Event]]:
-    """The same events, each with one chunk, which says nothing by an empty text that null says."""
-    async for events in stream:
-        yield [tidy for event in events for tidy in _tidy(event, path)]
+def _is_text(block: bytes) -> bool:
+    """Whether a block is one chunk that says nothing but text of the first choice: most are, and need not be parsed.
+
+    It is only looked through. In a text the quotes are behind backslashes, so these are names of fields.
+    """
+    index = block.find(b'"index":')
+    return (
+        block.find(b"\n") == len(block) - 2  # one line
+        and block.startswith(b"data: {")
+        and block[index + 8 : index + 10] in (b"0,", b" 0", b"0}")
+        and index == block.rfind(b'"index":')
+        and (b'"finish_reason":null' in block or b'"finish_reason": null' in block)
+        and b'"error"' not in block
+        and b'"message"' not in block
+    )
+
+
+def _events_of(block: bytes, path: str) -> list[Event]:
+    """The events of a block, each with one chunk, which says nothing by an empty text that null says."""
+    events = block.events if isinstance(block, EventBlock) else events_in(block)
+    return [tidy for event in events for tidy in _tidy(event, path)]
 
 
 def _tidy(event: Event, path: str) -> list[Event]:
@@ -236,56 +257,79 @@ def _with_null_reasons(event: Event) -> Event:
     return Event.of(chunk) if chunk is not None else event
 
 
-async def _until_content(stream: AsyncIterator[list[Event]]) -> list[Event]:
+async def _until_content(stream: AsyncIterator[bytes], path: str) -> list[Event]:
     """All events up to the first block with content. Raises TargetError if there is an error before it, or none."""
     held: list[Event] = []
     num_bytes = 0
-    async for events in stream:
+    async for block in stream:
+        events = _events_of(block, path)
         held += events
         for event in events:
             _refuse(event)
             if event.has_content:
                 return held
-        num_bytes += sum(len(event.raw) for event in events)
+        num_bytes += len(block)
         if num_bytes > MAX_HELD_BYTES:
             raise AnswerBrokenError("The target sends much, but no content.")
     raise AnswerBrokenError("The target's stream ended before its first content.")
 
 
-async def _relay(begun: list[Event], stream: AsyncIterator[list[Event]], wanted: Wanted) -> AsyncIterator[bytes]:
+async def _relay(begun: list[Event], stream: AsyncIterator[bytes], wanted: Wanted) -> AsyncIterator[bytes]:
     """The events as bytes. Raises where the target reports an error, and at an end that is none."""
-    end = StreamEnd(wanted.path)
-    is_repaired = wanted.normalize and wanted.path in stream_normalizer.PATHS
+    path, end = wanted.path, StreamEnd(wanted.path)
+    is_completion = path in COMPLETIONS
+    is_repaired = wanted.normalize and path in stream_normalizer.PATHS
     normalizer = stream_normalizer.StreamNormalizer() if is_repaired else None
-    events = begun
-    while True:
-        failed = next((at for at, event in enumerate(events) if _may_fail(event, wanted.path) and event.error), None)
-        shown = events[:failed]
-        for event in shown:
-            end.see(event)
-        if block := normalizer.repair(shown) if normalizer else b"".join(event.raw for event in shown):
-            yield block
-        if failed is not None:
-            _refuse(events[failed])
-        try:
-            events = await anext(stream)
-        except StopAsyncIteration:
-            break
+    shown, failed = _until_failure(begun, end)
+    if block := _encoded(shown, normalizer):
+        yield block
+    if failed is None:
+        async for piece in stream:
+            if is_completion and _is_text(piece):
+                end.saw_text()
+                block = piece if not normalizer or normalizer.passes(piece) else _repaired(piece, normalizer)
+            else:
+                shown, failed = _until_failure(_events_of(piece, path), end)
+                block = _encoded(shown, normalizer)
+            if block:
+                yield block
+            if failed is not None:
+                break
+    if failed is not None:
+        raise _refusal(failed)
     if not end.is_complete:
         raise _broken_off()
     if normalizer and (block := normalizer.end()):
         yield block
 
 
-async def _collect(stream: AsyncIterator[list[Event]], wanted: Wanted) -> bytes:
+def _until_failure(events: list[Event], end: StreamEnd) -> tuple[list[Event], WireError | None]:
+    """The events before the first that reports an error, which `end` has seen; and that error."""
+    for at, event in enumerate(events):
+        if end.may_fail(event) and (error := event.error) is not None:
+            return events[:at], error
+        end.see(event)
+    return events, None
+
+
+def _repaired(block: bytes, normalizer: stream_normalizer.StreamNormalizer) -> bytes:
+    return normalizer.repair(block.events) if isinstance(block, EventBlock) else normalizer.feed(block)
+
+
+def _encoded(events: list[Event], normalizer: stream_normalizer.StreamNormalizer | None) -> bytes:
+    return normalizer.repair(events) if normalizer else b"".join(event.raw for event in events)
+
+
+async def _collect(stream: AsyncIterator[bytes], wanted: Wanted) -> bytes:
     """The whole answer that a stream spells."""
     events: list[Event] = []
     num_bytes = 0
-    async for more in stream:
+    async for block in stream:
+        more = _events_of(block, wanted.path)
         for event in more:
             _refuse(event)
         events += more
-        num_bytes += sum(len(event.raw) for event in more)
+        num_bytes += len(block)
         if num_bytes > MAX_BODY_BYTES:
             raise _too_large()
     if not _is_complete(events, wanted.path):
@@ -302,11 +346,6 @@ def _is_complete(events: Iterable[Event], path: str) -> bool:
 
 def _is_chunk(chunk: object) -> bool:
     return isinstance(chunk, dict) and ("choices" in chunk or error_in(chunk) is not None)
-
-
-def _may_fail(event: Event, path: str) -> bool:
-    """Whether an event is worth parsing in search of an error. Other paths' own events say what went wrong."""
-    return path in COMPLETIONS and (b'"error"' in event.raw or b'"choices"' not in event.raw)
 
 
 def _refuse(event: Event) -> None:

@@ -41,6 +41,14 @@ class StreamEnd:
             chunk = event.chunk
             self._is_over = isinstance(chunk, dict) and chunk.get("type") in LAST_TYPES
 
+    def saw_text(self) -> None:
+        """The next events are nothing but text of the first choice."""
+        self._begun.add(0)
+
+    def may_fail(self, event: Event) -> bool:
+        """Whether an event is worth parsing in search of an error. Other paths' own events say what went wrong."""
+        return self._is_completion and (b'"error"' in event.raw or b'"choices"' not in event.raw)
+
     @property
     def is_complete(self) -> bool:
         """Whether it may end here: after its last event, or when every choice that has begun has also finished."""

@@ -40,6 +40,7 @@ class StreamNormalizer:
 
     def __init__(self) -> None:
         self._head: Json = {}  # of the last chunk
+        self._last_text = b""  # an event after that, which was not parsed
         self._unfinished: dict[int, str] = {}  # choices that have begun, and the finish_reason to assume
         self._finished: set[int] = set()
         self._is_over = False
@@ -58,6 +59,26 @@ class StreamNormalizer:
                 if not (done and _merge(done[-1], event)):
                     done.append(event)
         return b"".join(event.to_bytes() for event in done)
+
+    def passes(self, text: bytes) -> bool:
+        """Whether an event, which is one chunk of the first choice without a reason to finish, is in order.
+
+        If so it has been seen, without being parsed. If not, or if that is not certain, `repair` looks closer.
+        """
+        is_in_order = (
+            (b'"delta":{' in text or b'"delta": {' in text)
+            and (b'"content":"' in text or b'"content": "' in text)
+            and b'"content":""' not in text
+            and b'"content": ""' not in text
+            and b'"role"' not in text
+            and b'"tool_calls"' not in text
+            and not self._is_over
+        )
+        if is_in_order:
+            self._last_text = text
+            if 0 not in self._finished:
+                self._unfinished.setdefault(0, "stop")
+        return is_in_order
 
     def end(self) -> bytes:
         """What is missing when the target has ended its stream regularly."""
@@ -89,7 +110,7 @@ class StreamNormalizer:
     def _watch(self, event: _Event) -> None:
         """Remember which choices have begun, and which have ended."""
         assert event.chunk is not None
-        self._head = event.chunk
+        self._head, self._last_text = event.chunk, b""
         for choice in event.choices:
             index, delta = choice.get("index", 0), choice["delta"]
             if choice.get("finish_reason"):
@@ -101,6 +122,8 @@ class StreamNormalizer:
 
     def _finish(self) -> list[_Event]:
         """The last chunks of choices that have none."""
+        if self._unfinished and self._last_text and isinstance(chunk := sse.Event(self._last_text).chunk, dict):
+            self._head = chunk
         head = {key: self._head[key] for key in HEAD if key in self._head}
         chunks = [
             head | {"choices": [{"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}]}

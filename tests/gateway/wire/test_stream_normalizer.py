@@ -231,3 +231,33 @@ def test_verdict_on_the_prompt() -> None:
     verdict = b'data: {"choices": [], "prompt_filter_results": []}\n\n'
 
     assert StreamNormalizer().feed(verdict + text("Hi")) == text("Hi")
+
+
+# What is in order need not be parsed
+
+
+@pytest.mark.parametrize(
+    ("event", "passes"),
+    [
+        (text("Hi"), True),
+        (text('say "role" and "tool_calls" in quotes'), True),
+        (text(""), False),
+        (chunk({"content": None}), False),
+        (chunk({"role": "assistant", "content": "Hi"}), False),
+        (chunk({"tool_calls": [{"index": 0}]}), False),
+        (chunk({}), False),
+        (b'data: {"choices": [{"index": 0, "text": "Hi", "finish_reason": null}]}\n\n', False),
+    ],
+)
+def test_what_passes(event: bytes, *, passes: bool) -> None:
+    """Text that nothing can be wrong with."""
+    assert StreamNormalizer().passes(event) is passes
+
+
+def test_an_end_after_text_that_passed() -> None:
+    """It is made as if each chunk had been parsed: with the head of the last one."""
+    parsed, passed = StreamNormalizer(), StreamNormalizer()
+    told = parsed.feed(text("Hi")) + parsed.end()
+    assert passed.passes(text("Hi"))
+
+    assert text("Hi") + passed.end() == told

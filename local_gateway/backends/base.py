@@ -38,7 +38,7 @@ class Health(NamedTuple):
 
 
 class Upstream(Protocol):
-    """An answer that has begun. Whoever got it calls `aclose`, whatever happens."""
+    """An answer that has begun. Its receiver calls `aclose`, whatever happens."""
 
     status: int
     headers: Mapping[str, str]  # lower-case names; only what a client may see
@@ -48,7 +48,7 @@ class Upstream(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of it, at once. If its end was not reached, the target is told to stop working. May be repeated."""
+        """Close it, without waiting. If its end was not reached, the target is told to stop. May be repeated."""
         ...
 
     async def execution_stats(self) -> ExecutionStats:

@@ -58,7 +58,7 @@ REASONS: dict[type[Exception], str] = {
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 URL_CHARS = "/?:@!$&'()*+,;=%~-._[]"  # stay as they are; all else is escaped
 
-# Signs of a connection that the target had closed before our request came.
+# Signs of a kept connection that the target had closed before the request came.
 STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 
 
@@ -177,7 +177,7 @@ class HttpClient:
         *,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
-        timeout: float,  # noqa: ASYNC109 - a caller's own deadline would not become our error
+        timeout: float,  # noqa: ASYNC109 - a caller's own deadline would not become the gateway's error
         may_repeat: bool = True,
     ) -> Reply:
         """A whole answer within `timeout` seconds. With `may_repeat` False it is sent once, whatever happens.
@@ -295,7 +295,7 @@ def _parse_url(url: str) -> URL:
 
 
 def _translate(error: Exception) -> TargetError:
-    """In our words: an aiohttp error may have the whole address in it."""
+    """The gateway's own error: an aiohttp error may have the whole address in it."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return TargetUnreachableError(
             f"The target could not be reached: the proxy answered with status {error.status}."
@@ -327,7 +327,7 @@ def _decoder_of(response: aiohttp.ClientResponse) -> ContentDecoder:
 
 
 def visible_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those that clients may see, in lower case; in characters that stand for the bytes which came, as ASGI has it.
+    """The headers that clients may see: names in lower case, values in Latin-1 for the bytes that came, as in ASGI.
 
     A header that cannot be sent on is left out: one with control characters, or too long.
     """

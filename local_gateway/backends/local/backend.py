@@ -1,6 +1,6 @@
 """A worker on this machine: `python -m handler serve` as a child process, and HTTP to it.
 
-Where the worker listens and the key that it asks for are nobody else's business: the way to it is through the gateway.
+The worker's port and key are known to the gateway alone: clients reach the worker through it.
 """
 
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 WORKER = (sys.executable, "-m", "handler", "serve")
-# What the worker is told by us alone, under all the names that it knows for these settings.
+# Settings that only the gateway gives the worker, under all the names that it knows for these settings.
 TOLD = {
     *("MODEL", "MODEL_NAME", "LLAMA_MODEL_FILE", "LLAMA_ARG_MODEL"),
     *("MODEL_ALIAS", "OPENAI_SERVED_MODEL_NAME_OVERRIDE", "LLAMA_ARG_ALIAS"),
@@ -38,7 +38,7 @@ LOG_LINE = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 
 
 class LocalBackend:
-    """Knows one worker and keeps it running, from `start` or the first call to `aclose`.
+    """One worker, kept running from `start` or the first call to `aclose`.
 
     A call that comes while the worker starts waits for it. The worker has one model, so what clients call it does not
     matter here: without a name of its own (`model` in the settings) the call is sent without one.
@@ -80,7 +80,7 @@ class LocalBackend:
         await self._supervisor.aclose()
 
     async def _start_process(self) -> Child:
-        """Raises OSError, also if somebody else listens where the worker should."""
+        """Raises OSError, also if another program listens on the worker's port."""
         with socket.create_server((HOST, self._settings.port)) as listener:
             port = listener.getsockname()[1]
         url = f"http://{HOST}:{port}"
@@ -106,7 +106,7 @@ class LocalBackend:
 
 
 def environment(settings: LocalTarget, ours: Mapping[str, str], port: int, key: str) -> dict[str, str]:
-    """What the worker sees: settings of the target, then those in our environment that are meant for a worker."""
+    """What the worker sees: settings of the target, then those of the environment that are meant for it."""
     kept = {name: value for name, value in ours.items() if name not in TOLD and not name.startswith(GATEWAYS_OWN)}
     alias = {"MODEL_ALIAS": settings.model} if settings.model else {}
     told = {"MODEL": settings.gguf, "HOST": HOST, "PORT": str(port), "API_KEY": key}

@@ -13,19 +13,21 @@ from typing import BinaryIO
 
 import local_gateway
 
-PACKAGES = Path(local_gateway.__file__).parents[1]  # where the child finds our packages, whatever its folder is
+PACKAGES = Path(local_gateway.__file__).parents[
+    1
+]  # where the child finds this project's packages, whatever its folder is
 DIE_WITH_PARENT = "local_gateway.backends.local.die_with_parent"
 MAX_LINE_BYTES = 4000  # longer lines are shown in parts
 NUM_LAST_LINES = 20
 READ_SECONDS = 1.0  # for its last lines, which are there when it has ended
-ERROR = "error: "  # how our programs begin the line that says why they end
+ERROR = "error: "  # with which this project's programs begin the line that says why they end
 
 
 class Child:
     """A running process, which ends when this one does. Knows nothing about why it runs or whether it should again.
 
     `on_line` is called with every line of its standard error; its standard output is not read. It has a session of
-    its own, so that Ctrl-C in our terminal reaches us alone: when it ends is for us to say.
+    its own, so that Ctrl-C in the terminal reaches the gateway alone, which then ends it in order.
     """
 
     def __init__(self, process: Process, stderr: BinaryIO, on_line: Callable[[str], None]) -> None:
@@ -37,7 +39,7 @@ class Child:
     @classmethod
     async def start(cls, command: Sequence[str], environ: Mapping[str, str], on_line: Callable[[str], None]) -> "Child":
         """Raises OSError if there can be no further process."""
-        # Our own pipe: asyncio takes a process for running while anybody, such as its child, holds a pipe of asyncio's.
+        # A pipe of our own: asyncio counts a process as running while any process, such as its child, holds asyncio's.
         readable, writable = os.pipe()
         stderr = os.fdopen(readable, "rb")
         path = os.pathsep.join(filter(None, (str(PACKAGES), environ.get("PYTHONPATH"))))

@@ -19,17 +19,17 @@ def main(argv: list[str]) -> NoReturn:
     parent_pid, *command = argv
     if sys.platform == "linux":
         _die_with_parent()
-        # The parent may have ended before the request was heard, and then nobody will send the signal.
+        # The parent may have ended before the request was made, and then no signal will come.
         if os.getppid() != int(parent_pid):
             sys.exit("error: The process that started this one is gone.")
     try:
-        os.execvp(command[0], command)  # noqa: S606  # a shell in between would be on the leash instead
+        os.execvp(command[0], command)  # noqa: S606  # a shell in between would be tied to the parent instead
     except OSError as error:
         sys.exit(f"error: Cannot run {command[0]}: {error.strerror}.")
 
 
 def _die_with_parent() -> None:
-    """SIGKILL, because nobody is left who would follow up on a gentler signal. Strictly, the parent is a thread."""
+    """By SIGKILL: no process is left to follow up on a gentler signal. Strictly, the parent is a thread."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         number = ctypes.get_errno()

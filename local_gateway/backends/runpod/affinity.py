@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 
 class Affinity:
-    """A bounded memory; what was not asked for longest is forgotten first. Knows nothing of whether workers live."""
+    """An LRU cache from conversations to workers. Does not know whether a worker still runs."""
 
     def __init__(self, max_conversations: int = 10_000) -> None:
         self._max_conversations = max_conversations
@@ -21,7 +21,7 @@ class Affinity:
         return self._workers[conversation]
 
     def remember(self, conversation: str, worker_id: str) -> None:
-        """A request without a conversation, or an answer that does not say who gave it, changes nothing."""
+        """A request without a conversation, or an answer without a worker's id, changes nothing."""
         if not (conversation and worker_id):
             return
         self._workers[conversation] = worker_id

@@ -58,7 +58,7 @@ class JobUnknownError(TargetError):
 
 
 def body_of(reply: Reply) -> dict[str, Any]:
-    """Of an answer that is none an error in our words."""
+    """The JSON object of an answer. Raises the gateway's own error for any other answer."""
     if reply.status >= 300:
         raise refusal(reply)
     try:
@@ -71,15 +71,15 @@ def body_of(reply: Reply) -> dict[str, Any]:
 
 
 def job_id_of(body: dict[str, Any]) -> str:
-    """Of /run."""
+    """The id in an answer of /run. Raises AnswerBrokenError if there is none."""
     job_id = body.get("id")
     if not isinstance(job_id, str):
         raise AnswerBrokenError("RunPod took a job but did not say which.")
     return job_id
 
 
-def news_of(body: dict[str, Any]) -> StreamPoll:
-    """Of /stream."""
+def poll_of(body: dict[str, Any]) -> StreamPoll:
+    """An answer of /stream. Raises AnswerBrokenError if it has no outputs."""
     items = body.get("stream")
     if not isinstance(items, list):
         raise AnswerBrokenError("RunPod's answer to /stream has no list of outputs.")
@@ -87,8 +87,8 @@ def news_of(body: dict[str, Any]) -> StreamPoll:
     return StreamPoll(Status(str(body.get("status"))), outputs)
 
 
-def view_of(body: dict[str, Any]) -> JobStatus:
-    """Of /status."""
+def status_of(body: dict[str, Any]) -> JobStatus:
+    """An answer of /status."""
     return JobStatus(
         Status(str(body.get("status"))),
         body.get("output"),
@@ -104,7 +104,7 @@ def _seconds(milliseconds: object) -> float | None:
 
 
 def refusal(reply: Reply) -> RequestError:
-    """Of a call that was not answered as it should be."""
+    """The error for a call that RunPod refused, by its HTTP status."""
     error = TargetRefusedError(reply.status, {"message": f"RunPod answered with status {reply.status}."})
     match reply.status:
         case 401 | 403:

@@ -18,8 +18,8 @@ from local_gateway.backends.runpod.api_types import (
     StreamPoll,
     body_of,
     job_id_of,
-    news_of,
-    view_of,
+    poll_of,
+    status_of,
 )
 from local_gateway.backends.runpod.rate_window import RateWindow
 from local_gateway.config.settings import RunpodQueueTarget
@@ -72,7 +72,7 @@ class RunpodClient:
         """Submit a job; its id. Cancelled, it leaves no job: one that is submitted all the same is cancelled.
 
         Raises TargetError and PayloadTooLargeError; tried once. An answer that got lost leaves a job behind that
-        nobody can name, which ends by its policy.
+        has no known id and ends by its policy.
         """
         posting = self._spawn(self._post_job(payload))
         try:
@@ -101,11 +101,11 @@ class RunpodClient:
         Raises TargetError. After one that is not JobUnknownError an output may be lost.
         """
         path = f"stream/{job_id}?wait={1000 * STREAM_WAIT:.0f}"
-        return news_of(await self._ask("GET", path, STREAM_WAIT + TIMEOUT, drains=True))
+        return poll_of(await self._ask("GET", path, STREAM_WAIT + TIMEOUT, drains=True))
 
     async def status(self, job_id: str) -> JobStatus:
         """Raises TargetError after some tries."""
-        return view_of(await self._ask("GET", f"status/{job_id}", TIMEOUT))
+        return status_of(await self._ask("GET", f"status/{job_id}", TIMEOUT))
 
     async def cancel(self, job_id: str) -> None:
         """Changes nothing about a job that is over. Waits its turn; raises TargetError after some tries."""

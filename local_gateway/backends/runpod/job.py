@@ -1,9 +1,9 @@
 """One job at a queue endpoint: what it puts out, in order, nothing twice and nothing missing; or an error.
 
-/stream tells each output once. A call of it that fails after it was sent may have taken something along that nobody has
-seen; from then on nothing is given out until the job is over and /status has its whole output, of which the rest
-follows. A worker that dies while it answers shows itself thus: the job is IN_QUEUE again, or the next output begins
-another answer (RerunDetector). Of that nothing is given out: it would repeat what the client has.
+/stream returns each output once. A call of it that fails after it was sent may have consumed outputs that never
+arrived; from then on nothing is passed on until the job is over and /status has its whole output, of which the rest
+follows. A worker that dies while it answers is recognized by this: the job is IN_QUEUE again, or the next output begins
+another answer (RerunDetector). None of that is passed on: it would repeat what the client has.
 """
 
 import asyncio
@@ -32,14 +32,17 @@ from local_gateway.wire.sse import Event
 log = logging.getLogger(__name__)
 
 MIN_HOLD = 0.25  # seconds; RunPod holds an empty poll longer, and one that comes back sooner must not become a storm
-SETTLE_TIMEOUT = 5.0  # seconds
+STATS_TIMEOUT = 5.0  # seconds
 
 
 class RunpodJob:
-    """Whoever has it calls `leave`, whatever happens."""
+    """A submitted job. Its owner calls `cancel` in the end, whatever happened; after `finish` that does nothing.
+
+    Knows the platform's statuses and the ids of chunks, not the form of an answer. Lives in the event loop.
+    """
 
     def __init__(self, client: RunpodClient, job_id: str, submitted: float) -> None:
-        """`submitted` is when that began, by the client's clock."""
+        """`submitted` is the time at which the submission began, by the client's clock."""
         self.id = job_id
         self._submitted = submitted
         self._first_output_after = math.inf  # seconds
@@ -48,10 +51,10 @@ class RunpodJob:
         self._reruns = RerunDetector()
         self._digest = hashlib.sha256()
         self._num_given = 0  # characters
-        self._has_gap = False
-        self._is_left = False  # nothing more is to be done about it
+        self._has_gap = False  # an output may be lost: only the whole output tells
+        self._is_done = False  # it is over, or about to be, or cancelled
         self._cancelling: asyncio.Task[None] | None = None
-        self._view: JobStatus | None = None  # when it was over
+        self._final: JobStatus | None = None  # when it was over
 
     async def more(self) -> list[object]:
         """What came since the last call, as soon as there is any; [] when the job is completed.
@@ -59,16 +62,16 @@ class RunpodJob:
         Raises TargetError: TargetGaveUpError if RunPod stopped it, JobFailedError with the worker's own error.
         """
         while not self._status.is_final:
-            news = await self._next()
-            self._note(news)
-            outputs = [output for output in news.outputs if output not in ("", None)]
+            poll = await self._next()
+            self._note(poll)
+            outputs = [output for output in poll.outputs if output not in ("", None)]
             if outputs and not self._has_gap:
                 return self._give(outputs)
-        if self._is_left or (self._status is Status.COMPLETED and self._num_given and not self._has_gap):
-            self._is_left = True
+        if self._is_done or (self._status is Status.COMPLETED and self._num_given and not self._has_gap):
+            self._is_done = True
             return []
-        view = await self._end()
-        return self._give(self._rest_of(view.output))
+        final = await self._end()
+        return self._give(self._rest_of(final.output))
 
     # While it runs
 
@@ -87,20 +90,20 @@ class RunpodJob:
 
     async def _poll(self) -> StreamPoll:
         began = self._client.clock()
-        news = await self._client.stream(self.id)
-        is_empty = not (news.outputs or news.status.is_final)
+        poll = await self._client.stream(self.id)
+        is_empty = not (poll.outputs or poll.status.is_final)
         if is_empty and self._client.clock() - began < MIN_HOLD:
             await self._client.pause(MIN_HOLD)
-        return news
+        return poll
 
     async def _check_gap(self) -> None:
-        """Of a job that nobody has begun nothing can be lost."""
-        view = await self._client.status(self.id)
-        self._has_gap = self._has_gap or view.status is not Status.IN_QUEUE
+        """Nothing can be lost of a job that no worker has begun."""
+        now = await self._client.status(self.id)
+        self._has_gap = self._has_gap or now.status is not Status.IN_QUEUE
 
-    def _note(self, news: StreamPoll) -> None:
-        self._status = news.status
-        if news.status is Status.IN_QUEUE and self._num_given > 0:
+    def _note(self, poll: StreamPoll) -> None:
+        self._status = poll.status
+        if poll.status is Status.IN_QUEUE and self._num_given > 0:
             raise _worker_died()
 
     async def check_run(self, events: Iterable[Event]) -> None:
@@ -111,8 +114,8 @@ class RunpodJob:
 
     async def _was_begun_again(self) -> bool:
         """RunPod counts retries, or says that the job was begun after it had put something out already."""
-        view = await self._client.status(self.id)
-        is_again = view.num_retries > 0 or (view.queue_seconds or 0.0) > self._first_output_after
+        now = await self._client.status(self.id)
+        is_again = now.num_retries > 0 or (now.queue_seconds or 0.0) > self._first_output_after
         if not is_again:
             self._reruns.ignore_ids()
         return is_again
@@ -129,20 +132,20 @@ class RunpodJob:
     # When it is over
 
     async def _end(self) -> JobStatus:
-        """How it ended; an error unless it is completed."""
-        self._view = await self._client.status(self.id)
-        self._is_left = True
+        """Its final status. Raises TargetError unless it is completed."""
+        self._final = await self._client.status(self.id)
+        self._is_done = True
         match self._status:
             case Status.FAILED:
-                raise failure_of(self._view.error)
+                raise failure_of(self._final.error)
             case Status.TIMED_OUT:
                 raise TargetGaveUpError("RunPod stopped the job: it waited or worked too long.")
             case Status.CANCELLED:
                 raise TargetError("The job was cancelled at RunPod.")
-        return self._view
+        return self._final
 
     def _rest_of(self, output: object) -> list[object]:
-        """What of the whole output was not given out yet."""
+        """The part of the whole output that was not passed on yet. Raises TargetUnreachableError if it does not fit."""
         outputs = output if isinstance(output, list) else [] if output is None else [output]
         if not self._num_given:
             return outputs
@@ -153,32 +156,32 @@ class RunpodJob:
 
     def finish(self) -> None:
         """The answer is complete, so the job is about to end by itself."""
-        self._is_left = True
+        self._is_done = True
 
-    def leave(self) -> None:
-        """Nobody wants more. If it is not over it is cancelled in the background. May be repeated."""
-        if not self._is_left:
-            self._is_left = True
+    def cancel(self) -> None:
+        """No more output is wanted. A job that is not over is cancelled in the background. May be repeated."""
+        if not self._is_done:
+            self._is_done = True
             self._cancelling = self._client.cancel_soon(self.id)
 
     async def execution_stats(self) -> ExecutionStats:
-        """How long it waited and ran. Never raises."""
+        """How long it waited and ran, as the platform tells. Takes STATS_TIMEOUT at most; never raises."""
         try:
-            async with asyncio.timeout(SETTLE_TIMEOUT):
-                view = await self._when_over()
+            async with asyncio.timeout(STATS_TIMEOUT):
+                final = await self._when_over()
         except (TargetError, TimeoutError) as error:
             log.debug("job %s: how long it ran is not known: %s", self.id, error)
             return ExecutionStats()
-        if view.execution_seconds is None and view.status is Status.CANCELLED and not self._num_given:
-            return ExecutionStats(0.0, view.queue_seconds)  # no worker had begun it
-        return ExecutionStats(view.execution_seconds, view.queue_seconds)
+        if final.execution_seconds is None and final.status is Status.CANCELLED and not self._num_given:
+            return ExecutionStats(0.0, final.queue_seconds)  # no worker had begun it
+        return ExecutionStats(final.execution_seconds, final.queue_seconds)
 
     async def _when_over(self) -> JobStatus:
         if self._cancelling is not None:
             await asyncio.shield(self._cancelling)
         while not self._status.is_final:
             self._status = (await self._next()).status
-        return self._view or await self._client.status(self.id)
+        return self._final or await self._client.status(self.id)
 
 
 def _worker_died() -> TargetUnreachableError:

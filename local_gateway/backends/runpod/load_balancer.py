@@ -21,14 +21,14 @@ from local_gateway.errors import (
     TargetUnreachableError,
 )
 
-WORKER_ID = "x-runpod-worker-id"  # sent: whom we would like to answer; received: who did
+WORKER_ID = "x-runpod-worker-id"  # sent: the worker that is wanted; received: the one that answered
 MAX_PROBLEM_BYTES = 4096  # the balancer's own errors are short
 RETRY_AFTER = 5.0  # seconds; RunPod advises 5 to 10
 NO_WORKER = {"message": "The RunPod endpoint has no worker for this request now.", "code": "no_workers"}
 
 
 class RunpodLbBackend:
-    """Knows an endpoint, and which worker answered which conversation."""
+    """One endpoint, and which worker answered which conversation. Knows nothing of what is asked and answered."""
 
     def __init__(self, settings: RunpodLbTarget, http: HttpClient, affinity: Affinity | None = None) -> None:
         base_url = settings.base_url or f"https://{settings.endpoint_id}.api.runpod.ai/v1"
@@ -79,7 +79,7 @@ def _health_of(status: int, body: bytes) -> Health:
 
 
 async def _raise_problem(upstream: HttpUpstream) -> None:
-    """Only if the balancer, not a worker, is the one who answered; the body can be read all the same."""
+    """Raises TargetError if the balancer answered, not a worker. The body can be read again afterwards."""
     try:
         if problem := _problem_of(upstream.status, await upstream.read(MAX_PROBLEM_BYTES)):
             raise problem

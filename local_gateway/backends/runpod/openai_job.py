@@ -97,10 +97,10 @@ def whole_of(outputs: list[object]) -> tuple[object, bytes]:
 
 
 def failure_of(error: object) -> TargetError:
-    """Of a failed job's error. RunPod's SDK makes text of whatever a worker yields, raises or returns as its error.
+    """The error to raise for the `error` of a failed job.
 
-    JobFailedError where the worker says what it means: an error object, or a fault of the client's. Else one line of
-    what it says.
+    RunPod's SDK makes text of whatever a worker yields, raises or returns as its error. JobFailedError where the worker
+    says what it means: an error object, or a fault of the client's. Else one line of what it says.
     """
     told = explain(error)
     message, *_ = str(told.error.get("message") or "").splitlines() or [""]

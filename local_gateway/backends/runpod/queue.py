@@ -64,14 +64,14 @@ class JobAnswer:
         return b""
 
     async def aclose(self) -> None:
-        self._job.leave()
+        self._job.cancel()
 
     async def execution_stats(self) -> ExecutionStats:
         return await self._job.execution_stats()
 
 
 class RunpodQueueBackend:
-    """Knows an endpoint. `api: openai` goes another way to it, on which jobs cannot be seen."""
+    """One endpoint. With `api: openai` it is asked over /openai/v1, where jobs cannot be seen or cancelled."""
 
     def __init__(self, settings: RunpodQueueTarget, http: HttpClient, client: RunpodClient | None = None) -> None:
         self._settings = settings
@@ -88,7 +88,7 @@ class RunpodQueueBackend:
         try:
             return await _answer_of(job)
         except BaseException:
-            job.leave()
+            job.cancel()
             raise
 
     async def health(self) -> Health:
@@ -173,7 +173,7 @@ def _openai_backend(settings: RunpodQueueTarget, http: HttpClient) -> OpenAIBack
 
 
 def _health_of(body: dict[str, object]) -> Health:
-    """Workers that run or are idle answer at once; `initializing` ones soon."""
+    """An answer of /health. Workers that run or are idle answer at once, `initializing` ones soon."""
     workers, jobs = _counts(body.get("workers")), _counts(body.get("jobs"))
     names = {"running": "running", "idle": "idle", "initializing": "starting", "throttled": "throttled",
              "unhealthy": "unhealthy"}  # fmt: skip

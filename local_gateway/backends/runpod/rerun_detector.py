@@ -1,4 +1,4 @@
-"""Whether a job's output has begun anew: RunPod gives a job whose worker died to another one."""
+"""Whether a job was run again while its output was read: RunPod gives a job whose worker died to another worker."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -31,7 +31,7 @@ class RerunDetector:
         return verdict
 
     def ignore_ids(self) -> None:
-        """They mean nothing on this server."""
+        """This server gives every chunk an id of its own."""
         self._is_off = True
 
 

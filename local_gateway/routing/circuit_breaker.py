@@ -32,7 +32,7 @@ CONFIG_ERROR_PAUSE = 60.0  # seconds
 FIRST_LIMIT_PAUSE = 1.0  # where 429 comes without Retry-After; doubled as long as it goes on
 MAX_LIMIT_PAUSE = 60.0
 MAX_RETRY_AFTER = 3600.0  # a target that asks for more is tried every hour
-PROBE_GUESS = 1.0  # how long a probe takes, for those who wait for its end
+PROBE_GUESS = 1.0  # how long a probe takes, for requests that wait for its end
 
 
 class CircuitBreaker:

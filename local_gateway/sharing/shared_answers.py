@@ -20,10 +20,10 @@ from local_gateway.sharing.response_cache import ResponseCache
 from local_gateway.wire.answer import Answer
 
 EMBEDDINGS, RESPONSES = "/embeddings", "/responses"
-# They say who asks, not what. The Responses API repeats them in its answers, so there they count.
+# They describe the client, not the question. The Responses API repeats them in its answers, so there they count.
 ABOUT_THE_CLIENT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
 SHAPING_HEADERS = ("openai-beta",)  # of those that targets see
-EVERYBODY = ""  # where a team shares; no key has this id
+TEAM = ""  # in place of a key's id, where all keys share; no key has this id
 
 
 def digest(request: ClientRequest) -> str:
@@ -168,4 +168,4 @@ class _Recorder:
 
 
 def _within(scope: Scope, who: str) -> str:
-    return who if scope == "key" else EVERYBODY
+    return who if scope == "key" else TEAM

@@ -15,7 +15,7 @@ from local_gateway.wire.answer import Answer, Origin
 from local_gateway.wire.call_ledger import CallLedger, ExecutionStats
 
 READ_AHEAD_BYTES = 256_000  # read from the target before any subscriber asks for it
-MAX_LAG_BYTES = 16_000_000  # of a stream that is kept for those who join it late or read it slowly
+MAX_LAG_BYTES = 16_000_000  # of a stream, kept for subscribers that join late or read slowly
 
 
 class SharedCall:

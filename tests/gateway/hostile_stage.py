@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.gateway.fake_openai import FakeOpenAI, Received, Reply, usual
 from tests.gateway.gateway_process import GatewayProcess, create_key, running
+from tests.gateway.targets.on_socket import FakeOpenAI, Received, Reply, usual
 
 TARGET_KEY = "sk-target-0123456789abcdef0123456789abcdef"
 WRONG_KEY = "lg-a-wrong-one-that-somebody-mistyped-0123456789"

@@ -10,8 +10,8 @@ import aiohttp
 from openai import AsyncOpenAI
 
 from tests.contract.stage import ODD_WORKER, SETTINGS, Model, Stage
-from tests.gateway.fake_openai import FakeOpenAI
 from tests.gateway.gateway_process import GatewayProcess, running
+from tests.gateway.targets.on_socket import FakeOpenAI
 from tests.runpod_emulator import Clock, Emulator, EndpointSettings, Settings
 from tests.tiny_models import write_tiny_model
 

@@ -10,7 +10,7 @@ from local_gateway.backends.http import HttpClient
 from local_gateway.backends.runpod.client import RunpodClient
 from local_gateway.backends.runpod.queue import RunpodQueueBackend
 from local_gateway.config.settings import RunpodQueueTarget, TimeoutSettings
-from tests.gateway.fake_target import TIMEOUT
+from tests.gateway.targets.on_socket import TIMEOUT
 from tests.runpod_emulator import Clock, Emulator, EndpointSettings, Event, Job, Settings
 
 WORKER = "w1"

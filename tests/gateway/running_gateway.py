@@ -16,7 +16,7 @@ from local_gateway.config.settings import Target as TargetSettings
 from local_gateway.gateway import Gateway
 from local_gateway.server.app import create_app
 from tests.gateway.asgi_client import AsgiClient
-from tests.gateway.scripted_backend import ScriptedBackend
+from tests.gateway.targets.scripted import ScriptedBackend
 
 
 @dataclass

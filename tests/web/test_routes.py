@@ -18,9 +18,9 @@ from local_gateway.storage.store import Store
 from local_gateway.web import accounts_pages, assets
 from local_gateway.web.sessions import FAILURE_SECONDS, IDLE_SECONDS, MAX_FAILURES, MAX_SECONDS, Sessions
 from tests.gateway.asgi_client import Response
-from tests.gateway.fake_targets import FakeClock
 from tests.gateway.running_gateway import Running, running
-from tests.gateway.scripted_backend import ScriptedBackend
+from tests.gateway.targets.never_asked import FakeClock
+from tests.gateway.targets.scripted import ScriptedBackend
 from tests.gateway.usage_samples import paid
 
 HOST = "127.0.0.1:8000"

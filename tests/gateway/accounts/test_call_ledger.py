@@ -10,7 +10,8 @@ import pytest
 from local_gateway.errors import RequestError, TargetConfigError, TargetRefusedError, TargetTimeoutError
 from local_gateway.wire.call_ledger import CallLedger, CallTally, ExecutionStats
 from tests.gateway.running_gateway import running
-from tests.gateway.scripted_backend import ROLE, ScriptedBackend, ScriptedUpstream, Time, json_answer, stream_answer
+from tests.gateway.targets.never_asked import FakeClock
+from tests.gateway.targets.scripted import ROLE, ScriptedBackend, ScriptedUpstream, json_answer, stream_answer
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "llama", "messages": [{"role": "user", "content": "x" * 4000}]}
@@ -36,7 +37,7 @@ def models(**price: float) -> dict[str, Any]:
 )
 def test_what_a_call_is(error: BaseException | None, is_refused: bool) -> None:
     """A target that refuses says that it has not begun; all else may have been work."""
-    time = Time()
+    time = FakeClock()
     tally = CallTally("one", clock=time)
     with contextlib.suppress(RequestError, asyncio.CancelledError), tally:
         tally.started()

@@ -10,7 +10,7 @@ from local_gateway.backends.http import HttpClient
 from local_gateway.config.settings import Target
 from local_gateway.errors import RequestError
 from local_gateway.gateway import backend_for
-from tests.gateway.fake_target import Exchange, reply, target_and_client
+from tests.gateway.targets.on_socket import Exchange, reply, target_and_client
 
 SETTINGS: TypeAdapter[Target] = TypeAdapter(Target)
 CALL = Call(path="/chat/completions", body=b'{"model": "m"}')

@@ -12,7 +12,7 @@ from local_gateway.backends.http import HttpClient, visible_headers
 from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import AnswerBrokenError, GatewayExhaustedError, TargetTimeoutError, TargetUnreachableError
-from tests.gateway.fake_target import Exchange, Script, always, chunk, head, reply, target_and_client
+from tests.gateway.targets.on_socket import Exchange, RawScript, always, chunk, head, reply, target_and_client
 
 HI = b"data: Hi\n\n"
 
@@ -273,7 +273,7 @@ async def test_cancelling_at_any_moment() -> None:
         assert 0 < len(target.exchanges) < 100
 
 
-def closing_when_asked_again(*, resets: bool) -> Script:
+def closing_when_asked_again(*, resets: bool) -> RawScript:
     """Answers one request on each connection. The next finds that it is closed."""
 
     async def script(exchange: Exchange) -> None:

@@ -18,7 +18,7 @@ from local_gateway.errors import (
     TargetTimeoutError,
     TargetUnreachableError,
 )
-from tests.gateway.fake_target import Exchange, Script, always, head, reply, target_and_client
+from tests.gateway.targets.on_socket import Exchange, RawScript, always, head, reply, target_and_client
 from tests.runpod_emulator import Emulator, EndpointSettings, Fault, Settings
 
 CALL = Call(path="/chat/completions", body=b'{"model": "llama"}')
@@ -42,7 +42,7 @@ async def ask(backend: RunpodLbBackend, conversation: str = "") -> tuple[int, by
 # Affinity
 
 
-def as_worker(*worker_ids: str) -> Script:
+def as_worker(*worker_ids: str) -> RawScript:
     """Each request is answered by the next of these."""
     remaining = iter(worker_ids)
 

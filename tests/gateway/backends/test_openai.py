@@ -12,7 +12,7 @@ from local_gateway.backends.http import HttpClient
 from local_gateway.backends.openai import OpenAIBackend, url_of
 from local_gateway.config.settings import OpenAITarget, TimeoutSettings
 from local_gateway.errors import RouteNotFoundError
-from tests.gateway.fake_target import always, reply, target_and_client
+from tests.gateway.targets.on_socket import always, reply, target_and_client
 
 BODY = b'{"model":"gpt-4o",  "messages":[], "new_parameter": 1e400}'
 CHAT = Call(path="/chat/completions", body=BODY)

@@ -30,8 +30,8 @@ from local_gateway.errors import (
 )
 from local_gateway.wire.error_body import explain
 from local_gateway.wire.sse import events_in
-from tests.gateway.fake_target import Exchange, reply, target_and_client
 from tests.gateway.played_endpoint import CHAT, STREAM, no_pause, piece_of, played, read
+from tests.gateway.targets.on_socket import Exchange, reply, target_and_client
 from tests.runpod_emulator import Clock, Fault, Settings
 
 ERROR = {"message": "No such role.", "type": "invalid_request_error", "param": "messages", "code": None}

@@ -12,8 +12,8 @@ from local_gateway.commands import check
 from local_gateway.commands.check import Finding
 from local_gateway.config.load import load
 from local_gateway.config.settings import OpenAITarget
-from tests.gateway.fake_target import Exchange, reply, target_and_client
-from tests.gateway.scripted_backend import ScriptedBackend, make_target
+from tests.gateway.targets.on_socket import Exchange, reply, target_and_client
+from tests.gateway.targets.scripted import ScriptedBackend, make_target
 
 GOOD = Health(True, "well", num_ready_workers=1)
 BAD = Health(False, "It does not accept our key.")

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, closing
 import pytest
 
 from local_gateway.commands.chat import Chat, ChatError
-from tests.gateway.fake_openai import FakeOpenAI, Received, Script
-from tests.gateway.fake_openai import Reply as Sent
+from tests.gateway.targets.on_socket import FakeOpenAI, Received, Script
+from tests.gateway.targets.on_socket import Reply as Sent
 from tests.gateway.terminal import CTRL_C, CTRL_D, ROOT, in_terminal
 from tests.gateway.wire_samples import text_events
 

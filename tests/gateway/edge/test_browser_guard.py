@@ -5,7 +5,7 @@ import pytest
 from local_gateway.edge.browser_guard import check_host, check_origin
 from local_gateway.errors import RequestError
 from tests.gateway.running_gateway import running
-from tests.gateway.scripted_backend import ScriptedBackend
+from tests.gateway.targets.scripted import ScriptedBackend
 
 
 @pytest.mark.parametrize(

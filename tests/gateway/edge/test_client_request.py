@@ -13,7 +13,7 @@ from local_gateway.edge.multipart import parse_form
 from local_gateway.errors import InvalidRequestError
 from local_gateway.routing.router import Choice
 from local_gateway.routing.upstream_call import call_for
-from tests.gateway.scripted_backend import ScriptedBackend, make_target
+from tests.gateway.targets.scripted import ScriptedBackend, make_target
 
 CHAT = "/chat/completions"
 

@@ -12,8 +12,8 @@ import pytest_asyncio
 from yarl import URL
 
 import tests.gateway.wire_samples as wire
-from tests.gateway.fake_openai import EVENTS, FakeOpenAI, Reply, Step
 from tests.gateway.gateway_process import GatewayProcess, running
+from tests.gateway.targets.on_socket import EVENTS, FakeOpenAI, Reply, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 import tests.gateway.wire_samples as wire
-from tests.gateway.fake_openai import JSON, Reply, Step
 from tests.gateway.hostile_stage import MAX_REQUESTS, PATIENCE, Stage, stage
+from tests.gateway.targets.on_socket import JSON, Reply, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

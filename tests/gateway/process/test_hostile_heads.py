@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.gateway.fake_openai import FakeOpenAI
 from tests.gateway.hostile_stage import CHAT, Stage, request, stage
+from tests.gateway.targets.on_socket import FakeOpenAI
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

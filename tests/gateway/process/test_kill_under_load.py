@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.gateway.fake_openai import FakeOpenAI
 from tests.gateway.gateway_process import Config, GatewayProcess, create_key, rows, running
+from tests.gateway.targets.on_socket import FakeOpenAI
 from tests.waiting import eventually
 
 CHAT = {"model": "model", "messages": [{"role": "user", "content": "Hi"}]}

@@ -17,8 +17,8 @@ from openai.types.chat import ChatCompletionMessageParam
 
 import tests.gateway.wire_samples as wire
 from tests.gateway.client_rules import chatbot_ui, chatbot_ui_of, models_complaints, open_webui_complaints, openai_node
-from tests.gateway.fake_openai import FakeOpenAI, Received, Reply, usual
 from tests.gateway.gateway_process import GatewayProcess, create_key, running
+from tests.gateway.targets.on_socket import FakeOpenAI, Received, Reply, usual
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -44,7 +44,7 @@ schema = schemathesis.openapi.from_dict(DOCUMENT)
 def target() -> Iterator[str]:
     """Its address. A process, because these tests have no event loop."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gateway.fake_openai"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "tests.gateway.targets.on_socket"], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     try:
         assert process.stdout is not None

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 import tests.gateway.wire_samples as wire
-from tests.gateway.fake_openai import JSON, FakeOpenAI, Reply
 from tests.gateway.gateway_process import Config, GatewayProcess, bearer, create_key, rows, running
+from tests.gateway.targets.on_socket import JSON, FakeOpenAI, Reply
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -13,7 +13,7 @@ from local_gateway.routing.circuit_breaker import (
     MAX_RETRY_AFTER,
     CircuitBreaker,
 )
-from tests.gateway.fake_targets import FakeClock
+from tests.gateway.targets.never_asked import FakeClock
 from tests.seeds import seeds
 
 OUTCOMES: list[Outcome | None] = ["succeeded", "failed", "rate_limited", "refused_key", None]

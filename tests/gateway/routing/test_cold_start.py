@@ -7,7 +7,7 @@ import pytest
 
 from local_gateway.errors import TargetUnreachableError
 from tests.gateway.running_gateway import Running, running
-from tests.gateway.scripted_backend import DONE, ScriptedBackend, ScriptedUpstream, chunk, json_answer, stream_answer
+from tests.gateway.targets.scripted import DONE, ScriptedBackend, ScriptedUpstream, chunk, json_answer, stream_answer
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "llama", "stream": True}

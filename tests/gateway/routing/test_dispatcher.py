@@ -26,14 +26,14 @@ from local_gateway.routing.router import Route, Router
 from local_gateway.routing.target import Target
 from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire.answer import Answer
-from tests.gateway.scripted_backend import (
+from tests.gateway.targets.never_asked import FakeClock
+from tests.gateway.targets.scripted import (
     DONE,
     FINISH,
     ROLE,
     USAGE,
     ScriptedBackend,
     ScriptedUpstream,
-    Time,
     chunk,
     json_answer,
     make_target,
@@ -65,7 +65,7 @@ class Setting:
         self.targets = targets or tuple(
             make_target(backend, each.name, each) for backend, each in zip(backends, configured, strict=True)
         )
-        self.dispatcher = Dispatcher(self.settings, Metrics(), clock or Time(), random.Random(1))
+        self.dispatcher = Dispatcher(self.settings, Metrics(), clock or FakeClock(), random.Random(1))
 
     @property
     def route(self) -> Route:

@@ -11,7 +11,7 @@ import pytest
 
 from local_gateway.errors import RequestError, TargetUnreachableError
 from tests.gateway.running_gateway import Running, running
-from tests.gateway.scripted_backend import (
+from tests.gateway.targets.scripted import (
     DONE,
     FINISH,
     ROLE,

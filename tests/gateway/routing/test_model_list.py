@@ -7,7 +7,7 @@ from openai.types import Model
 
 from local_gateway.errors import TargetUnreachableError
 from tests.gateway.running_gateway import running
-from tests.gateway.scripted_backend import ScriptedBackend, json_answer
+from tests.gateway.targets.scripted import ScriptedBackend, json_answer
 
 LISTING = {"object": "list", "data": [{"id": name} for name in ("gpt-4o", "gpt-4o-mini", "dall-e-3", "gpt-5")]}
 MODELS: dict[str, Any] = {

@@ -20,7 +20,7 @@ from local_gateway.errors import (
 )
 from local_gateway.routing.retry_plan import RetryPlan
 from local_gateway.routing.router import Choice
-from tests.gateway.fake_targets import FakeClock, target_of
+from tests.gateway.targets.never_asked import FakeClock, target_of
 
 
 def gone(times: int) -> list[RequestError]:

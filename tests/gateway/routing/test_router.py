@@ -9,7 +9,7 @@ import pytest
 from local_gateway.config.settings import GatewaySettings
 from local_gateway.errors import ModelNotFoundError
 from local_gateway.routing.router import Route, Router
-from tests.gateway.fake_targets import FakeClock, targets_of
+from tests.gateway.targets.never_asked import FakeClock, targets_of
 
 
 def router_of(**models: Any) -> Router:

@@ -15,7 +15,7 @@ from local_gateway.errors import (
     TargetUnreachableError,
 )
 from local_gateway.routing.target import MAX_MODELS, Target, names_of
-from tests.gateway.fake_targets import FakeClock, config_of, target_of
+from tests.gateway.targets.never_asked import FakeClock, config_of, target_of
 
 MODEL = "llama"
 FRAGILE = {"failures": 1, "open_for": 10}

@@ -9,7 +9,7 @@ import pytest
 from local_gateway.errors import TargetUnreachableError
 from local_gateway.wire.call_ledger import ExecutionStats
 from tests.gateway.running_gateway import running
-from tests.gateway.scripted_backend import (
+from tests.gateway.targets.scripted import (
     DONE,
     FINISH,
     ROLE,

@@ -8,7 +8,7 @@ from openai.types import ErrorObject
 
 from local_gateway.config.settings import GatewaySettings
 from tests.gateway.running_gateway import Running, running
-from tests.gateway.scripted_backend import ScriptedBackend, ScriptedUpstream, chunk, json_answer, stream_answer
+from tests.gateway.targets.scripted import ScriptedBackend, ScriptedUpstream, chunk, json_answer, stream_answer
 
 CHAT = "/v1/chat/completions"
 ONE = {"type": "openai", "name": "one"}

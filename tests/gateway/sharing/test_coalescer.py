@@ -11,7 +11,8 @@ from local_gateway.sharing.coalescer import Coalescer
 from local_gateway.sharing.shared_call import READ_AHEAD_BYTES
 from local_gateway.wire.answer import Answer
 from local_gateway.wire.call_ledger import ExecutionStats
-from tests.gateway.scripted_target import END, EVENTS, JSON, STATS, ScriptedSource, read_to_end, routed_of
+from tests.gateway.targets.never_asked import routed_of
+from tests.gateway.targets.scripted import END, EVENTS, JSON, STATS, ScriptedSource, read_to_end
 
 ROUTED = routed_of()
 ONE, TWO, THREE = b"data: 1\n\n", b"data: 2\n\n", b"data: [DONE]\n\n"

@@ -12,7 +12,7 @@ from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.sharing.coalescer import Coalescer
 from local_gateway.wire.answer import Answer, Origin
 from local_gateway.wire.call_ledger import ExecutionStats
-from tests.gateway.scripted_target import routed_of
+from tests.gateway.targets.never_asked import routed_of
 from tests.seeds import seeds
 
 PIECES = [b"%02d" % number for number in range(20)]

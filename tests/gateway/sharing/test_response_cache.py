@@ -5,7 +5,8 @@ import pytest
 from local_gateway.config.settings import CacheSettings, Price
 from local_gateway.errors import AnswerBrokenError
 from local_gateway.sharing.response_cache import ENTRY_BYTES, ResponseCache, StoredAnswer, is_whole
-from tests.gateway.scripted_target import END, JSON, ScriptedSource, Step, read_to_end, routed_of
+from tests.gateway.targets.never_asked import routed_of
+from tests.gateway.targets.scripted import END, JSON, ScriptedSource, Step, read_to_end
 from tests.gateway.wire_samples import BROKEN, DONE, NO_DONE, OPENAI_RESPONSES, events_of, text_events
 
 ROUTED = routed_of()

@@ -11,7 +11,8 @@ from local_gateway.edge.client_request import ClientRequest
 from local_gateway.errors import InvalidRequestError
 from local_gateway.sharing.shared_answers import SharedAnswers, Sharing, digest, is_deterministic, is_shareable
 from local_gateway.wire.answer import Answer
-from tests.gateway.scripted_target import END, JSON, ScriptedSource, read_to_end, routed_of
+from tests.gateway.targets.never_asked import routed_of
+from tests.gateway.targets.scripted import END, JSON, ScriptedSource, read_to_end
 from tests.gateway.wire_samples import text_events
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = "/chat/completions", "/completions", "/embeddings", "/responses"

@@ -45,8 +45,7 @@ class OutputParser:
         else:
             self._steps = _Answer(format, self._calls, is_open=is_open, has_calls=has_calls).read()
         self._is_done = False
-        if format.implied:
-            self.feed(format.implied)
+        self._implied = format.implied
 
     @property
     def is_cut(self) -> bool:
@@ -59,6 +58,10 @@ class OutputParser:
 
     def feed(self, text: str, marks: Iterable[int] = ()) -> list[Event]:
         """What is certain with this text. `marks` are offsets in it at which a marker's token begins."""
+        if self._implied and text:
+            if not text.startswith(self._implied[0]):  # a text from elsewhere may hold the prompt's last marker itself
+                self._reader.feed(self._implied)
+            self._implied = ""
         self._reader.feed(text, marks)
         return self._run()
 
@@ -102,7 +105,7 @@ class _Answer:
     def _stops(self) -> Literals:
         pair = self._format.reasoning
         if self._in_reasoning:
-            return Literals((pair.closes, *(self._starts if self._format.call_ends_reasoning else ())))
+            return Literals((pair.closes, *self._starts, *(() if self._reasoning.has_begun else (pair.opens,))))
         at_start = () if self._content.has_begun else (*pair, *self._bare)
         return Literals((*self._starts, *self._format.dropped, *at_start))
 
@@ -115,7 +118,7 @@ class _Answer:
             reader.position += len(marker)
             self._in_reasoning = False
             self._content.break_off()
-        elif marker == pair.opens and is_first:
+        elif marker == pair.opens and (is_first or (self._in_reasoning and not self._reasoning.has_begun)):
             reader.position += len(marker)
             self._in_reasoning = True
         elif marker in self._format.dropped and not self._in_reasoning:
@@ -132,6 +135,8 @@ class _Answer:
     def _calls_at(self, marker: str, is_first: bool) -> Steps[bool]:
         """Reads calls, if there are any. In reasoning only a known tool's call is one: models may think about calls."""
         behind = self._reader.position + len(marker)
+        if self._in_reasoning and not self._format.call_ends_reasoning and (yield from self._closes_later(behind)):
+            return False
         is_certain = not self._in_reasoning or not self._calls.tools
         for shape in self._starts.get(marker, ()):
             if (yield from shape.read(self._calls, behind, is_certain=is_certain)):
@@ -141,6 +146,12 @@ class _Answer:
             if (yield from shape.read(self._calls, at, is_certain=False)):
                 return True
         return False
+
+    def _closes_later(self, at: int) -> Steps[bool]:
+        """Whether reasoning goes on and is closed behind this position. Known at the end of one or the other."""
+        while not self._reader.is_closed and self._format.reasoning.closes not in self._reader.text(at):
+            yield None
+        return self._format.reasoning.closes in self._reader.text(at)
 
     def _write(self, text: str) -> Iterator[Event]:
         return (self._reasoning if self._in_reasoning else self._content).write(text)

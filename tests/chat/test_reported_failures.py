@@ -138,6 +138,21 @@ def test_a_call_without_the_end_of_reasoning() -> None:
     assert (answer.reasoning, answer.content, answer.calls) == (thought, "No.", ())
 
 
+def test_a_call_that_is_a_thought() -> None:
+    """LFM2's reasoning cites calls: one is a call only if nothing closes the reasoning behind it."""
+    call = "<|tool_call_start|>[get_time()]<|tool_call_end|>"
+    answer = parse_in_any_cut(FORMATS["lfm2"], f"<think>Maybe {call}, hm.</think>{call}")
+
+    assert answer == Answer(f"Maybe {call}, hm.", "", (("get_time", "{}"),))
+
+
+def test_reasoning_that_is_opened_twice() -> None:
+    """By the prompt and by the model: once is enough."""
+    answer = parse_in_any_cut(HERMES, "\n<think>\nHm.</think>Yes.", starts_in=ReasoningState.OPEN)
+
+    assert (answer.reasoning, answer.content) == ("Hm.", "Yes.")
+
+
 def test_thinking_that_the_prompt_closed() -> None:
     """vllm#19222: then nothing is reasoning; a stray end is dropped."""
     for text in ("Hello.", "</think>\n\nHello."):
@@ -211,6 +226,15 @@ def test_markers_that_are_tokens_count_as_tokens_only() -> None:
     events += [*parser.feed(call.removeprefix("<tool_call>")), *parser.finish()]
 
     assert fold(events) == Answer("", f"So: {call} and", (("get_time", "{}"),))
+
+
+def test_code_for_an_interpreter() -> None:
+    """Llama and Functionary write it as such, where the request has one; else it is text."""
+    text = '<|python_tag|>print("hi")\nprint(f(1))<|eom_id|>'
+    for name in ("llama3", "functionary_3.1"):
+        answer = parse_in_any_cut(FORMATS[name], text, tools=[tool("python", source="string")])
+        assert answer.parsed_calls == [("python", {"source": 'print("hi")\nprint(f(1))'})]
+        assert not parse_in_any_cut(FORMATS[name], text).calls
 
 
 def test_calls_have_a_limit() -> None:

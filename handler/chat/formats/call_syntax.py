@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from handler.chat.events import Steps
 from handler.chat.formats.calls import MAX_NAME_CHARS, Calls, skip_ends, write_json
 from handler.chat.formats.values import PYTHON, ValueSyntax, write_value
-from handler.chat.reader import SPACE, find, literal_at, peek, skip
+from handler.chat.reader import SPACE, Literals, find, literal_at, peek, read_until, skip
 
 _NAME = re.compile(r"[^\W\d][\w.\-:/]*")
 _KEYWORD = re.compile(r"[^\W\d]\w*")
@@ -90,6 +90,33 @@ class PythonCalls:
             return ""
         reader.position = equals + 1
         return keyword
+
+
+@dataclass(frozen=True)
+class CodeCall:
+    """Code as the whole call, for an interpreter if the request has one: `<|python_tag|>print(1)`."""
+
+    interpreters: tuple[str, ...] = ("python", "ipython", "code_interpreter")
+    ends: tuple[str, ...] = ()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return self.ends
+
+    def read(self, calls: Calls, at: int, *, is_certain: bool) -> Steps[bool]:
+        reader = calls.reader
+        name = next((name for name in self.interpreters if name in calls.tools), "")
+        if not name or not calls.has_room or not (yield from peek(reader, at)):
+            return False
+        reader.position = at
+        yield calls.begin(name)
+        key = next(iter(calls.tools.parameter_names(name)), "code")
+        yield from calls.write(f'{{{json.dumps(key, ensure_ascii=False)}: "')
+        yield from read_until(reader, Literals(self.ends), calls.write_string)
+        yield from calls.write('"}')
+        yield from calls.end()
+        yield from skip_ends(calls, self.ends)
+        return True
 
 
 @dataclass(frozen=True)

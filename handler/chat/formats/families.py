@@ -1,26 +1,14 @@
-"""Every family, in the order in which a template is searched for it.
-
-The order matters: `<tool_call>` stands in the templates of nine other families.
-"""
+"""Every family of models: its markers, and the shape of its calls."""
 
 import re
-from typing import NamedTuple
 
-from handler.chat.formats.call_syntax import BracedCalls, PythonCalls
+from handler.chat.formats.call_syntax import BracedCalls, CodeCall, PythonCalls
 from handler.chat.formats.calls import CallShape
 from handler.chat.formats.format import Channels, Format, Pair
 from handler.chat.formats.json_calls import JsonCalls
 from handler.chat.formats.named_json import NAME, NamedJson
 from handler.chat.formats.tagged import Tag, TaggedCalls
 from handler.chat.formats.values import ValueSyntax
-
-
-class Family(NamedTuple):
-    """Found where all of `signs` and none of `absent` stand in a template's source; without signs, by a setting."""
-
-    format: Format
-    signs: tuple[str, ...]
-    absent: tuple[str, ...] = ()
 
 
 def _starts(shape: CallShape, *markers: str) -> dict[str, tuple[CallShape, ...]]:
@@ -64,7 +52,8 @@ FUNCTIONARY_3_2 = Format(
 
 FUNCTIONARY_3_1 = Format(
     "functionary_3.1",
-    _starts(NamedJson(re.compile(NAME), header_ends=(">",), ends=("</function>", "<|eom_id|>")), "<function="),
+    _starts(NamedJson(re.compile(NAME), header_ends=(">",), ends=("</function>", "<|eom_id|>")), "<function=")
+    | _starts(CodeCall(ends=("<|eom_id|>",)), "<|python_tag|>"),
 )
 
 KIMI_K2 = Format(
@@ -351,48 +340,15 @@ COMMAND_R_PLUS = Format(
 
 LLAMA_3 = Format(
     "llama3",
-    {"<|python_tag|>": (JsonCalls(ends=("<|eom_id|>",)), PythonCalls(method=".call", ends=("<|eom_id|>",)))},
+    {
+        "<|python_tag|>": (
+            JsonCalls(ends=("<|eom_id|>",)),
+            PythonCalls(method=".call", ends=("<|eom_id|>",)),
+            CodeCall(ends=("<|eom_id|>",)),
+        )
+    },
     bare=_starts(JsonCalls(ends=("<|eom_id|>",)), "{"),
     has_parallel_calls=False,
 )
 
 GENERIC = Format("generic", bare=BARE_JSON)
-
-FAMILIES = (
-    Family(HARMONY, ("<|channel|>",)),
-    Family(ATEM, ("<atem:function_calls>",)),
-    Family(FUNCTIONARY_3_2, (">>>all",)),
-    Family(FUNCTIONARY_3_1, ("<function=", "</function>", "<|python_tag|>"), absent=("<tool_call>",)),
-    Family(KIMI_K2, ("<|tool_call_begin|>",)),
-    Family(KIMI_K3, ("<|open|>", "<|end_of_msg|>")),
-    Family(DSML, ("dsml_token",)),
-    Family(DEEPSEEK_R1, ("<｜tool▁calls▁begin｜>", "```json")),
-    Family(DEEPSEEK_V3_1, ("<｜tool▁calls▁begin｜>",)),
-    Family(SOLAR, ("<|tool_call:begin|>",)),
-    Family(HY, ("<arg_key", "<tool_sep")),
-    Family(GLM, ("<arg_key>",)),
-    Family(GEMMA_4, ("<|tool_call>call:",)),
-    Family(FUNCTION_GEMMA, ("<start_function_call>",)),
-    Family(MINIMAX_M3, ("]<]minimax[>[",)),
-    Family(MINIMAX_M2, ("minimax:tool_call",)),
-    Family(MINICPM_5, ('<function name="', '<param name="')),
-    Family(SEED, ("<seed:tool_call>",)),
-    Family(QWEN_3_CODER, ("<function=", "<parameter=")),
-    Family(COHERE, ("<|START_ACTION|>",)),
-    Family(MISTRAL_ARGS, ("[TOOL_CALLS]", "[ARGS]")),
-    Family(MISTRAL_JSON, ("[TOOL_CALLS]",)),
-    Family(LFM_2, ("<|tool_call_start|>",)),
-    Family(LFM_2, ("List of tools: ",)),
-    Family(PYTHONIC, ()),
-    Family(APERTUS, ("<|tools_prefix|>",)),
-    Family(NEMOTRON_V2, ("<TOOLCALL>",)),
-    Family(APRIEL, ("<tool_calls>", "[BEGIN FINAL RESPONSE]")),
-    Family(MINIMAX_M1, ("<tool_calls>",)),
-    Family(GIGACHAT_3_1, ("<|function_call|>",)),
-    Family(GIGACHAT_3, ("<|role_sep|>",)),
-    Family(GRANITE_3, ("<|tool_call|>",)),
-    Family(HERMES, ("<tool_call>",)),
-    Family(FIREFUNCTION, ("functools[",)),
-    Family(COMMAND_R_PLUS, ("Action:", '"tool_name": ')),
-    Family(LLAMA_3, ('"parameters": ', "<|start_header_id|>")),
-)

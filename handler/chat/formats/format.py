@@ -40,7 +40,9 @@ class Format:
 
     `starts` are the markers that announce calls, with the shapes that may follow, tried in turn. `bare` are texts
     that, as the first of an answer, may begin a call without a marker: only that of a known tool is one. `dropped` are
-    markers around text, which say nothing to a client. `implied` is a marker that the rendered prompt ends in already.
+    markers around text, which say nothing to a client. With `call_ends_reasoning` a call ends reasoning that is open;
+    without, it is a thought if the reasoning is closed later. `implied` is a marker that the rendered prompt ends in
+    already.
     """
 
     name: str

@@ -16,23 +16,38 @@ class Detokenizer:
         self._stop = stop
         self._held = ""
         self.num_shown = 0  # characters given out
-        self.stopped = False  # a stop string was found: no more text is shown
+        self.stopped_by = ""  # the stop string that was found: no more text is shown
 
     @property
     def num_decoded(self) -> int:
         """Characters decoded so far, shown or held back."""
         return self.num_shown + len(self._held)
 
-    def feed(self, piece: bytes) -> str:
-        """Add a token's bytes; return what can be shown now."""
+    @property
+    def stopped(self) -> bool:
+        return bool(self.stopped_by)
+
+    @property
+    def is_within_character(self) -> bool:
+        """Whether the last character's bytes are not all there."""
+        return bool(self._decoder.getstate()[0])
+
+    def feed(self, piece: bytes, *, is_searched: bool = True) -> str:
+        """Add a token's bytes; return what can be shown now. Stop strings do not count where nothing is searched."""
         self._held += self._decoder.decode(piece)
-        end = self._find_stop()
-        if end is None:
+        if not is_searched:
+            return self._show(len(self._held))
+        found = self._find_stop()
+        if found is None:
             return self._show(len(self._held) - self._num_held_back())
-        self.stopped = True
-        text = self._show(end)
+        start, self.stopped_by = found
+        text = self._show(start)
         self._held = ""
         return text
+
+    def end_character(self) -> None:
+        """Give up a character whose rest does not come: what follows is no text of the model."""
+        self._held += self._decoder.decode(b"", final=True)
 
     def finish(self) -> str:
         """At the end of the sequence: the text that was held back for a stop string that did not come."""
@@ -43,10 +58,10 @@ class Detokenizer:
         self.num_shown += len(text)
         return text
 
-    def _find_stop(self) -> int | None:
-        """Where the stop string that was complete first begins, however the text was cut into pieces."""
-        found = [(start + len(stop), start) for stop in self._stop if (start := self._held.find(stop)) >= 0]
-        return min(found)[1] if found else None
+    def _find_stop(self) -> tuple[int, str] | None:
+        """The stop string that was complete first and where it begins, however the text was cut into pieces."""
+        found = [(start + len(stop), start, stop) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        return min(found)[1:] if found else None
 
     def _num_held_back(self) -> int:
         """Length of the longest end of the text that begins a stop string."""

@@ -135,13 +135,21 @@ class Engine:
     def _make_sequences(
         self, prompts: list[Prompt], params: SamplingParams, n: int, grammar: Grammar | None
     ) -> list[Sequence]:
+        reasoning_end = self._reasoning_end(params)
         return [
-            self._make_sequence(token_ids, params.with_seed_offset(choice), grammar)
+            self._make_sequence(token_ids, params.with_seed_offset(choice), grammar, reasoning_end)
             for token_ids in [self._token_ids(prompt) for prompt in prompts]
             for choice in range(n)
         ]
 
-    def _make_sequence(self, token_ids: list[int], params: SamplingParams, grammar: Grammar | None) -> Sequence:
+    def _reasoning_end(self, params: SamplingParams) -> list[int]:
+        if params.parts is None or params.parts.max_reasoning_tokens is None:
+            return []
+        return self.runner.tokenize(params.parts.reasoning_end, add_special=False)
+
+    def _make_sequence(
+        self, token_ids: list[int], params: SamplingParams, grammar: Grammar | None, reasoning_end: list[int]
+    ) -> Sequence:
         return Sequence(
             token_ids,
             params,
@@ -149,6 +157,7 @@ class Engine:
             max_num_tokens=self.runner.max_model_len,
             sampler=self.runner.make_sampler(params, token_ids),
             matcher=grammar.matcher() if grammar else None,
+            reasoning_end=reasoning_end,
         )
 
     def _token_ids(self, prompt: Prompt) -> list[int]:

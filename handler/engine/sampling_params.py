@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+from handler.engine.answer_parts import PartMarkers
 from handler.engine.constraint import Constraint
 
 
@@ -40,6 +41,8 @@ class SamplingParams:
     ignore_eos: bool = False
     num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the top k too
     constraint: Constraint | None = None  # what the answer must consist of; None: anything
+    shown_tokens: tuple[str, ...] = ()  # where one is a single special token: it is in the text, and has a mark
+    parts: PartMarkers | None = None  # None: all of the answer is content
 
     @property
     def is_reproducible(self) -> bool:

@@ -5,9 +5,11 @@ tokens, and every time they do a new token is sampled.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from handler.engine.answer_parts import AnswerParts
 from handler.engine.cache.slot import Slot
 from handler.engine.detokenizer import Detokenizer
 from handler.engine.sampling_params import SamplingParams
@@ -52,6 +54,14 @@ class SequenceUsage(NamedTuple):
     num_prompt_tokens: int
     num_cached_tokens: int  # of the prompt, not computed again
     num_completion_tokens: int
+    num_reasoning_tokens: int = 0  # of the completion
+
+
+class Mark(NamedTuple):
+    """Where in a text a special token stands: its text begins at this offset."""
+
+    offset: int  # characters
+    token_id: int
 
 
 class SequenceOutput(NamedTuple):
@@ -62,10 +72,15 @@ class SequenceOutput(NamedTuple):
     finish_reason: FinishReason | None = None
     usage: SequenceUsage | None = None
     error: RequestError | None = None
+    marks: tuple[Mark, ...] = ()  # of the tokens in the text that the request wanted to be shown
+    ended_by: int | str | None = None  # the token or the stop string that ended the sequence
 
     def followed_by(self, later: "SequenceOutput") -> "SequenceOutput":
         """Both as one, for a reader that is slower than the engine."""
-        return later._replace(text=self.text + later.text, logprobs=self.logprobs + later.logprobs)
+        shifted = tuple(Mark(len(self.text) + offset, token_id) for offset, token_id in later.marks)
+        return later._replace(
+            text=self.text + later.text, logprobs=self.logprobs + later.logprobs, marks=self.marks + shifted
+        )
 
 
 class Sampler(Protocol):
@@ -93,7 +108,8 @@ class Sequence:
     """Owned by the engine thread from the moment it is added. Knows nothing of batches, other sequences and readers.
 
     `max_num_tokens` bounds prompt and answer together; `params.max_tokens` bounds the answer. The last token is always
-    sampled and not yet computed.
+    sampled and not yet computed. `reasoning_end` are the tokens that are written when reasoning has taken as long as
+    `params.parts` allows.
     """
 
     def __init__(
@@ -105,6 +121,7 @@ class Sequence:
         max_num_tokens: int,
         sampler: Sampler | None = None,
         matcher: Matcher | None = None,
+        reasoning_end: Iterable[int] = (),
     ) -> None:
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(prompt_token_ids)
@@ -120,6 +137,14 @@ class Sequence:
         self._max_num_tokens = min(max_num_tokens, self.num_prompt_tokens + answer)
         self._text = Detokenizer(params.stop)
         self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()  # (character its text begins at, entry)
+        shown = {text: vocabulary.special_token(text) for text in params.shown_tokens}
+        special = {text: token_id for text, token_id in shown.items() if token_id is not None}
+        self._shown_tokens = {token_id: text.encode() for text, token_id in special.items()}
+        self._held_marks: deque[Mark] = deque()  # with their offset in all of the text
+        self._parts = AnswerParts(params.parts, special) if params.parts else None
+        self._reasoning_end = tuple(reasoning_end)
+        self._forced: deque[int] = deque()  # tokens to write instead of those that are sampled
+        self._force_end_of_reasoning()
 
     @property
     def num_tokens(self) -> int:
@@ -145,9 +170,10 @@ class Sequence:
 
     @property
     def may_draft(self) -> bool:
-        """False for sequences whose sampling depends on more than logits and token ids (grammars, `min_tokens`), and
-        for the last token, which needs no draft."""
-        return self.matcher is None and not self.must_go_on and self.num_left > 1
+        """False for sequences whose sampling depends on more than logits and token ids (grammars, `min_tokens`, bounded
+        reasoning), and for the last token, which needs no draft."""
+        is_drawn = self.matcher is None and not self.must_go_on and not (self._parts and self._parts.may_force)
+        return is_drawn and self.num_left > 1
 
     @property
     def must_go_on(self) -> bool:
@@ -156,7 +182,10 @@ class Sequence:
 
     @property
     def usage(self) -> SequenceUsage:
-        return SequenceUsage(self.num_prompt_tokens, self.num_cached_tokens, self.num_completion_tokens)
+        num_reasoning_tokens = self._parts.num_reasoning_tokens if self._parts else 0
+        return SequenceUsage(
+            self.num_prompt_tokens, self.num_cached_tokens, self.num_completion_tokens, num_reasoning_tokens
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -172,27 +201,36 @@ class Sequence:
         return output
 
     def append(self, sampled: SampledToken) -> SequenceOutput:
-        """Append a sampled token; decide whether it was the last."""
-        self.token_ids.append(sampled.token_id)
-        if self.matcher is not None and not self.matcher.accept(sampled.token_id):
+        """Append a sampled token, or the one that must be written instead; decide whether it was the last."""
+        if self._forced:
+            sampled = SampledToken(self._forced.popleft())
+        token_id = sampled.token_id
+        self.token_ids.append(token_id)
+        if self.matcher is not None and not self.matcher.accept(token_id):
             return self.finish(FinishReason.ERROR, error=EngineError(BROKEN_GRAMMAR))
-        if self._is_end(sampled.token_id):
-            return self.finish(FinishReason.STOP)
-        if sampled.logprob is not None:
-            self._held_logprobs.append((self._text.num_decoded, sampled.logprob))
-        text = self._text.feed(self._vocabulary.piece(sampled.token_id))
-        if self._text.stopped or (self.matcher is not None and self.matcher.is_complete):
+        if self._is_end(token_id):
+            return self.finish(FinishReason.STOP, ended_by=token_id)
+        text = self._write(sampled)
+        if self._text.stopped:
+            return self.finish(FinishReason.STOP, text, ended_by=self._text.stopped_by)
+        if self.matcher is not None and self.matcher.is_complete:
             return self.finish(FinishReason.STOP, text)
         if self.num_tokens >= self._max_num_tokens:
             return self.finish(FinishReason.LENGTH, text)
-        return SequenceOutput(text, self._shown_logprobs())
+        return SequenceOutput(text, self._shown_logprobs(), marks=self._shown_marks(text))
 
-    def finish(self, reason: FinishReason, text: str = "", error: RequestError | None = None) -> SequenceOutput:
+    def finish(
+        self,
+        reason: FinishReason,
+        text: str = "",
+        error: RequestError | None = None,
+        ended_by: int | str | None = None,
+    ) -> SequenceOutput:
         """End the sequence. The output has the text that was held back, unless a stop string was found."""
         self.status = SequenceStatus.FINISHED
         text += self._text.finish()
         logprobs = self._shown_logprobs() if self._text.stopped else tuple(entry for _, entry in self._held_logprobs)
-        return SequenceOutput(text, logprobs, reason, self.usage, error)
+        return SequenceOutput(text, logprobs, reason, self.usage, error, self._shown_marks(text), ended_by)
 
     def close(self) -> None:
         """Free sampler and matcher."""
@@ -203,6 +241,39 @@ class Sequence:
 
     def _is_end(self, token_id: int) -> bool:
         return self._vocabulary.is_end_of_generation(token_id) or token_id in self.params.stop_token_ids
+
+    def _write(self, sampled: SampledToken) -> str:
+        """The text that can be shown now that this token is there."""
+        token_id = sampled.token_id
+        piece = self._shown_tokens.get(token_id)
+        if piece is None:
+            piece = self._vocabulary.piece(token_id)
+        else:
+            self._text.end_character()
+            self._held_marks.append(Mark(self._text.num_decoded, token_id))
+        if sampled.logprob is not None:
+            self._held_logprobs.append((self._text.num_decoded, sampled.logprob))
+        if self._parts is None:
+            return self._text.feed(piece)
+        text = self._text.feed(piece, is_searched=self._parts.feed(token_id, piece))
+        self._force_end_of_reasoning()
+        return text
+
+    def _force_end_of_reasoning(self) -> None:
+        """Let its end be written as soon as it has taken as long as it may, and a character is whole."""
+        if self._parts and self._parts.must_close and not self._forced and not self._text.is_within_character:
+            self._forced.extend(self._reasoning_end)
+
+    def _shown_marks(self, text: str) -> tuple[Mark, ...]:
+        """Marks of tokens whose text has begun to be shown, by their offset in the text that is shown now."""
+        if not self._held_marks:
+            return ()
+        start = self._text.num_shown - len(text)
+        shown: list[Mark] = []
+        while self._held_marks and self._held_marks[0].offset < self._text.num_shown:
+            offset, token_id = self._held_marks.popleft()
+            shown.append(Mark(offset - start, token_id))
+        return tuple(shown)
 
     def _shown_logprobs(self) -> tuple[TokenLogprob, ...]:
         """Entries of tokens whose text has begun to be shown, so that text and logprobs stay together."""

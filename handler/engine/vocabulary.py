@@ -20,6 +20,10 @@ class Vocabulary(Protocol):
         """The token's text, which may begin or end within a character; empty for control tokens."""
         ...
 
+    def special_token(self, text: str) -> int | None:
+        """The special token, control or defined by the user, that is written so; None where there is none."""
+        ...
+
 
 class NativeTokenizer(NamedTuple):
     """Addresses for a library that tokenizes without Python: forced text becomes the tokens a model expects."""

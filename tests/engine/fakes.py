@@ -5,10 +5,11 @@ as llama.cpp's unified cache does, so that the engine's own count can be held ag
 """
 
 import ctypes
+import re
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import count
 from queue import SimpleQueue
@@ -38,9 +39,23 @@ MemoryKind = Literal["full", "recurrent", "stubborn", "split"]
 
 
 class ByteVocabulary:
-    """Each byte is a token; two special ones follow."""
+    """Each byte is a token; two special ones follow, and the control tokens that are named."""
 
     num_tokens = 258
+
+    def __init__(self, *specials: str) -> None:
+        self._specials = {text: CONTROL + 1 + number for number, text in enumerate(specials)}
+        self.num_tokens += len(specials)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Special tokens' texts are read as such."""
+        pattern = "|".join(map(re.escape, self._specials))
+        parts = re.split(f"({pattern})", text) if pattern else [text]
+        known = self._specials
+        return [token_id for part in parts for token_id in ([known[part]] if part in known else part.encode())]
+
+    def special_token(self, text: str) -> int | None:
+        return self._specials.get(text)
 
     @cached_property
     def end_of_generation(self) -> frozenset[int]:
@@ -156,9 +171,10 @@ class FakeRunner:
         num_slots: int = 4,
         num_cells: int = 1000,
         max_model_len: int | None = None,
+        specials: Iterable[str] = (),
     ) -> None:
         self.memory = RecordingMemory(kind)
-        self.vocabulary = ByteVocabulary()
+        self.vocabulary = ByteVocabulary(*specials)
         self.num_slots = num_slots
         self.num_cells = num_cells
         self.max_model_len = max_model_len or num_cells
@@ -166,7 +182,10 @@ class FakeRunner:
         self.samplers: list[FakeSampler] = []
         self.failures: deque[Exception | None] = deque()  # what the next steps raise
         self.is_closed = False
-        self._scripts = scripts or {}
+        self._scripts = [
+            (len(self.tokenize(prompt)), self.tokenize(prompt) + self.tokenize(answer))
+            for prompt, answer in (scripts or {}).items()
+        ]
         self._launched: Batch | None = None
         self._begun: SimpleQueue[str] = SimpleQueue()
         self._permits: threading.Semaphore | None = None
@@ -185,7 +204,7 @@ class FakeRunner:
         return self._begun.get(timeout=TIMEOUT)
 
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
-        return list(text.encode())
+        return self.vocabulary.tokenize(text)
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
         sampler = FakeSampler(as_text(prompt_token_ids), self.events)
@@ -244,11 +263,9 @@ class FakeRunner:
         return SampledToken(token_id, logprob(token_id) if wanted else None)
 
     def next_token(self, token_ids: list[int]) -> int:
-        text = as_text(token_ids)
-        for prompt, answer in self._scripts.items():
-            if text.startswith(prompt) and answer.startswith(text[len(prompt) :]):
-                rest = (prompt + answer).encode()[len(token_ids) :]
-                return rest[0] if rest else END
+        for num_prompt_tokens, whole in self._scripts:
+            if len(token_ids) >= num_prompt_tokens and token_ids == whole[: len(token_ids)]:
+                return whole[len(token_ids)] if len(token_ids) < len(whole) else END
         return noise(token_ids)
 
     def answer(self, prompt: str, num_tokens: int) -> str:

@@ -15,7 +15,7 @@ from handler.engine.engine_loop import MAX_FAILURES
 from handler.engine.generation import Generation
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
-from handler.engine.sequence import FinishReason, SequenceOutput
+from handler.engine.sequence import FinishReason, SequenceOutput, SequenceUsage
 from handler.engine.structured.grammar import Grammar, GrammarCompiler
 from handler.errors import (
     CacheFullError,
@@ -78,7 +78,7 @@ async def test_generates() -> None:
         output = await ask(engine, "hi")
     assert output.text == "hello"
     assert output.finish_reason is FinishReason.STOP
-    assert output.usage == (2, 0, 6)
+    assert output.usage == SequenceUsage(2, 0, 6)
 
 
 async def test_prompt_may_be_tokens() -> None:
@@ -126,7 +126,7 @@ async def test_slow_reader_gets_everything_at_once() -> None:
         outputs = await anext(late)
     assert outputs[0].text == "hello"
     assert bytes(entry.token_id for entry in outputs[0].logprobs) == b"hello"
-    assert outputs[0].usage == (2, 0, 6)
+    assert outputs[0].usage == SequenceUsage(2, 0, 6)
 
 
 async def test_several_prompts_and_choices_have_their_index() -> None:
@@ -459,7 +459,7 @@ async def test_stats_add_up() -> None:
         usages = [(await ask(engine, prompt)).usage for prompt in ("one", "three", "one")]
         await elsewhere(until(lambda: engine.stats.num_running == 0, runner))
         stats = engine.stats
-    assert usages == [(3, 0, 2), (5, 0, 4), (3, 2, 2)]
+    assert usages == [SequenceUsage(3, 0, 2), SequenceUsage(5, 0, 4), SequenceUsage(3, 2, 2)]
     assert (stats.num_finished, stats.num_prompt_tokens, stats.num_cached_tokens) == (3, 11, 2)
     assert stats.num_completion_tokens == 8
     assert (stats.num_waiting, stats.num_cached_slots, stats.num_used_cells) == (0, 3, 4 + 8 + 2)

@@ -9,7 +9,7 @@ from handler.engine.batch import Batch
 from handler.engine.cache.unified_cache import UnifiedCache
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import MARGIN, Limits, Outputs, Scheduler
-from handler.engine.sequence import FinishReason, Sequence, SequenceOutput, SequenceStatus
+from handler.engine.sequence import FinishReason, Sequence, SequenceOutput, SequenceStatus, SequenceUsage
 from handler.errors import EngineError
 from tests.engine.fakes import FakeRunner, FakeSampler, MemoryKind
 from tests.seeds import seeds
@@ -337,7 +337,7 @@ def test_usage_does_not_show_a_preemption() -> None:
     bench.finish()
     assert bench.scheduler.num_preemptions > 0
     usages = [bench.outputs[sequence][-1].usage for sequence in sequences]
-    assert usages == [(50, 0, 60), (40, 0, 60)]
+    assert usages == [SequenceUsage(50, 0, 60), SequenceUsage(40, 0, 60)]
 
 
 def test_oldest_are_served_when_room_is_short() -> None:
@@ -379,7 +379,7 @@ def test_usage_shows_what_the_first_admission_reused() -> None:
     bench.step()
     bench.scheduler.fail([failed], EngineError("broken"))
     bench.finish()
-    assert bench.outputs[sequence][-1].usage == (67, 64, 8)
+    assert bench.outputs[sequence][-1].usage == SequenceUsage(67, 64, 8)
     assert sequence.num_preemptions == 1
 
 

@@ -48,7 +48,7 @@ def test_end_token_ends_it() -> None:
     """The token that ends an answer counts as one, and has no text."""
     sequence = create_sequence()
     *_, last = append_all(sequence, [ord("a"), END])
-    assert last == SequenceOutput("", (), FinishReason.STOP, SequenceUsage(5, 0, 2))
+    assert last == SequenceOutput("", (), FinishReason.STOP, SequenceUsage(5, 0, 2), ended_by=END)
     assert sequence.is_finished
 
 

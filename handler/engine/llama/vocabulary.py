@@ -27,6 +27,7 @@ class ModelVocabulary:
         self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
         self.piece = functools.cache(self._piece)  # bounded by the number of tokens
+        self.special_token = functools.cache(self._special_token)  # asked for the markers of one template
         self.is_end_of_generation = functools.cache(self._is_end_of_generation)
 
     @functools.cached_property
@@ -51,6 +52,11 @@ class ModelVocabulary:
         if num_tokens < 0:
             raise InvalidRequestError("The prompt cannot be tokenized.", param="prompt")
         return list(map(int, tokens[:num_tokens]))
+
+    def _special_token(self, text: str) -> int | None:
+        """By the tokens of the text: the same marker is one token in one model's file and several in another's."""
+        token_ids = self.tokenize(text.encode(), add_special=False)
+        return token_ids[0] if len(token_ids) == 1 and self.is_special(token_ids[0]) else None
 
     def text_of(self, token_id: int) -> bytes:
         """The token as the file has it: a special token's text, another's in the tokenizer's own alphabet."""

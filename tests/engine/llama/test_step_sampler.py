@@ -54,6 +54,9 @@ class Words(NamedTuple):
     def is_end_of_generation(self, token_id: int) -> bool:
         return token_id in self.end_of_generation
 
+    def special_token(self, text: str) -> int | None:
+        return None
+
     def piece(self, token_id: int) -> bytes:
         return b"%d " % token_id
 

@@ -4,7 +4,10 @@ The environment is an argument. A variable that is empty counts as unset.
 """
 
 import copy
+import os
 import re
+import stat
+import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +25,8 @@ from local_gateway.errors import ConfigError
 Environ = Mapping[str, str]
 
 FILE_NAME = "gateway.yaml"
+MAX_FILE_BYTES = 10_000_000
+READ_SECONDS = 10.0
 DATABASE = Path("gguf-on-runpod") / "gateway.db"
 OVERRIDES: dict[str, Place] = {
     "GATEWAY_HOST": ("server", "host"),
@@ -64,11 +69,47 @@ def load(path: Path, environ: Environ) -> GatewaySettings:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        return _read_in_time(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: byte {error.start + 1} is wrong") from None
+
+
+def _read_in_time(path: Path) -> bytes:
+    """In a daemon thread, because a dead network mount holds a reader for ever, and the process with it."""
+    done: list[bytes | ConfigError] = []
+
+    def read() -> None:
+        try:
+            done.append(_read_regular(path))
+        except OSError as error:
+            done.append(ConfigError(f"{path} cannot be read: {error.strerror}"))
+        except ConfigError as error:
+            done.append(error)
+
+    thread = threading.Thread(target=read, name="read-config", daemon=True)
+    thread.start()
+    thread.join(READ_SECONDS)
+    if not done:
+        raise ConfigError(f"{path} cannot be read within {READ_SECONDS:g} s: look at what it is mounted from")
+    if isinstance(done[0], ConfigError):
+        raise done[0]
+    return done[0]
+
+
+def _read_regular(path: Path) -> bytes:
+    """Raises OSError, and ConfigError for what has no end, like a pipe."""
+    with open(path, "rb", opener=_without_waiting) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path} is no regular file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+        return file.read(MAX_FILE_BYTES)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe is opened at once, without a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def from_environment(environ: Environ) -> GatewaySettings:

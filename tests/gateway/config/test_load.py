@@ -1,10 +1,14 @@
 """Settings are made of gateway.yaml, or of the environment alone; a mistake is told with its place and a reason."""
 
 import json
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
+from local_gateway.config import load as load_module
 from local_gateway.config.load import OPENAI_MODELS, find_file, from_environment, load, read, secrets_of
 from local_gateway.config.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
 from local_gateway.errors import ConfigError
@@ -573,3 +577,42 @@ def test_secrets_of_settings() -> None:
     )
 
     assert secrets_of(settings) == {"sk-1", "p%20w", "p w", "hf_1", "db@p/w"}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket"])
+def test_what_is_no_regular_file(tmp_path: Path, kind: str) -> None:
+    """It may have no end, or no beginning: it is not waited for."""
+    path = tmp_path / "gateway.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+
+    with pytest.raises(ConfigError, match=r"regular file|cannot be read"):
+        load(path, {})
+
+
+def test_file_that_is_too_large(tmp_path: Path) -> None:
+    """A configuration has some kilobytes."""
+    path = tmp_path / "gateway.yaml"
+    with path.open("wb") as file:
+        file.truncate(10**12)
+
+    with pytest.raises(ConfigError, match="larger than"):
+        load(path, {})
+
+
+def test_file_that_cannot_be_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network mount that is gone: the gateway says so, and goes on."""
+    never = threading.Event()
+    monkeypatch.setattr(load_module, "READ_SECONDS", 0.01)
+    monkeypatch.setattr(load_module, "_read_regular", lambda path: never.wait())
+
+    with pytest.raises(ConfigError, match="mounted"):
+        load(tmp_path / "gateway.yaml", {})
+    never.set()

@@ -218,7 +218,11 @@ class ModelSettings(Part):
     cache: CacheSettings | None = Field(None, description="Keep answers to deterministic requests.")
     coalesce: Scope | None = Field(None, description="Identical requests in flight share one call.")
     description: str = Field("", description="Shown beside the model's name.")
-    context_length: int | None = Field(None, ge=1, description="For clients that ask; not enforced.")
+    context_length: int | None = Field(
+        None,
+        ge=1,
+        description="For clients that ask, and for budgets: the longest answer without a limit. Not enforced.",
+    )
 
 
 class ServerSettings(Part):

@@ -30,7 +30,13 @@ def settings(tmp_path: Path) -> GatewaySettings:
 @pytest.fixture
 def usage(settings: GatewaySettings, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the command on three requests; returns what it prints."""
-    bob = {"key_name": "bob", "model": "llama", "target": "local:demo", "num_prompt_tokens": 1000}
+    bob = {
+        "key_name": "bob",
+        "end_user": "ann@example.com",
+        "model": "llama",
+        "target": "local:demo",
+        "num_prompt_tokens": 1000,
+    }
     with closing(Store(settings.database.url)) as store:
         store.add(
             [
@@ -73,6 +79,10 @@ def test_by_model_target_and_day(usage: Callable[..., str]) -> None:
     assert [line.split()[0] for line in usage("--by", "day").splitlines()[3:5]] == ["2026-11-21", "2026-11-22"]
     assert [line.split()[0] for line in usage("--by", "target").splitlines()[3:5]] == ["local:demo", "-"]
     assert "llama" in usage("--by", "model")
+    assert [line.split()[:2] for line in usage("--by", "user").splitlines()[3:5]] == [
+        ["ann@example.com", "2"],
+        ["-", "1"],
+    ]
 
 
 def test_names_that_clients_choose_do_not_steer_the_terminal(usage: Callable[..., str]) -> None:

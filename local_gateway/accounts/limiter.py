@@ -28,22 +28,39 @@ class KeyState:
     cost_factor: float = 1.0  # by how much requests cost more than estimated, of late
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one request holds of its key's limits while it runs."""
+
+    limiter: "Limiter"
+    key: Key
+    state: KeyState
+    estimate: Estimate
+    money: float
+    began: float  # seconds since 1970
+
+    def settle(self, num_tokens: int, cost: float) -> None:
+        self.limiter.settle(self, num_tokens, cost)
+
+
 class Admission:
     """A request that may run. It ends once: with `settle`, or with `release` if it cost nothing."""
 
-    def __init__(self, headers: dict[str, str], end: Callable[[int, float], None]) -> None:
+    def __init__(self, headers: dict[str, str], reservation: Reservation | None) -> None:
         self.headers = headers  # x-ratelimit-..., for the client
-        self._end: Callable[[int, float], None] | None = end
+        self._reservation = reservation  # None: the request has no limits
+        self._is_over = False
 
     def settle(self, num_tokens: int, cost: float) -> None:
         """`cost` goes into the request's record, too: the same number, before anything else runs."""
-        assert self._end is not None, "an admission ends once"
-        end, self._end = self._end, None
-        end(num_tokens, cost)
+        assert not self._is_over, "an admission ends once"
+        self._is_over = True
+        if self._reservation is not None:
+            self._reservation.settle(num_tokens, cost)
 
     def release(self) -> None:
         """After `settle` it does nothing, so it may stand in a `finally`."""
-        if self._end is not None:
+        if not self._is_over:
             self.settle(0, 0.0)
 
 
@@ -67,7 +84,7 @@ class Limiter:
     def admit(self, key: Key | None, estimate: Estimate) -> Admission:
         """None has no limits. Raises RateLimitError or BudgetError, and then nothing is taken."""
         if key is None:
-            return Admission({}, lambda num_tokens, cost: None)
+            return Admission({}, None)
         now = self._clock()
         state = self._states.setdefault(key.id, KeyState())
         cost = estimate.cost * state.cost_factor or state.unforeseen
@@ -75,7 +92,17 @@ class Limiter:
         _check_rates(key, state, estimate, now)
         self._check_budget(key, state, cost, now)
         _take(key, state, estimate, cost)
-        return Admission(_headers(key, state, now), self._ending(key, state, estimate, cost, now))
+        return Admission(_headers(key, state, now), Reservation(self, key, state, estimate, cost, now))
+
+    def settle(self, reservation: Reservation, num_tokens: int, cost: float) -> None:
+        """Give a reservation back, and count what was used instead. Called once for each, by its Admission."""
+        key, state, estimate = reservation.key, reservation.state, reservation.estimate
+        state.num_in_flight -= 1
+        state.reserved -= reservation.money
+        _settle_tokens(key, state, num_tokens - estimate.num_tokens, self._clock() - reservation.began)
+        if cost:
+            self._ledger.spend(key.id, reservation.began, cost)
+            _learn(state, cost, estimate.cost)
 
     def _check_budget(self, key: Key, state: KeyState, cost: float, now: float) -> None:
         """A budget is exceeded by one request at most: one that is admitted while no other of its key is in flight."""
@@ -90,19 +117,6 @@ class Limiter:
             raise BudgetError(message, retry_after=BUSY_SECONDS)
         message = f"The budget of this key is used up: {key.budget:g} per {key.period}."
         raise BudgetError(message, retry_after=seconds_left(key.period, now), may_retry=False)
-
-    def _ending(
-        self, key: Key, state: KeyState, estimate: Estimate, reserved: float, began: float
-    ) -> Callable[[int, float], None]:
-        def end(num_tokens: int, cost: float) -> None:
-            state.num_in_flight -= 1
-            state.reserved -= reserved
-            _settle_tokens(key, state, num_tokens - estimate.num_tokens, self._clock() - began)
-            if cost:
-                self._ledger.spend(key.id, began, cost)
-                _learn(state, cost, estimate.cost)
-
-        return end
 
 
 def _check_concurrency(key: Key, state: KeyState) -> None:

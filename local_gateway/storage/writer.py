@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from local_gateway.accounts.usage import UsageRecord
 from local_gateway.errors import GatewayError
@@ -39,7 +40,7 @@ class StoreWriter:
         self.is_ok = True  # the last try succeeded
         self._queue = UsageQueue(max_queued)
         self._sync = StoreSync(self._queue, open_store, keep_usage=keep_usage, clock=clock)
-        self._publish: Callable[[Snapshot], None] = lambda snapshot: None
+        self._subscriber: _Subscriber | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -57,7 +58,7 @@ class StoreWriter:
     def start(self, publish: Callable[[Snapshot], None]) -> None:
         """Called in the event loop, in which `publish` will be called with every snapshot: the first one at once."""
         loop = asyncio.get_running_loop()
-        self._publish = lambda snapshot: _call_in(loop, publish, snapshot)
+        self._subscriber = _Subscriber(loop, publish)
         self._thread.start()
 
     def record(self, record: UsageRecord) -> None:
@@ -100,7 +101,8 @@ class StoreWriter:
         else:
             self._note_success()
             if snapshot:
-                self._publish(snapshot)
+                assert self._subscriber is not None
+                self._subscriber.send(snapshot)
             return True
         return False
 
@@ -122,6 +124,13 @@ class StoreWriter:
         self.is_ok = True
 
 
-def _call_in(loop: asyncio.AbstractEventLoop, publish: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
-    with suppress(RuntimeError):  # the event loop is closed: the gateway has ended
-        loop.call_soon_threadsafe(publish, snapshot)
+@dataclass(frozen=True, slots=True)
+class _Subscriber:
+    """The event loop that is told of every snapshot."""
+
+    loop: asyncio.AbstractEventLoop
+    publish: Callable[[Snapshot], None]
+
+    def send(self, snapshot: Snapshot) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nothing reads snapshots any more
+            self.loop.call_soon_threadsafe(self.publish, snapshot)

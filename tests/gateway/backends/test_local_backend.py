@@ -17,6 +17,7 @@ from handler.settings import names_of
 from local_gateway.backends.base import Call
 from local_gateway.backends.http import HttpClient
 from local_gateway.backends.local import backend as local_backend
+from local_gateway.backends.local import supervisor
 from local_gateway.backends.local.backend import TOLD, LocalBackend, environment, without_model
 from local_gateway.config.settings import LocalTarget, TimeoutSettings
 from local_gateway.errors import TargetError
@@ -124,6 +125,19 @@ async def test_killed_by_somebody() -> None:
         await eventually(lambda: not backend._supervisor.is_ready)
 
         assert (await ask(backend))["pid"] != first["pid"]
+
+
+async def test_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs and answers nothing: it is killed, and a call that waits for it meanwhile goes to the next one."""
+    for name, seconds in {"WATCH_SECONDS": 0.01, "MISSED_SECONDS": 0.01, "GRACE": 0.01, "FIRST_PAUSE": 0.01}.items():
+        monkeypatch.setattr(supervisor, name, seconds)
+    monkeypatch.setattr(local_backend, "HEALTH_TIMEOUT", 0.2)
+    async with backend_of() as backend:
+        hanging = (await ask(backend))["pid"]
+        os.kill(hanging, signal.SIGSTOP)
+        await eventually(lambda: not is_running(hanging))
+
+        assert (await ask(backend))["pid"] != hanging
 
 
 async def test_closing_ends_it() -> None:

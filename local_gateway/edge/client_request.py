@@ -15,7 +15,7 @@ from local_gateway.errors import InvalidRequestError
 from local_gateway.wire.call_ledger import CallLedger
 
 JSON_TYPE = "application/json"
-STREAM_PATHS = ("/chat/completions", "/completions", "/responses")
+STREAM_PATHS = ("/chat/completions", "/completions", "/responses", "/messages")
 MAX_VALUES = 1_000_000  # of a body: parsing them holds up every other request
 MAX_DEPTH = 8  # to which tools are searched for models
 # Fields that decide something here: who may ask, what it costs, how it is answered. In any other case they are refused.

@@ -15,7 +15,7 @@ import orjson
 from local_gateway.errors import AnswerBrokenError, TargetRefusedError
 from local_gateway.wire import stream_builder, stream_collector, stream_normalizer
 from local_gateway.wire.error_body import WireError, error_in, explain
-from local_gateway.wire.sse import EVENT_STREAM, Event, EventBlock, EventSplitter, events_in
+from local_gateway.wire.sse import BOM, EVENT_STREAM, Event, EventBlock, EventSplitter, events_in
 from local_gateway.wire.stream_end import COMPLETIONS, StreamEnd
 
 JSON_TYPE = "application/json"
@@ -24,7 +24,6 @@ MAX_BODY_BYTES = 100_000_000  # of an answer that is no stream
 MAX_HELD_BYTES = 1_000_000  # of a stream before its first content
 MAX_ERROR_BYTES = 64_000  # of an answer that is looked at for an error which does not say "error"
 SNIFFED_BYTES = 7  # tell events from JSON
-BOM = b"\xef\xbb\xbf"
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")  # with which an event begins
 # Paths whose answers are JSON or events: a page or plain text is no answer.
 TEXT_PATHS = {
@@ -81,7 +80,8 @@ async def read_answer(pieces: AsyncIterator[bytes], content_type: str, wanted: W
     if content_type.startswith(LINES_TYPES) and wanted.is_stream and wanted.path in COMPLETIONS:
         lines = _lines(first, pieces)
         return ReadAnswer(EVENT_STREAM, _relay(await _until_content(lines, wanted.path), lines, wanted))
-    return _read_whole(await _all_of(first, pieces), wanted, content_type if is_json else JSON_TYPE)
+    body = await _all_of(first, pieces)
+    return _read_whole(body, wanted, content_type if is_json else JSON_TYPE, is_declared=is_json)
 
 
 async def read_error(pieces: AsyncIterator[bytes], status: int) -> WireError:
@@ -121,7 +121,8 @@ def _is_events(first: bytes, content_type: str, path: str) -> bool:
 # A whole answer
 
 
-def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
+def _read_whole(body: bytes, wanted: Wanted, content_type: str, *, is_declared: bool) -> ReadAnswer:
+    """`is_declared`: the target itself said that it is JSON."""
     can_fail = wanted.path in TEXT_PATHS or wanted.path.startswith(MEDIA_PATHS)
     is_looked_at = can_fail and (len(body) <= MAX_ERROR_BYTES or b'"error"' in body)
     converts = wanted.is_stream and wanted.path in stream_builder.PATHS
@@ -130,6 +131,8 @@ def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
     try:
         parsed = _parse(body)
     except ValueError:
+        if is_declared and not converts and not body.lstrip().startswith((b"{", b"[")):
+            return ReadAnswer(content_type, _only(body))  # its own kind of nonsense, and not a part of an answer
         return _read_lines(body, wanted)
     if (error := error_in(parsed)) is not None:
         raise _refusal(error)
@@ -181,7 +184,7 @@ async def _cut(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[byte
     splitter = EventSplitter()
     if isinstance(first, EventBlock):
         yield first
-    elif block := splitter.feed(first.removeprefix(BOM)):
+    elif block := splitter.feed(first):
         yield block
     async for piece in pieces:
         if isinstance(piece, EventBlock):
@@ -304,16 +307,26 @@ async def _relay(begun: list[Event], stream: AsyncIterator[bytes], wanted: Wante
 
 
 def _until_failure(events: list[Event], end: StreamEnd) -> tuple[list[Event], WireError | None]:
-    """The events before the first that reports an error, which `end` has seen; and that error."""
+    """The events before the first with an error that no client would understand, which `end` has seen; and that error.
+
+    An error in OpenAI's form is an event like others: it goes on as it is.
+    """
     for at, event in enumerate(events):
         if end.may_fail(event) and (error := event.error) is not None:
-            return events[:at], error
+            if not _is_openai_error(event.chunk):
+                return events[:at], error
+            end.saw_error()
         end.see(event)
     return events, None
 
 
 def _repaired(block: bytes, normalizer: stream_normalizer.StreamNormalizer) -> bytes:
     return normalizer.repair(block.events) if isinstance(block, EventBlock) else normalizer.feed(block)
+
+
+def _is_openai_error(chunk: object) -> bool:
+    error = chunk.get("error") if isinstance(chunk, dict) else None
+    return isinstance(error, dict) and isinstance(error.get("message"), str)
 
 
 def _encoded(events: list[Event], normalizer: stream_normalizer.StreamNormalizer | None) -> bytes:

@@ -13,6 +13,7 @@ from local_gateway.wire.error_body import WireError, error_in
 
 EVENT_STREAM = "text/event-stream"  # the content type
 DONE = b"data: [DONE]\n\n"
+BOM = b"\xef\xbb\xbf"  # a byte order mark, which a stream may begin with
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: clients skip it
 MAX_EVENT_BYTES = 32_000_000  # images come in one event
 MAX_DONE_BYTES = 64  # of the event that is [DONE], with a name or an id
@@ -144,7 +145,7 @@ def data_of(event: bytes) -> bytes | None:
     """The event's data lines, joined as the standard says. None if it has none: a comment, for example."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
-    lines = [line[5:] for line in LINE_END.split(event) if line.startswith(b"data:")]
+    lines = [line[5:] for line in LINE_END.split(event.removeprefix(BOM)) if line.startswith(b"data:")]
     return b"\n".join(line.removeprefix(b" ") for line in lines) if lines else None
 
 

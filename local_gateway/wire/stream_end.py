@@ -45,6 +45,10 @@ class StreamEnd:
         """The next events are nothing but text of the first choice."""
         self._begun.add(0)
 
+    def saw_error(self) -> None:
+        """The target says that it failed: that is an end too."""
+        self._is_over = True
+
     def may_fail(self, event: Event) -> bool:
         """Whether an event is worth parsing in search of an error. Other paths' own events say what went wrong."""
         return self._is_completion and (b'"error"' in event.raw or b'"choices"' not in event.raw)

@@ -296,3 +296,14 @@ async def test_cold_start(num_ready: int | None, is_cold: bool) -> None:
 
     assert answer.origin.is_cold is is_cold
     await text_of(answer)
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/responses", "/messages"])
+async def test_a_stream_stays_one(path: str) -> None:
+    """On every path that has streams: only what asked for none is joined into a whole answer."""
+    last = {"/responses": "response.completed", "/messages": "message_stop"}.get(path, "")
+    body = {"type": last} if last else {"choices": [{"index": 0, "delta": {}, "text": "", "finish_reason": "stop"}]}
+    stream = f"data: {json.dumps(body)}\n\n".encode()
+    answer = await Setting(ScriptedBackend(ScriptedUpstream([stream]))).ask(stream=True, path=path)
+
+    assert (answer.is_events, await text_of(answer)) == (True, stream)

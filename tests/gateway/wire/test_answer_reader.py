@@ -296,15 +296,14 @@ async def test_an_error_with_status_200(body: Any, status: int, form: str, *, st
 @pytest.mark.parametrize(
     "failure",
     [
-        chunk({"content": ""}, "error", error={"code": "server_error", "message": "Provider disconnected"}),
-        {"error": {"message": "Provider disconnected"}},
         {"object": "error", "message": "Provider disconnected", "code": 500},
         {"error": "Provider disconnected", "error_type": "generation"},
         {"detail": "Provider disconnected"},
+        chunk({}, "error", error="Provider disconnected"),
     ],
 )
 async def test_an_error_in_mid_stream(failure: Any, *, normalize: bool) -> None:
-    """gateway.md B17: after the text that came, and instead of an end."""
+    """One that no client would take for an error is raised, after the text that came, and instead of an end."""
     wanted = Wanted(path=CHAT, is_stream=True, normalize=normalize)
     read = await read_answer(pieces_of(ROLE + TEXT + event(failure) + sse.DONE), EVENTS, wanted)
     sent = bytearray()
@@ -312,6 +311,20 @@ async def test_an_error_in_mid_stream(failure: Any, *, normalize: bool) -> None:
         await relay(read.blocks, sent)
 
     assert (text_in(bytes(sent)), b"[DONE]" in sent) == ("hello", False)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        chunk({"content": ""}, "error", error={"code": "server_error", "message": "Provider disconnected"}),
+        {"error": {"message": "Provider disconnected"}},
+    ],
+)
+async def test_an_error_in_openais_form(failure: Any) -> None:
+    """gateway.md B17: it goes on as it is, and is an end."""
+    stream = ROLE + TEXT + event(failure)
+
+    assert await answer(stream) == (EVENTS, stream)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +342,15 @@ async def test_what_is_no_answer(body: bytes, kind: str) -> None:
     """A page, half an object, nothing, or an object that is no answer: no client can read these as a stream."""
     with pytest.raises(AnswerBrokenError):
         await answer(body, kind=kind)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"choices": [', b'{"choices": [{"message": {"content": "hel', b"[", b"<html>", b"no"]
+)
+async def test_half_an_answer(body: bytes) -> None:
+    """The beginning of an object is an error, also where nothing has to be converted; so is a page."""
+    with pytest.raises(AnswerBrokenError):
+        await answer(body, kind=JSON if body[:1] in b"{[" else "text/html", stream=False)
 
 
 async def test_numbers_that_are_none() -> None:

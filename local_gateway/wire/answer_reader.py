@@ -15,7 +15,8 @@ import orjson
 from local_gateway.errors import AnswerBrokenError, TargetRefusedError
 from local_gateway.wire import stream_builder, stream_collector, stream_normalizer
 from local_gateway.wire.error_body import WireError, error_in, explain
-from local_gateway.wire.sse import BOM, EVENT_STREAM, Event, EventBlock, EventSplitter, events_in
+from local_gateway.wire.event_blocks import cut, cut_lines, events_of, is_text, rejoined
+from local_gateway.wire.sse import BOM, EVENT_STREAM, Event, EventBlock
 from local_gateway.wire.stream_end import COMPLETIONS, StreamEnd
 
 JSON_TYPE = "application/json"
@@ -71,15 +72,15 @@ async def read_answer(pieces: AsyncIterator[bytes], content_type: str, wanted: W
         return ReadAnswer(content_type, pieces)  # speech, images, files
     first = await _first_of(pieces)
     if _is_events(first, content_type, wanted.path):
-        stream = _cut(first, pieces)
+        stream = cut(first, pieces)
         if not wanted.is_stream and wanted.path in stream_collector.PATHS:
             return ReadAnswer(JSON_TYPE, _only(await _collect(stream, wanted)))
         begun = await _until_content(stream, wanted.path)
         kind = content_type if content_type.startswith(EVENT_STREAM) else EVENT_STREAM
         return ReadAnswer(kind, _relay(begun, stream, wanted))
     if content_type.startswith(LINES_TYPES) and wanted.is_stream and wanted.path in COMPLETIONS:
-        lines = _lines(first, pieces)
-        return ReadAnswer(EVENT_STREAM, _relay(await _until_content(lines, wanted.path), lines, wanted))
+        stream = cut_lines(first, pieces)
+        return ReadAnswer(EVENT_STREAM, _relay(await _until_content(stream, wanted.path), stream, wanted))
     body = await _all_of(first, pieces)
     return _read_whole(body, wanted, content_type if is_json else JSON_TYPE, is_declared=is_json)
 
@@ -179,93 +180,12 @@ def _encode(events: Iterable[Event], wanted: Wanted) -> bytes:
 # A stream
 
 
-async def _cut(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Blocks of whole events; last what is left without its empty line, unless it was broken off."""
-    splitter = EventSplitter()
-    if isinstance(first, EventBlock):
-        yield first
-    elif block := splitter.feed(first):
-        yield block
-    async for piece in pieces:
-        if isinstance(piece, EventBlock):
-            yield piece
-        elif block := splitter.feed(piece):
-            yield block
-    if (rest := splitter.rest()) and ((last := Event(rest)).chunk is not None or last.is_done or last.data is None):
-        yield rest
-
-
-async def _lines(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Blocks of events, of an answer with an object a line."""
-    rest = b""
-    async for piece in _rejoined(first, pieces):
-        *lines, rest = (rest + piece).split(b"\n")
-        if block := b"".join(b"data: " + line + b"\n\n" for line in lines if line.strip()):
-            yield block
-        if len(rest) > MAX_HELD_BYTES:
-            raise AnswerBrokenError("The target sent a line without an end.")
-    if Event(last := b"data: " + rest + b"\n\n").chunk is not None:
-        yield last
-
-
-def _is_text(block: bytes) -> bool:
-    """Whether a block is one chunk that says nothing but text of the first choice: most are, and need not be parsed.
-
-    It is only looked through. In a text the quotes are behind backslashes, so these are names of fields.
-    """
-    index = block.find(b'"index":')
-    return (
-        block.find(b"\n") == len(block) - 2  # one line
-        and block.startswith(b"data: {")
-        and block[index + 8 : index + 10] in (b"0,", b" 0", b"0}")
-        and index == block.rfind(b'"index":')
-        and (b'"finish_reason":null' in block or b'"finish_reason": null' in block)
-        and b'"error"' not in block
-        and b'"message"' not in block
-    )
-
-
-def _events_of(block: bytes, path: str) -> list[Event]:
-    """The events of a block, each with one chunk, which says nothing by an empty text that null says."""
-    events = block.events if isinstance(block, EventBlock) else events_in(block)
-    return [tidy for event in events for tidy in _tidy(event, path)]
-
-
-def _tidy(event: Event, path: str) -> list[Event]:
-    raw = event.raw
-    if raw.count(b"data:") > 1 and event.chunk is None and (parts := _chunks_by_line(event)):
-        return parts
-    if path not in COMPLETIONS:
-        return [event]
-    if b'"message"' in raw and stream_builder.is_whole(path, event.chunk):  # a whole answer in one event
-        assert isinstance(event.chunk, dict)
-        return stream_builder.stream_of(path, event.chunk)[:-1]
-    if b'"finish_reason":""' in raw or b'"finish_reason": ""' in raw:
-        return [_with_null_reasons(event)]
-    return [event]
-
-
-def _chunks_by_line(event: Event) -> list[Event]:
-    """Of events that were written without an empty line between them. [] if it is none of those."""
-    parts = [Event(b"data: " + line + b"\n\n") for line in (event.data or b"").splitlines() if line.strip()]
-    return parts if all(part.chunk is not None or part.is_done for part in parts) else []
-
-
-def _with_null_reasons(event: Event) -> Event:
-    chunk = event.chunk
-    choices = chunk.get("choices") if isinstance(chunk, dict) else None
-    for choice in choices if isinstance(choices, list) else []:
-        if isinstance(choice, dict) and choice.get("finish_reason") == "":
-            choice["finish_reason"] = None
-    return Event.of(chunk) if chunk is not None else event
-
-
 async def _until_content(stream: AsyncIterator[bytes], path: str) -> list[Event]:
     """All events up to the first block with content. Raises TargetError if there is an error before it, or none."""
     held: list[Event] = []
     num_bytes = 0
     async for block in stream:
-        events = _events_of(block, path)
+        events = events_of(block, path)
         held += events
         for event in events:
             _refuse(event)
@@ -288,11 +208,11 @@ async def _relay(begun: list[Event], stream: AsyncIterator[bytes], wanted: Wante
         yield block
     if failed is None:
         async for piece in stream:
-            if is_completion and _is_text(piece):
+            if is_completion and is_text(piece):
                 end.saw_text()
                 block = piece if not normalizer or normalizer.passes(piece) else _repaired(piece, normalizer)
             else:
-                shown, failed = _until_failure(_events_of(piece, path), end)
+                shown, failed = _until_failure(events_of(piece, path), end)
                 block = _encoded(shown, normalizer)
             if block:
                 yield block
@@ -338,7 +258,7 @@ async def _collect(stream: AsyncIterator[bytes], wanted: Wanted) -> bytes:
     events: list[Event] = []
     num_bytes = 0
     async for block in stream:
-        more = _events_of(block, wanted.path)
+        more = events_of(block, wanted.path)
         for event in more:
             _refuse(event)
         events += more
@@ -381,17 +301,10 @@ def _too_large() -> AnswerBrokenError:
 # Pieces
 
 
-async def _rejoined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if first:
-        yield first
-    async for piece in rest:
-        yield piece
-
-
 async def _all_of(first: bytes, rest: AsyncIterator[bytes]) -> bytes:
     parts: list[bytes] = []
     num_bytes = 0
-    async for piece in _rejoined(first.removeprefix(BOM), rest):
+    async for piece in rejoined(first.removeprefix(BOM), rest):
         parts.append(piece)
         num_bytes += len(piece)
         if num_bytes > MAX_BODY_BYTES:

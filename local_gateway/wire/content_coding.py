@@ -19,6 +19,7 @@ else:
 
 PIECE_BYTES = 64 * 1024
 MAX_LAYERS = 3
+MAX_WINDOW_LOG = 23  # 8 MB, which every decoder must take
 ZLIB_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd")
 
@@ -145,16 +146,21 @@ class _Brotli:
         return bool(self._decoder.is_finished())
 
 
+def _zstd_decoder() -> zstd.ZstdDecompressor:
+    """Its window is bounded, whatever the head of a frame asks for."""
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
+
+
 class _Zstd:
     """Also of several frames."""
 
     def __init__(self) -> None:
-        self._decoder = zstd.ZstdDecompressor()
+        self._decoder = _zstd_decoder()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data or not (self._decoder.eof or self._decoder.needs_input):
             if self._decoder.eof:
-                self._decoder = zstd.ZstdDecompressor()
+                self._decoder = _zstd_decoder()
             yield from filter(None, [self._decoder.decompress(data, PIECE_BYTES)])
             data = self._decoder.unused_data if self._decoder.eof else b""
 

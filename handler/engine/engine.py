@@ -1,6 +1,8 @@
 """The asyncio side of the engine: from prompts to a `Generation`."""
 
 import asyncio
+from collections.abc import Iterable
+from collections.abc import Sequence as List
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -9,6 +11,7 @@ from handler.engine.cache.kv_cache import create_cache
 from handler.engine.constraint import Constraint
 from handler.engine.engine_loop import EngineLoop
 from handler.engine.generation import Generation
+from handler.engine.prompt import GuardedText, Prompt
 from handler.engine.runner import Runner
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
@@ -18,8 +21,6 @@ from handler.engine.stats import Stats
 from handler.engine.step_times import Histogram
 from handler.engine.structured.grammar import NUM_COMPILERS, Grammar, SchemaCompiler
 from handler.errors import ContextLengthError, InvalidRequestError, QueueFullError
-
-Prompt = str | list[int]  # text or token ids
 
 MAX_COMPILING = 40  # constraints that are compiled or wait for it; one more is refused
 
@@ -72,7 +73,7 @@ class Engine:
         """How long the phases of the steps took, from the start. A copy; it may be a step old."""
         return self._loop.times.histograms()
 
-    async def generate(self, prompts: list[Prompt], params: SamplingParams, n: int = 1) -> Generation:
+    async def generate(self, prompts: List[Prompt], params: SamplingParams, n: int = 1) -> Generation:
         """Start `n` sequences for each prompt, in this order.
 
         Raises InvalidRequestError (of which are ContextLengthError and SchemaError), QueueFullError or
@@ -105,7 +106,7 @@ class Engine:
         finally:
             self._num_compiling -= 1
 
-    async def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+    async def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
         """The tokens of a text, with the model's BOS token if `add_special`. Raises InvalidRequestError."""
         self._loop.check_available()
         work = partial(self.runner.tokenize, text, add_special=add_special)
@@ -113,6 +114,8 @@ class Engine:
 
     def text(self, prompt: Prompt) -> str:
         """A prompt as text."""
+        if isinstance(prompt, GuardedText):
+            return prompt.text.replace(prompt.guard, "")
         if isinstance(prompt, str):
             return prompt
         return b"".join(map(self.runner.vocabulary.piece, prompt)).decode("utf-8", "replace")
@@ -133,7 +136,7 @@ class Engine:
         return self._schemas.known(constraint) or self._schemas.compile(constraint)
 
     def _make_sequences(
-        self, prompts: list[Prompt], params: SamplingParams, n: int, grammar: Grammar | None
+        self, prompts: Iterable[Prompt], params: SamplingParams, n: int, grammar: Grammar | None
     ) -> list[Sequence]:
         reasoning_end = self._reasoning_end(params)
         return [
@@ -161,7 +164,7 @@ class Engine:
         )
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
-        token_ids = self.runner.tokenize(prompt) if isinstance(prompt, str) else prompt
+        token_ids = prompt if isinstance(prompt, list) else self.runner.tokenize(prompt)
         if not token_ids:
             raise InvalidRequestError("The prompt is empty.", param="prompt")
         if not 0 <= min(token_ids) <= max(token_ids) < self.runner.vocabulary.num_tokens:

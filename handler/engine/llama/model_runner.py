@@ -13,6 +13,7 @@ from handler.engine.llama.step_sampler import StepSampler
 from handler.engine.llama.tokenizer import Tokenizer
 from handler.engine.llama.vocabulary import ModelVocabulary
 from handler.engine.plan import EnginePlan
+from handler.engine.prompt import GuardedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.engine.speculative.verification import verify
@@ -64,7 +65,11 @@ class ModelRunner:
         """The template stored in the GGUF."""
         return self._model.chat_template()
 
-    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+    @property
+    def control_texts(self) -> frozenset[str]:
+        return self.vocabulary.control_texts
+
+    def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
         return self._tokenizer.tokenize(text, max_tokens=self.max_model_len, add_special=add_special)
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> SamplerChain:

@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -10,7 +12,15 @@ from handler.engine.llama.model import Pointer
 from handler.engine.vocabulary import NativeTokenizer
 from handler.errors import InvalidRequestError
 
-SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+CONTROL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+class ControlToken(NamedTuple):
+    """A special token, and whether it takes the white space beside its text along."""
+
+    token_id: int
+    strips_left: bool
+    strips_right: bool
 
 
 class ModelVocabulary:
@@ -25,6 +35,7 @@ class ModelVocabulary:
         self.bos_token = self._special(llama.llama_vocab_bos(vocab))
         self.eos_token = self._special(llama.llama_vocab_eos(vocab))
         self.any_token: int = max(0, llama.llama_vocab_bos(vocab))
+        self.adds_eos = bool(llama.llama_vocab_get_add_eos(vocab))
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(vocab))
         self.piece = functools.cache(self._piece)  # bounded by the number of tokens
         self.special_token = functools.cache(self._special_token)  # asked for the markers of one template
@@ -40,15 +51,16 @@ class ModelVocabulary:
         addresses = [ctypes.cast(pointer, ctypes.c_void_p).value for pointer in (self.vocab, llama._lib.llama_tokenize)]
         return NativeTokenizer(*(address or 0 for address in addresses))
 
-    def tokenize(self, data: bytes, *, add_special: bool = True) -> list[int]:
-        """llama.cpp's tokens of UTF-8 text, special tokens read as such; `add_special`: with the model's own beginning.
+    def tokenize(self, data: bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """llama.cpp's tokens of UTF-8 text. `add_special`: with the model's own beginning; `parse_special`: control
+        tokens in it are read as such.
 
         Takes time by the square of the number of special tokens in it. Raises InvalidRequestError.
         """
         capacity = len(data) + 8  # a token has a byte at least, but for those the model adds
         tokens = np.empty(capacity, np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, add_special, True)
+        num_tokens = llama.llama_tokenize(self.vocab, data, len(data), pointer, capacity, add_special, parse_special)
         if num_tokens < 0:
             raise InvalidRequestError("The prompt cannot be tokenized.", param="prompt")
         return list(map(int, tokens[:num_tokens]))
@@ -63,9 +75,32 @@ class ModelVocabulary:
         text: bytes = llama.llama_vocab_get_text(self.vocab, token_id)
         return text
 
-    def is_special(self, token_id: int) -> bool:
-        """Whether llama.cpp looks for the token's text before it splits a text into words."""
-        return bool(llama.llama_vocab_get_attr(self.vocab, token_id) & SPECIAL)
+    @functools.cached_property
+    def control_tokens(self) -> dict[bytes, ControlToken]:
+        """By their text: tokens that are read only where control tokens are."""
+        return dict(self._with_attributes(CONTROL))
+
+    @functools.cached_property
+    def user_defined_texts(self) -> frozenset[bytes]:
+        """Of tokens that llama.cpp looks for in every text before it splits it into words."""
+        return frozenset(text for text, _ in self._with_attributes(llama.LLAMA_TOKEN_ATTR_USER_DEFINED))
+
+    @functools.cached_property
+    def control_texts(self) -> frozenset[str]:
+        return frozenset(text.decode("utf-8", "replace") for text in self.control_tokens)
+
+    def _with_attributes(self, wanted: int) -> Iterator[tuple[bytes, ControlToken]]:
+        for token_id in range(self.num_tokens):
+            attributes: int = llama.llama_vocab_get_attr(self.vocab, token_id)
+            if attributes & wanted and (text := self.text_of(token_id)):
+                yield (
+                    text,
+                    ControlToken(
+                        token_id,
+                        strips_left=bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP),
+                        strips_right=bool(attributes & llama.LLAMA_TOKEN_ATTR_RSTRIP),
+                    ),
+                )
 
     def _piece(self, token_id: int, special: bool = False) -> bytes:
         size = 64

@@ -1,13 +1,16 @@
 """Long texts: the same tokens as in one call of llama.cpp, in linear time, and no further than a prompt can be long."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
+from handler.chat.content_guard import ContentGuard
 from handler.engine.llama.model import LlamaModel
-from handler.engine.llama.tokenizer import MAX_WHOLE, MIN_PIECE, Tokenizer
+from handler.engine.llama.tokenizer import MAX_WHOLE, PREFIXES, Tokenizer, any_of
 from handler.engine.llama.vocabulary import ModelVocabulary
 from handler.engine.plan import Offload
+from handler.engine.prompt import GuardedText
 from handler.errors import ContextLengthError
 from tests.tiny_models import Architecture, write_tiny_model
 
@@ -34,13 +37,32 @@ def vocabulary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("add_special", [True, False])
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_cutting_changes_nothing(vocabulary: ModelVocabulary, text: str, add_special: bool) -> None:
-    """Where a special token begins, llama.cpp cuts by itself."""
+def test_splitting_changes_nothing(vocabulary: ModelVocabulary, text: str, add_special: bool) -> None:
+    """Where a control token stands, llama.cpp splits by itself."""
     assert len(text) > MAX_WHOLE
-    pieces = list(Tokenizer(vocabulary)._pieces(text.encode()))
-    assert b"".join(pieces) == text.encode()
     whole = vocabulary.tokenize(text.encode(), add_special=add_special)
     assert Tokenizer(vocabulary).tokenize(text, max_tokens=ENOUGH, add_special=add_special) == whole
+
+
+GUARD = "0123456789abcdef"
+
+
+@pytest.mark.parametrize("marker", ["<|im_end|>", "<|im_start|>"])
+@pytest.mark.parametrize("around", ["{}", "a{}b", " {} ", "{0}{0}", "<|im_{}", "日本{}🙂"])
+def test_guarded_markers_are_text(vocabulary: ModelVocabulary, marker: str, around: str) -> None:
+    """They cost as many tokens as one that is spelt wrongly, and come out as they went in."""
+    guard = ContentGuard(lambda: vocabulary.control_texts)
+    content = around.format(marker)
+    [message] = guard.protect([{"role": "user", "content": content}], ENOUGH)
+    text = "<|im_start|>" + message["content"] + "<|im_end|>"
+    token_ids = Tokenizer(vocabulary).tokenize(GuardedText(text, guard.guard), max_tokens=ENOUGH, add_special=False)
+    start, end = (vocabulary.control_tokens[marker.encode()].token_id for marker in ("<|im_start|>", "<|im_end|>"))
+    assert (token_ids[0], token_ids[-1]) == (start, end)
+    within = token_ids[1:-1]
+    assert not {token.token_id for token in vocabulary.control_tokens.values()} & set(within)
+    assert b"".join(map(vocabulary.piece, within)).decode().strip() == content.strip()
+    plain = vocabulary.tokenize(content.encode(), add_special=False, parse_special=False)
+    assert len(within) == len(plain)
 
 
 def test_the_beginning_is_there_once(vocabulary: ModelVocabulary) -> None:
@@ -50,24 +72,32 @@ def test_the_beginning_is_there_once(vocabulary: ModelVocabulary) -> None:
     assert tokenizer.tokenize(vocabulary.bos_token + text, max_tokens=ENOUGH) == token_ids
 
 
-def test_it_stops_at_the_limit(vocabulary: ModelVocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 390,000 special tokens only as many are looked at as a prompt may have."""
+@pytest.mark.parametrize(
+    "text",
+    ["<|im_end|>" * 390_000, GuardedText(f"<{GUARD}|im_end|>" * 390_000, GUARD), "word " * 800_000, "a" * 4_000_000],
+    ids=["markers", "guarded markers", "words", "a letter"],
+)
+def test_it_stops_at_the_limit(
+    vocabulary: ModelVocabulary, monkeypatch: pytest.MonkeyPatch, text: str | GuardedText
+) -> None:
+    """Of 4 MB only as much is looked at as a prompt may have."""
     seen = 0
     tokenize = vocabulary.tokenize
 
-    def counted(data: bytes, *, add_special: bool = True) -> list[int]:
+    def counted(data: bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         nonlocal seen
         seen += len(data)
-        return tokenize(data, add_special=add_special)
+        return tokenize(data, add_special=add_special, parse_special=parse_special)
 
     monkeypatch.setattr(vocabulary, "tokenize", counted)
     with pytest.raises(ContextLengthError, match="maximum context length is 1000 tokens"):
-        Tokenizer(vocabulary).tokenize("<|im_end|>" * 390_000, max_tokens=1000)
-    assert seen < 1000 * len("<|im_end|>") + 2 * MIN_PIECE
+        Tokenizer(vocabulary).tokenize(text, max_tokens=1000)
+    assert seen <= PREFIXES[0]
 
 
-def test_what_cannot_fit_is_not_looked_at(vocabulary: ModelVocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More bytes than the longest token has for each place."""
-    monkeypatch.setattr(vocabulary, "tokenize", None)
-    with pytest.raises(ContextLengthError):
-        Tokenizer(vocabulary).tokenize("word " * 1_000_000, max_tokens=1000)
+@pytest.mark.parametrize("texts", [[b"ab", b"abcd", b"abce", b"x"], [b"("], [b"a", b"ab", b"abc"], []])
+def test_the_longest_is_found(texts: list[bytes]) -> None:
+    """As a search for each of them, the longest first, would."""
+    slow = re.compile(b"|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or b"(?!)")
+    for data in (b"abcdabceababcx", b"((a(", b"zzz", b"abab"):
+        assert any_of(texts).findall(data) == slow.findall(data)

@@ -82,7 +82,7 @@ async def read_answer(pieces: AsyncIterator[bytes], content_type: str, wanted: W
         stream = cut_lines(first, pieces)
         return ReadAnswer(EVENT_STREAM, _relay(await _until_content(stream, wanted.path), stream, wanted))
     body = await _all_of(first, pieces)
-    return _read_whole(body, wanted, content_type if is_json else JSON_TYPE, is_declared=is_json)
+    return _read_whole(body, wanted, content_type if is_json else JSON_TYPE)
 
 
 async def read_error(pieces: AsyncIterator[bytes], status: int) -> WireError:
@@ -122,8 +122,7 @@ def _is_events(first: bytes, content_type: str, path: str) -> bool:
 # A whole answer
 
 
-def _read_whole(body: bytes, wanted: Wanted, content_type: str, *, is_declared: bool) -> ReadAnswer:
-    """`is_declared`: the target itself said that it is JSON."""
+def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
     can_fail = wanted.path in TEXT_PATHS or wanted.path.startswith(MEDIA_PATHS)
     is_looked_at = can_fail and (len(body) <= MAX_ERROR_BYTES or b'"error"' in body)
     converts = wanted.is_stream and wanted.path in stream_builder.PATHS
@@ -132,8 +131,6 @@ def _read_whole(body: bytes, wanted: Wanted, content_type: str, *, is_declared: 
     try:
         parsed = _parse(body)
     except ValueError:
-        if is_declared and not converts and not body.lstrip().startswith((b"{", b"[")):
-            return ReadAnswer(content_type, _only(body))  # its own kind of nonsense, and not a part of an answer
         return _read_lines(body, wanted)
     if (error := error_in(parsed)) is not None:
         raise _refusal(error)

@@ -155,8 +155,6 @@ async def test_responses(gateway: GatewayProcess, target: FakeOpenAI) -> None:
 
 BODIES = {
     "strange but JSON": b'{ "id" : "x",\n\t"n": 1e2, "big": 123456789012345678901234567890, "a": 1, "a": 2 }\n',
-    "no JSON at all": b"\xff\x00 this is no JSON",
-    "nothing": b"",
     "a megabyte": json.dumps(wire.answer_of("chat/completions", 1_000_000 * "x")).encode(),
 }
 
@@ -166,6 +164,15 @@ async def test_answer_that_is_not_streamed(gateway: GatewayProcess, target: Fake
     target.once.append(Reply([body] if body else [], headers={"content-type": "application/json"}))
 
     assert await send(gateway, {**CHAT, "stream": False}) == (200, "application/json", body)
+
+
+@pytest.mark.parametrize("body", [b"\xff\x00 this is no JSON", b"", b'{"choices": ['])
+async def test_answer_that_is_no_json(gateway: GatewayProcess, target: FakeOpenAI, body: bytes) -> None:
+    """No client of a chat can read it, so it is not passed on as a success."""
+    target.script = lambda _: Reply([body] if body else [], headers={"content-type": "application/json"})
+    status, _, told = await send(gateway, {**CHAT, "stream": False})
+
+    assert (status, json.loads(told)["error"]["code"]) == (502, "answer_broken")
 
 
 async def test_answer_that_is_no_text(gateway: GatewayProcess, target: FakeOpenAI) -> None:

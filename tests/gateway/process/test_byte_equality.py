@@ -31,7 +31,8 @@ async def target() -> AsyncIterator[FakeOpenAI]:
 async def gateway(target: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GatewayProcess]:
     plain = {"type": "openai", "base_url": target.url, "stream_usage": False}
     counted = {"type": "openai", "base_url": target.url, "model": "model"}
-    models = {"plain": {"targets": [plain]}, "counted": {"targets": [counted]}}
+    broken = {**plain, "breaker": {"failures": 1000}}
+    models = {"plain": {"targets": [plain]}, "counted": {"targets": [counted]}, "broken": {"targets": [broken]}}
     async with running(tmp_path_factory.mktemp("gateway"), {"models": models}) as gateway:
         yield gateway
 
@@ -170,7 +171,7 @@ async def test_answer_that_is_not_streamed(gateway: GatewayProcess, target: Fake
 async def test_answer_that_is_no_json(gateway: GatewayProcess, target: FakeOpenAI, body: bytes) -> None:
     """No client of a chat can read it, so it is not passed on as a success."""
     target.script = lambda _: Reply([body] if body else [], headers={"content-type": "application/json"})
-    status, _, told = await send(gateway, {**CHAT, "stream": False})
+    status, _, told = await send(gateway, {**CHAT, "model": "broken", "stream": False})
 
     assert (status, json.loads(told)["error"]["code"]) == (502, "answer_broken")
 

@@ -105,8 +105,10 @@ class _Answer:
     def _stops(self) -> Literals:
         pair = self._format.reasoning
         if self._in_reasoning:
-            return Literals((pair.closes, *self._starts, *(() if self._reasoning.has_begun else (pair.opens,))))
-        at_start = () if self._content.has_begun else (*pair, *self._bare)
+            opens = () if self._reasoning.has_begun else (pair.opens,)
+            return Literals((pair.closes, *self._format.answers, *self._starts, *opens))
+        opens = (pair.opens,) if self._format.reasons_anywhere else ()
+        at_start = opens if self._content.has_begun else (*pair, *self._bare)
         return Literals((*self._starts, *self._format.dropped, *at_start))
 
     def _take(self, marker: str) -> Steps[None]:
@@ -114,13 +116,15 @@ class _Answer:
         reader, pair = self._reader, self._format.reasoning
         flow = self._reasoning if self._in_reasoning else self._content
         is_first = not self._in_reasoning and not self._content.has_begun
-        if marker == pair.closes and (self._in_reasoning or is_first):
+        ends_reasoning = marker == pair.closes or marker in self._format.answers
+        if ends_reasoning and (self._in_reasoning or is_first):
             reader.position += len(marker)
             self._in_reasoning = False
             self._content.break_off()
-        elif marker == pair.opens and (is_first or (self._in_reasoning and not self._reasoning.has_begun)):
+        elif marker == pair.opens and self._may_open:
             reader.position += len(marker)
             self._in_reasoning = True
+            self._content.break_off()
         elif marker in self._format.dropped and not self._in_reasoning:
             reader.position += len(marker)
             self._content.break_off()
@@ -132,14 +136,21 @@ class _Answer:
             reader.position += len(marker)
             yield from flow.write(marker)
 
+    @property
+    def _may_open(self) -> bool:
+        """Whether reasoning can begin here. Where the prompt has opened it, a model may do so once more."""
+        if self._in_reasoning:
+            return not self._reasoning.has_begun
+        return self._format.reasons_anywhere or not self._content.has_begun
+
     def _calls_at(self, marker: str, is_first: bool) -> Steps[bool]:
         """Reads calls, if there are any. In reasoning only a known tool's call is one: models may think about calls."""
         behind = self._reader.position + len(marker)
-        if self._in_reasoning and not self._format.call_ends_reasoning and (yield from self._closes_later(behind)):
-            return False
         is_certain = not self._in_reasoning or not self._calls.tools
         for shape in self._starts.get(marker, ()):
-            if (yield from shape.read(self._calls, behind, is_certain=is_certain)):
+            steps = shape.read(self._calls, behind, is_certain=is_certain)
+            is_thought = self._in_reasoning and not self._format.call_ends_reasoning
+            if (yield from self._unless_closed(steps) if is_thought else steps):
                 return True
         at = self._reader.position if marker in BRACKETS else behind
         for shape in self._bare.get(marker, ()) if is_first else ():
@@ -147,11 +158,26 @@ class _Answer:
                 return True
         return False
 
-    def _closes_later(self, at: int) -> Steps[bool]:
-        """Whether reasoning goes on and is closed behind this position. Known at the end of one or the other."""
-        while not self._reader.is_closed and self._format.reasoning.closes not in self._reader.text(at):
+    def _unless_closed(self, steps: Steps[bool]) -> Steps[bool]:
+        """A call in open reasoning, unless the reasoning is closed behind it: then it is a thought.
+
+        Which of the two is known late, so what is no call in any case does not wait.
+        """
+        reader, start, closes = self._reader, self._reader.position, self._format.reasoning.closes
+        try:
+            while (begun := next(steps)) is None:
+                yield None
+        except StopIteration as stop:
+            return bool(stop.value)
+        behind, reader.position = reader.position, start
+        while not reader.is_closed and closes not in reader.text(start):
             yield None
-        return self._format.reasoning.closes in self._reader.text(at)
+        if closes in reader.text(start):
+            self._calls.take_back()
+            return False
+        reader.position = behind
+        yield begun
+        return (yield from steps)
 
     def _write(self, text: str) -> Iterator[Event]:
         return (self._reasoning if self._in_reasoning else self._content).write(text)

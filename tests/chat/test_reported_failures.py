@@ -8,7 +8,7 @@ from handler.chat.formats import FORMATS, find
 from handler.chat.output import OutputParser
 from handler.chat.reasoning import ReasoningState
 from handler.chat.tools import Tools
-from tests.chat.transcripts import TOOLS, Answer, fold, parse, parse_in_any_cut, tool
+from tests.chat.transcripts import TOOLS, Answer, calling, fold, parse, parse_in_any_cut, tool
 
 HERMES, GLM, KIMI, QWEN_CODER = FORMATS["hermes"], FORMATS["glm"], FORMATS["kimi_k2"], FORMATS["qwen3_coder"]
 HARMONY, LLAMA, DEEPSEEK, SEED = FORMATS["harmony"], FORMATS["llama3"], FORMATS["dsml"], FORMATS["seed"]
@@ -139,11 +139,31 @@ def test_a_call_without_the_end_of_reasoning() -> None:
 
 
 def test_a_call_that_is_a_thought() -> None:
-    """LFM2's reasoning cites calls: one is a call only if nothing closes the reasoning behind it."""
-    call = "<|tool_call_start|>[get_time()]<|tool_call_end|>"
-    answer = parse_in_any_cut(FORMATS["lfm2"], f"<think>Maybe {call}, hm.</think>{call}")
+    """Reasoning cites calls. In most families one is a call only if nothing closes the reasoning behind it."""
+    for name in ("hermes", "lfm2", "mistral_args", "apertus", "deepseek_v31", "seed"):
+        format = FORMATS[name]
+        if format.call_ends_reasoning:
+            continue
+        call, (opens, closes) = calling(format, ("get_time", {})), format.reasoning
+        answer = parse_in_any_cut(format, f"{opens}Maybe {call}, hm.{closes}{call}")
+        assert answer == Answer(f"Maybe {call}, hm.", "", (("get_time", "{}"),))
 
-    assert answer == Answer(f"Maybe {call}, hm.", "", (("get_time", "{}"),))
+
+def test_reasoning_that_mentions_a_marker_streams_on() -> None:
+    """Only what may be a call has to wait."""
+    parser = OutputParser(HERMES, ReasoningState.OPEN, tools=Tools(TOOLS))
+
+    assert fold(parser.feed("I write <tool_call> and then JSON")).reasoning == "I write <tool_call> and then JSON"
+
+
+def test_markers_that_stand_about() -> None:
+    """Gemma 4 opens empty thoughts behind its answer; Kimi K3 answers where its reasoning is open."""
+    answer = parse_in_any_cut(FORMATS["gemma4"], "Hello!<|channel>thought\n<channel|><channel|>")
+    assert (answer.reasoning, answer.content) == ("", "Hello!")
+
+    text = "<|open|>response<|sep|>Hello!<|close|>response<|sep|><|close|>message<|sep|>"
+    answer = parse_in_any_cut(FORMATS["kimi_k3"], text, starts_in=ReasoningState.OPEN)
+    assert (answer.reasoning, answer.content) == ("", "Hello!")
 
 
 def test_reasoning_that_is_opened_twice() -> None:

@@ -39,6 +39,10 @@ class Calls:
         self._has_arguments = False
         return CallBegun(self.num_begun - 1, name)
 
+    def take_back(self) -> None:
+        """The latest call was none after all. Only before its beginning has become an event."""
+        self.num_begun -= 1
+
     def write(self, text: str) -> Iterator[Event]:
         """A piece of the arguments' JSON."""
         if text:

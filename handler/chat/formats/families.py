@@ -68,6 +68,7 @@ KIMI_K2 = Format(
         "<|tool_calls_section_begin|>",
         "<|tool_call_begin|>",
     ),
+    call_ends_reasoning=True,
     ids="counted",
 )
 
@@ -87,6 +88,7 @@ KIMI_K3 = Format(
         '<|open|>call tool="',
     ),
     reasoning=Pair("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    answers=("<|open|>response<|sep|>",),
     dropped=(
         *("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
         *("<|close|>tools<|sep|>", "<|close|>message<|sep|>", "<|end_of_msg|>"),
@@ -109,6 +111,7 @@ DSML = Format(
         "<｜DSML｜tool_calls>",
         '<｜DSML｜invoke name="',
     ),
+    call_ends_reasoning=True,
 )
 
 DEEPSEEK_R1 = Format(
@@ -170,7 +173,12 @@ def _glm(name: str, suffix: str, call: Tag, name_ends: tuple[str, ...], sections
         ends=tuple(section.replace("<", "</") for section in sections),
         begins=(start,),
     )
-    return Format(name, _starts(shape, start, *sections), reasoning=Pair(f"<think{suffix}>", f"</think{suffix}>"))
+    return Format(
+        name,
+        _starts(shape, start, *sections),
+        reasoning=Pair(f"<think{suffix}>", f"</think{suffix}>"),
+        call_ends_reasoning=True,
+    )
 
 
 HY = _glm(
@@ -189,6 +197,8 @@ GEMMA_4 = Format(
         "<|tool_call>",
     ),
     reasoning=Pair("<|channel>thought\n", "<channel|>"),
+    reasons_anywhere=True,
+    dropped=("<|channel>", "<channel|>"),
 )
 
 FUNCTION_GEMMA = Format(
@@ -262,7 +272,7 @@ def _functions(name: str, outer: str, *, newlines: bool, reasoning: Pair) -> For
         ends=(end,),
         begins=(outer, "<function="),
     )
-    return Format(name, _starts(shape, outer, "<function="), reasoning=reasoning)
+    return Format(name, _starts(shape, outer, "<function="), reasoning=reasoning, call_ends_reasoning=True)
 
 
 SEED = _functions("seed", "<seed:tool_call>", newlines=False, reasoning=Pair("<seed:think>", "</seed:think>"))
@@ -272,6 +282,7 @@ COHERE = Format(
     "cohere",
     _starts(JsonCalls(name_keys=("tool_name", "name"), ends=("<|END_ACTION|>",)), "<|START_ACTION|>"),
     reasoning=Pair("<|START_THINKING|>", "<|END_THINKING|>"),
+    answers=("<|START_RESPONSE|>", "<|START_TEXT|>"),
     dropped=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
 )
 
@@ -287,7 +298,6 @@ MISTRAL_JSON = Format("mistral_json", {"[TOOL_CALLS]": _MISTRAL_SHAPES}, reasoni
 LFM_2 = Format(
     "lfm2",
     _starts(PythonCalls(ends=("<|tool_call_end|>",)), "<|tool_call_start|>"),
-    call_ends_reasoning=False,  # its reasoning cites calls
 )
 
 PYTHONIC = Format(

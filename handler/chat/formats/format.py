@@ -40,17 +40,19 @@ class Format:
 
     `starts` are the markers that announce calls, with the shapes that may follow, tried in turn. `bare` are texts
     that, as the first of an answer, may begin a call without a marker: only that of a known tool is one. `dropped` are
-    markers around text, which say nothing to a client. With `call_ends_reasoning` a call ends reasoning that is open;
-    without, it is a thought if the reasoning is closed later. `implied` is a marker that the rendered prompt ends in
-    already.
+    markers around text, which say nothing to a client; `answers` are those of them that end reasoning too. With
+    `call_ends_reasoning` a call ends reasoning that is open; without, it is a thought if the reasoning is closed later.
+    With `reasons_anywhere` reasoning may begin behind text. `implied` is a marker that the rendered prompt ends in.
     """
 
     name: str
     starts: Mapping[str, tuple[CallShape, ...]] = field(default_factory=dict)
     bare: Mapping[str, tuple[CallShape, ...]] = field(default_factory=dict)
     reasoning: Pair = THINK
-    call_ends_reasoning: bool = True
+    call_ends_reasoning: bool = False
+    reasons_anywhere: bool = False
     dropped: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
     implied: str = ""
     channels: Channels | None = None
     ids: IdStyle = "any"

@@ -86,6 +86,7 @@ class RetryPlan:
         self._rng = rng
         self._candidates = self._candidates_of(choices)
         self._for_long_requests = for_long_requests
+        self._is_long = False  # the candidates are those for long requests
         self._num_job_failures = 0
         self._error: RequestError | None = None  # the most telling, of these the last
         self._is_final = False  # no target would give another answer
@@ -143,7 +144,9 @@ class RetryPlan:
         if self._for_long_requests:
             self._candidates = self._candidates_of(self._for_long_requests)
             self._for_long_requests = ()
-        self._is_final = all(candidate.is_out for candidate in self._candidates.values())
+            self._is_long = True
+        if self._is_long:
+            self._is_final = all(candidate.is_out for candidate in self._candidates.values())
 
     @property
     def _is_spent(self) -> bool:

@@ -391,6 +391,16 @@ async def test_context_fallback_is_for_long_requests_alone(refusal: ScriptedUpst
     assert not large.calls
 
 
+async def test_long_request_without_a_fallback() -> None:
+    """It is the client's fault as any other: one attempt, although the model has a second target."""
+    first, second = ScriptedBackend(json_answer(TOO_LONG, 400)), ScriptedBackend()
+    targets = [{"type": "openai", "name": "a"}, {"type": "openai", "name": "b", "priority": 2}]
+    async with running({"llama": {"targets": targets}}, first, second) as here:
+        assert (await ask(here))[0] == 400
+
+    assert (len(first.calls), len(second.calls)) == (1, 0)
+
+
 async def test_timeouts_of_a_model() -> None:
     """Its own `total` and `idle` count instead of everybody's, and those of others stay."""
     models = one_model()

@@ -27,7 +27,7 @@ from handler.chat.template import ChatTemplate
 from handler.engine.batch import Batch
 from handler.engine.constraint import Constraint
 from handler.engine.engine import Engine
-from handler.engine.prompt import GuardedText
+from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken, Sampler
@@ -58,6 +58,9 @@ class Letters:
 
     def piece(self, token_id: int) -> bytes:
         return bytes([token_id])
+
+    def special_token(self, text: str) -> int | None:
+        return None
 
 
 class NoMemory:
@@ -93,8 +96,6 @@ class NoSchemas:
 class ScriptedRunner:
     """Steps of a fixed length, in which the GIL is free, as while a GPU computes."""
 
-    control_texts: frozenset[str] = frozenset()
-
     def __init__(self, step_seconds: float) -> None:
         self.num_slots = 2 * MAX_NUM_SEQS
         self.num_cells = self.max_model_len = NUM_CELLS
@@ -104,8 +105,8 @@ class ScriptedRunner:
         self._step_seconds = step_seconds
         self._ends = 0.0
 
-    def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
-        plain = text.text.replace(text.guard, "") if isinstance(text, GuardedText) else text
+    def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
+        plain = text.text if isinstance(text, MixedText) else text
         return list(plain.encode())
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:

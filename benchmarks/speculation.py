@@ -91,8 +91,8 @@ class Row(NamedTuple):
 class Bench:
     def __init__(self, engine: Engine, model: LoadedModel) -> None:
         vocabulary = model.runner.vocabulary
-        tokens = {"bos_token": vocabulary.bos_token, "eos_token": vocabulary.eos_token}
-        self._template = model_template(model.runner.chat_template(), **tokens)()
+        bos_token, eos_token = vocabulary.bos_token, vocabulary.eos_token
+        self._template = model_template(model.runner.chat_template(), bos_token=bos_token, eos_token=eos_token)()
         self._engine = engine
 
     async def run(self, task: str, concurrency: int, num_tokens: int) -> tuple[float, int, int]:

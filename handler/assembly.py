@@ -43,11 +43,24 @@ def served_names(settings: Settings) -> tuple[str, ...]:
 
 def chat_template(settings: Settings, runner: ModelRunner) -> Callable[[], ChatTemplate]:
     """The one that was set, else the model's own."""
-    tokens = {"bos_token": runner.vocabulary.bos_token, "eos_token": runner.vocabulary.eos_token}
+    bos_token, eos_token = runner.vocabulary.bos_token, runner.vocabulary.eos_token
+    control_tokens, max_literals = runner.control_texts, runner.max_model_len
     if not settings.chat_template:
-        return model_template(runner.chat_template(), **tokens)
+        return model_template(
+            runner.chat_template(),
+            bos_token=bos_token,
+            eos_token=eos_token,
+            control_tokens=control_tokens,
+            max_literals=max_literals,
+        )
     try:
-        template = ChatTemplate(_read_template(settings.chat_template), **tokens)
+        template = ChatTemplate(
+            _read_template(settings.chat_template),
+            bos_token=bos_token,
+            eos_token=eos_token,
+            control_tokens=control_tokens,
+            max_literals=max_literals,
+        )
     except (OSError, ModelError) as error:
         raise ConfigError(f"CHAT_TEMPLATE cannot be used: {error}") from error
     return lambda: template

@@ -21,11 +21,10 @@ from handler.api.openai_types import (
 from handler.api.protocol import ChatCompletionRequest, parse
 from handler.api.sampling import sampling_params
 from handler.api.stream import EventStream, Outputs
-from handler.chat.content_guard import ContentGuard
 from handler.chat.template import ChatTemplate
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
-from handler.engine.prompt import GuardedText, Prompt
+from handler.engine.prompt import MixedText, Prompt
 from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
 from handler.errors import ContextLengthError, SchemaError
 
@@ -37,7 +36,6 @@ class ChatCompletions:
         self._engine = engine
         self._template = template
         self._names = names
-        self._guard = ContentGuard(lambda: engine.runner.control_texts)
 
     async def create(self, body: object) -> Answer | EventStream:
         """Answer a decoded body. Raises RequestError before anything is sent."""
@@ -61,18 +59,18 @@ class ChatCompletions:
         except SchemaError as error:
             raise error.at(request.wanted.param if request.wanted else "response_format") from error
 
-    def _read(self, body: object) -> tuple[ChatCompletionRequest, GuardedText]:
+    def _read(self, body: object) -> tuple[ChatCompletionRequest, MixedText]:
         """The request and its prompt. In a thread: a large body takes tens of milliseconds, some templates too."""
         request = parse(ChatCompletionRequest, body)
         self._names.resolve(request.model)  # the first thing a client should hear
         add_generation_prompt = request.add_generation_prompt
-        text = self._template().render(
-            self._guard.protect(request.messages, self._engine.runner.max_model_len),
+        prompt = self._template().prompt(
+            request.messages,
             continue_final_message=request.continues_final_message,
             add_generation_prompt=True if add_generation_prompt is None else add_generation_prompt,
             **request.template_variables,
         )
-        return request, GuardedText(text, self._guard.guard)
+        return request, MixedText(prompt.text, prompt.literals)
 
 
 def _completion(identity: Identity, outputs: list[SequenceOutput]) -> Answer:

@@ -7,8 +7,12 @@ spelled. Behind it, the character is gone and its place is known: no word has be
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
+from handler.errors import ContextLengthError
+
+MAX_LITERALS = 1 << 20
 PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning in Unicode
 
 
@@ -22,17 +26,27 @@ class Revealed(NamedTuple):
 class TokenTexts:
     """The texts of a vocabulary's control tokens: what must not be taken for a token where somebody has spelled it."""
 
-    def __init__(self, texts: Collection[str]) -> None:
+    def __init__(self, texts: Collection[str], max_literals: int = MAX_LITERALS) -> None:
+        """`max_literals`: more of them are no prompt that fits, and would take long to mark."""
+        self._max_literals = max_literals
         longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def hide(self, value: Any, *, but: Collection[str] = ()) -> "Hidden":
         """A JSON value with a mark in every token's text that stands in its strings.
 
-        In what an assistant has said, `but` these stay as they are: templates look for them there.
+        In what an assistant has said, `but` these stay as they are: templates look for them there. Raises
+        ContextLengthError for more of them than a prompt can have tokens.
         """
-        found = any(self._pattern.search(text) for text in _strings(value))
-        filler = _unused(value) if found else ""
+        found = (match for text in _strings(value) for match in self._pattern.finditer(text))
+        num_found = sum(1 for _ in islice(found, self._max_literals + 1))
+        if num_found > self._max_literals:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self._max_literals} tokens, but the prompt alone has more. "
+                "Please shorten it.",
+                param="messages",
+            )
+        filler = _unused(value) if num_found else ""
         return Hidden(self._mark_all(value, filler, frozenset(but)) if filler else value, filler, self._pattern)
 
     def _mark_all(self, value: Any, filler: str, but: frozenset[str], *, is_own: bool = False) -> Any:

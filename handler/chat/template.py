@@ -19,7 +19,7 @@ from handler.chat import formats
 from handler.chat.conversation import Traits, repair, whole_schemas
 from handler.chat.formats.format import Format
 from handler.chat.messages import Message, normalise
-from handler.chat.plain_text import Revealed, TokenTexts
+from handler.chat.plain_text import MAX_LITERALS, Revealed, TokenTexts
 from handler.chat.reasoning import ReasoningState, reasoning_state
 from handler.chat.sandbox import Program, RefusalError
 from handler.chat.traits import find_traits
@@ -44,7 +44,8 @@ class ChatTemplate:
     """A compiled template. Renders any number of conversations, from any thread.
 
     `tool_format` names the format of the model's calls, for models that do not write what their template shows; empty,
-    the template's source decides. `control_tokens` are the texts of those in the model's vocabulary. A source that does
+    the template's source decides. `control_tokens` are the texts of those in the model's vocabulary, of which a
+    conversation may spell `max_literals`. A source that does
     not compile, and a format that is unknown, raise ModelError; `model_template` puts that off until the first chat.
     """
 
@@ -56,6 +57,7 @@ class ChatTemplate:
         eos_token: str,
         tool_format: str = "",
         control_tokens: Collection[str] = (),
+        max_literals: int = MAX_LITERALS,
     ) -> None:
         try:
             self._program = Program(source)
@@ -64,7 +66,7 @@ class ChatTemplate:
         if tool_format and tool_format not in formats.FORMATS:
             raise ModelError(f"there is no tool format '{tool_format}'; known are {', '.join(sorted(formats.FORMATS))}")
         self.format: Format = formats.FORMATS[tool_format] if tool_format else formats.find(source)
-        self._control_tokens = TokenTexts(control_tokens)
+        self._control_tokens = TokenTexts(control_tokens, max_literals)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._mentions_developer = bool(re.search(r"['\"]developer['\"]", source))
 
@@ -153,6 +155,7 @@ def model_template(
     eos_token: str,
     tool_format: str = "",
     control_tokens: Collection[str] = (),
+    max_literals: int = MAX_LITERALS,
 ) -> Callable[[], ChatTemplate]:
     """Gives the template of a model's file. Never fails itself: what it returns raises TemplateError when asked."""
     if not source:
@@ -164,6 +167,7 @@ def model_template(
             eos_token=eos_token,
             tool_format=tool_format,
             control_tokens=control_tokens,
+            max_literals=max_literals,
         )
     except ModelError as error:
         return _no_template(f"This model's own template cannot be used: {error}.")

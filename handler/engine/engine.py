@@ -11,7 +11,7 @@ from handler.engine.cache.kv_cache import create_cache
 from handler.engine.constraint import Constraint
 from handler.engine.engine_loop import EngineLoop
 from handler.engine.generation import Generation
-from handler.engine.prompt import GuardedText, Prompt
+from handler.engine.prompt import MixedText, Prompt
 from handler.engine.runner import Runner
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
@@ -106,7 +106,7 @@ class Engine:
         finally:
             self._num_compiling -= 1
 
-    async def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
+    async def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
         """The tokens of a text, with the model's BOS token if `add_special`. Raises InvalidRequestError."""
         self._loop.check_available()
         work = partial(self.runner.tokenize, text, add_special=add_special)
@@ -114,8 +114,8 @@ class Engine:
 
     def text(self, prompt: Prompt) -> str:
         """A prompt as text."""
-        if isinstance(prompt, GuardedText):
-            return prompt.text.replace(prompt.guard, "")
+        if isinstance(prompt, MixedText):
+            return prompt.text
         if isinstance(prompt, str):
             return prompt
         return b"".join(map(self.runner.vocabulary.piece, prompt)).decode("utf-8", "replace")

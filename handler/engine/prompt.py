@@ -3,14 +3,15 @@
 from typing import NamedTuple
 
 
-class GuardedText(NamedTuple):
-    """Text in which `guard` stands within every special token's text that is to stay text.
+class MixedText(NamedTuple):
+    """Text in which some spans spell a control token and are none.
 
-    Where the guard stands is not part of the text: "<GUARDim_end>" is the text "<im_end>", and "<im_end>" the token.
+    `literals` are these spans, half open, in characters and in their order; every other control token in the text is
+    read as one.
     """
 
     text: str
-    guard: str
+    literals: tuple[tuple[int, int], ...]
 
 
-Prompt = str | GuardedText | list[int]  # special tokens in a plain text are read as such; or token ids
+Prompt = str | MixedText | list[int]  # control tokens in a plain text are read as such; or token ids

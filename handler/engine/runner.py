@@ -4,7 +4,7 @@ from typing import Protocol
 
 from handler.engine.batch import Batch
 from handler.engine.cache.memory import Memory
-from handler.engine.prompt import GuardedText
+from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken, Sampler
 from handler.engine.step_times import StepTimes
@@ -28,12 +28,7 @@ class Runner(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
-    @property
-    def control_texts(self) -> frozenset[str]:
-        """Texts that `tokenize` reads as control tokens. The first call is slow."""
-        ...
-
-    def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
+    def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
         """The tokens of a text, with the model's BOS token if `add_special`. Raises InvalidRequestError, of which is
         ContextLengthError where the work to count the tokens would have no bound."""
         ...

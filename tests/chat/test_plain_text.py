@@ -7,6 +7,7 @@ import pytest
 
 from handler.chat.plain_text import TokenTexts
 from handler.chat.template import ChatTemplate
+from handler.errors import ContextLengthError
 
 TOKENS = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</s>", "<s>", "<think>", "</think>"]
 TEMPLATE = """\
@@ -88,3 +89,13 @@ def test_without_tokens_all_is_as_it_was(text: str) -> None:
         hidden = TokenTexts(tokens).hide([text])
         assert hidden.value == [text]
         assert hidden.reveal(text) == (text, ())
+
+
+def test_more_than_a_prompt_may_have() -> None:
+    """Are refused before anything is rendered: the work is bounded by what could fit."""
+    template = ChatTemplate("{{ messages }}", bos_token="", eos_token="", control_tokens=TOKENS, max_literals=100)
+    token = next(iter(TOKENS))
+    messages = [{"role": "user", "content": token * 60}] * 2
+    with pytest.raises(ContextLengthError, match="maximum context length is 100 tokens"):
+        template.prompt(messages)
+    assert template.prompt(messages[:1])

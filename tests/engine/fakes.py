@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.engine import Engine
-from handler.engine.prompt import GuardedText
+from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
@@ -164,8 +164,6 @@ class FakeRunner:
     each step waits for `permit()`; `wait_for_step()` waits until one has begun.
     """
 
-    control_texts = frozenset({"<control>"})
-
     def __init__(
         self,
         scripts: dict[str, str] | None = None,
@@ -206,8 +204,8 @@ class FakeRunner:
     def wait_for_step(self) -> str:
         return self._begun.get(timeout=TIMEOUT)
 
-    def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
-        return self.vocabulary.tokenize(text.text.replace(text.guard, "") if isinstance(text, GuardedText) else text)
+    def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
+        return self.vocabulary.tokenize(text.text if isinstance(text, MixedText) else text)
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
         sampler = FakeSampler(as_text(prompt_token_ids), self.events)

@@ -13,7 +13,7 @@ from handler.engine.constraint import Constraint
 from handler.engine.engine import Engine
 from handler.engine.engine_loop import MAX_FAILURES
 from handler.engine.generation import Generation
-from handler.engine.prompt import GuardedText
+from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SequenceOutput, SequenceUsage
@@ -413,7 +413,7 @@ async def test_model_outlives_the_last_tokenizer() -> None:
     tokenizing, go_on = threading.Event(), threading.Event()
 
     class SlowTokenizer(FakeRunner):
-        def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
+        def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
             tokenizing.set()
             assert go_on.wait(TIMEOUT)
             assert not self.is_closed
@@ -438,7 +438,7 @@ async def test_cancelled_request_is_not_counted() -> None:
     tokenizing, go_on = threading.Event(), threading.Event()
 
     class SlowTokenizer(FakeRunner):
-        def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
+        def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
             tokenizing.set()
             assert go_on.wait(TIMEOUT)
             return []

@@ -13,7 +13,7 @@ from handler.engine.llama.step_sampler import StepSampler
 from handler.engine.llama.tokenizer import Tokenizer
 from handler.engine.llama.vocabulary import ModelVocabulary
 from handler.engine.plan import EnginePlan
-from handler.engine.prompt import GuardedText
+from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken
 from handler.engine.speculative.verification import verify
@@ -67,9 +67,10 @@ class ModelRunner:
 
     @property
     def control_texts(self) -> frozenset[str]:
-        return self.vocabulary.control_texts
+        """Texts that `tokenize` reads as control tokens."""
+        return frozenset(self.vocabulary.control_tokens)
 
-    def tokenize(self, text: str | GuardedText, *, add_special: bool = True) -> list[int]:
+    def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
         return self._tokenizer.tokenize(text, max_tokens=self.max_model_len, add_special=add_special)
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> SamplerChain:

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from handler.engine.llama.vocabulary import ModelVocabulary
-from handler.engine.prompt import GuardedText
+from handler.engine.prompt import MixedText
 from handler.errors import ContextLengthError
 
-MAX_WHOLE = 16_384  # bytes of a text without guards that is tokenized in one call
+MAX_WHOLE = 16_384  # bytes of a text without literals that is tokenized in one call
 MIN_PIECE = 4_096  # bytes between two cuts: some hundred special tokens at most
 PREFIXES = (65_536, 262_144, 1_048_576)  # bytes of a long text that are tried first
 SLACK = 64  # tokens by which the end of a prefix may differ from the same place in the whole
 
-Trie = dict[int, "Trie"]  # by byte; a text ends at the key END
-END = -1
+WHITE_SPACE = " \t\n\v\f\r"  # C's
+
+Trie = dict[str, "Trie"]  # by character; a text ends at the key END
+END = ""
 
 
 class Tokenizer:
@@ -29,39 +31,41 @@ class Tokenizer:
     def __init__(self, vocabulary: ModelVocabulary) -> None:
         self._vocabulary = vocabulary
 
-    def tokenize(self, text: str | GuardedText, *, max_tokens: int, add_special: bool = True) -> list[int]:
+    def tokenize(self, text: str | MixedText, *, max_tokens: int, add_special: bool = True) -> list[int]:
         """The tokens, with the model's BOS token once if `add_special`: chat templates often write it themselves.
 
         Raises InvalidRequestError; ContextLengthError once it is clear that there are more than `max_tokens`, where
         counting all of them would take long.
         """
         vocabulary = self._vocabulary
-        text, guard = text if isinstance(text, GuardedText) else (text, "")
-        if add_special and vocabulary.adds_bos and vocabulary.bos_token:
-            text = text.removeprefix(vocabulary.bos_token)
-        data, mark = text.encode("utf-8", "replace"), guard.encode()
-        is_guarded = bool(mark) and mark in data
-        if vocabulary.adds_eos or (not is_guarded and len(data) <= MAX_WHOLE):
-            return vocabulary.tokenize(data, add_special=add_special, parse_special=not is_guarded)
+        text, literals = text if isinstance(text, MixedText) else (text, ())
+        if add_special and vocabulary.adds_bos and (bos := vocabulary.bos_token) and text.startswith(bos):
+            text, literals = text[len(bos) :], tuple((start - len(bos), end - len(bos)) for start, end in literals)
+        data = text.encode("utf-8", "replace")
+        if vocabulary.adds_eos or (not literals and len(data) <= MAX_WHOLE):
+            return vocabulary.tokenize(data, add_special=add_special, parse_special=not literals)
         token_ids: list[int] = vocabulary.tokenize(b"", add_special=add_special)
-        for part in self._parts(data, mark):
+        for part in self._parts(text, frozenset(start for start, _ in literals)):
             if len(token_ids) > max_tokens:
                 raise _too_long(max_tokens)
             token_ids += [part] if isinstance(part, int) else self._plain(part, max_tokens)
         return token_ids
 
-    def _parts(self, data: bytes, mark: bytes) -> Iterator[bytes | int]:
-        """Control tokens and what lies between them, without its guards."""
+    def _parts(self, text: str, literals: frozenset[int]) -> Iterator[bytes | int]:
+        """Control tokens and what lies between them. `literals`: where texts begin that spell one and are none."""
         controls = self._vocabulary.control_tokens
-        start, strips = 0, False
-        for match in self._control_pattern.finditer(data):
+        start, strips, at = 0, False, 0
+        while match := self._control_pattern.search(text, at):
+            if match.start() in literals:
+                at = match.start() + 1
+                continue
             token = controls[match[0]]
-            between = _between(data[start : match.start()], mark, left=strips, right=token.strips_left)
-            if between:
+            if between := _between(text[start : match.start()], left=strips, right=token.strips_left):
                 yield between
             yield token.token_id
-            start, strips = match.end(), token.strips_right
-        if rest := _between(data[start:], mark, left=strips, right=False):
+            start = at = match.end()
+            strips = token.strips_right
+        if rest := _between(text[start:], left=strips, right=False):
             yield rest
 
     def _plain(self, data: bytes, max_tokens: int) -> list[int]:
@@ -83,38 +87,37 @@ class Tokenizer:
         return token_ids + self._vocabulary.tokenize(data[start:], add_special=False, parse_special=False)
 
     @cached_property
-    def _control_pattern(self) -> re.Pattern[bytes]:
+    def _control_pattern(self) -> re.Pattern[str]:
         return any_of(self._vocabulary.control_tokens)
 
     @cached_property
     def _user_defined_pattern(self) -> re.Pattern[bytes]:
-        return any_of(self._vocabulary.user_defined_texts)
+        return re.compile(any_of(self._vocabulary.user_defined_texts).pattern.encode(), re.DOTALL)
 
 
-def any_of(texts: Iterable[bytes]) -> re.Pattern[bytes]:
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Finds the longest of the texts at a place. A trie, for some vocabularies have thousands that begin alike."""
     trie: Trie = {}
     for text in texts:
         node = trie
-        for byte in text:
-            node = node.setdefault(byte, {})
+        for char in text:
+            node = node.setdefault(char, {})
         node[END] = {}
-    return re.compile(_pattern(trie) if trie else rb"(?!)", re.DOTALL)
+    return re.compile(_pattern(trie) if trie else "(?!)", re.DOTALL)
 
 
-def _pattern(node: Trie) -> bytes:
-    branches = [re.escape(bytes([byte])) + _pattern(child) for byte, child in node.items() if byte != END]
+def _pattern(node: Trie) -> str:
+    branches = [re.escape(char) + _pattern(child) for char, child in node.items() if char != END]
     if not branches:
-        return b""
-    joined = branches[0] if len(branches) == 1 and END not in node else b"(?:" + b"|".join(branches) + b")"
-    return joined + b"?" if END in node else joined
+        return ""
+    joined = branches[0] if len(branches) == 1 and END not in node else f"(?:{'|'.join(branches)})"
+    return joined + "?" if END in node else joined
 
 
-def _between(data: bytes, mark: bytes, *, left: bool, right: bool) -> bytes:
+def _between(text: str, *, left: bool, right: bool) -> bytes:
     """Text beside control tokens, of which some take white space along."""
-    data = data.replace(mark, b"") if mark else data
-    data = data.lstrip() if left else data
-    return data.rstrip() if right else data
+    text = text.lstrip(WHITE_SPACE) if left else text
+    return (text.rstrip(WHITE_SPACE) if right else text).encode("utf-8", "replace")
 
 
 def _too_long(max_tokens: int) -> ContextLengthError:

@@ -70,31 +70,32 @@ class ModelVocabulary:
         token_ids = self.tokenize(text.encode(), add_special=False)
         return token_ids[0] if len(token_ids) == 1 and self.is_special(token_ids[0]) else None
 
+    def is_special(self, token_id: int) -> bool:
+        """Whether llama.cpp looks for the token's text before it splits a text into words."""
+        attributes: int = llama.llama_vocab_get_attr(self.vocab, token_id)
+        return bool(attributes & (CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED))
+
     def text_of(self, token_id: int) -> bytes:
         """The token as the file has it: a special token's text, another's in the tokenizer's own alphabet."""
         text: bytes = llama.llama_vocab_get_text(self.vocab, token_id)
         return text
 
     @functools.cached_property
-    def control_tokens(self) -> dict[bytes, ControlToken]:
+    def control_tokens(self) -> dict[str, ControlToken]:
         """By their text: tokens that are read only where control tokens are."""
         return dict(self._with_attributes(CONTROL))
 
     @functools.cached_property
-    def user_defined_texts(self) -> frozenset[bytes]:
+    def user_defined_texts(self) -> frozenset[str]:
         """Of tokens that llama.cpp looks for in every text before it splits it into words."""
         return frozenset(text for text, _ in self._with_attributes(llama.LLAMA_TOKEN_ATTR_USER_DEFINED))
 
-    @functools.cached_property
-    def control_texts(self) -> frozenset[str]:
-        return frozenset(text.decode("utf-8", "replace") for text in self.control_tokens)
-
-    def _with_attributes(self, wanted: int) -> Iterator[tuple[bytes, ControlToken]]:
+    def _with_attributes(self, wanted: int) -> Iterator[tuple[str, ControlToken]]:
         for token_id in range(self.num_tokens):
             attributes: int = llama.llama_vocab_get_attr(self.vocab, token_id)
             if attributes & wanted and (text := self.text_of(token_id)):
                 yield (
-                    text,
+                    text.decode("utf-8", "replace"),
                     ControlToken(
                         token_id,
                         strips_left=bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP),

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from handler.chat.content_guard import ContentGuard
+from handler.chat.template import ChatTemplate
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.tokenizer import MAX_WHOLE, PREFIXES, Tokenizer, any_of
 from handler.engine.llama.vocabulary import ModelVocabulary
 from handler.engine.plan import Offload
-from handler.engine.prompt import GuardedText
+from handler.engine.prompt import MixedText
 from handler.errors import ContextLengthError
 from tests.tiny_models import Architecture, write_tiny_model
 
@@ -44,25 +44,30 @@ def test_splitting_changes_nothing(vocabulary: ModelVocabulary, text: str, add_s
     assert Tokenizer(vocabulary).tokenize(text, max_tokens=ENOUGH, add_special=add_special) == whole
 
 
-GUARD = "0123456789abcdef"
-
-
 @pytest.mark.parametrize("marker", ["<|im_end|>", "<|im_start|>"])
 @pytest.mark.parametrize("around", ["{}", "a{}b", " {} ", "{0}{0}", "<|im_{}", "日本{}🙂"])
-def test_guarded_markers_are_text(vocabulary: ModelVocabulary, marker: str, around: str) -> None:
+def test_literals_are_text(vocabulary: ModelVocabulary, marker: str, around: str) -> None:
     """They cost as many tokens as one that is spelt wrongly, and come out as they went in."""
-    guard = ContentGuard(lambda: vocabulary.control_texts)
     content = around.format(marker)
-    [message] = guard.protect([{"role": "user", "content": content}], ENOUGH)
-    text = "<|im_start|>" + message["content"] + "<|im_end|>"
-    token_ids = Tokenizer(vocabulary).tokenize(GuardedText(text, guard.guard), max_tokens=ENOUGH, add_special=False)
-    start, end = (vocabulary.control_tokens[marker.encode()].token_id for marker in ("<|im_start|>", "<|im_end|>"))
+    template = ChatTemplate(
+        "<|im_start|>{{ messages[0].content }}<|im_end|>",
+        bos_token="",
+        eos_token="",
+        control_tokens=frozenset(vocabulary.control_tokens),
+    )
+    prompt = template.prompt([{"role": "user", "content": content}])
+    text = MixedText(prompt.text, prompt.literals)
+    token_ids = Tokenizer(vocabulary).tokenize(text, max_tokens=ENOUGH, add_special=False)
+    start, end = (vocabulary.control_tokens[marker].token_id for marker in ("<|im_start|>", "<|im_end|>"))
     assert (token_ids[0], token_ids[-1]) == (start, end)
     within = token_ids[1:-1]
     assert not {token.token_id for token in vocabulary.control_tokens.values()} & set(within)
     assert b"".join(map(vocabulary.piece, within)).decode().strip() == content.strip()
     plain = vocabulary.tokenize(content.encode(), add_special=False, parse_special=False)
     assert len(within) == len(plain)
+
+
+LITERALS = tuple((10 * place, 10 * place + 10) for place in range(390_000))
 
 
 def test_the_beginning_is_there_once(vocabulary: ModelVocabulary) -> None:
@@ -74,11 +79,11 @@ def test_the_beginning_is_there_once(vocabulary: ModelVocabulary) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["<|im_end|>" * 390_000, GuardedText(f"<{GUARD}|im_end|>" * 390_000, GUARD), "word " * 800_000, "a" * 4_000_000],
-    ids=["markers", "guarded markers", "words", "a letter"],
+    ["<|im_end|>" * 390_000, MixedText("<|im_end|>" * 390_000, LITERALS), "word " * 800_000, "a" * 4_000_000],
+    ids=["markers", "literals", "words", "a letter"],
 )
 def test_it_stops_at_the_limit(
-    vocabulary: ModelVocabulary, monkeypatch: pytest.MonkeyPatch, text: str | GuardedText
+    vocabulary: ModelVocabulary, monkeypatch: pytest.MonkeyPatch, text: str | MixedText
 ) -> None:
     """Of 4 MB only as much is looked at as a prompt may have."""
     seen = 0
@@ -95,9 +100,9 @@ def test_it_stops_at_the_limit(
     assert seen <= PREFIXES[0]
 
 
-@pytest.mark.parametrize("texts", [[b"ab", b"abcd", b"abce", b"x"], [b"("], [b"a", b"ab", b"abc"], []])
-def test_the_longest_is_found(texts: list[bytes]) -> None:
+@pytest.mark.parametrize("texts", [["ab", "abcd", "abce", "x"], ["("], ["a", "ab", "abc"], []])
+def test_the_longest_is_found(texts: list[str]) -> None:
     """As a search for each of them, the longest first, would."""
-    slow = re.compile(b"|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or b"(?!)")
-    for data in (b"abcdabceababcx", b"((a(", b"zzz", b"abab"):
+    slow = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+    for data in ("abcdabceababcx", "((a(", "zzz", "abab"):
         assert any_of(texts).findall(data) == slow.findall(data)

@@ -34,7 +34,7 @@ def test_bare_tilt_up_is_the_original_picture() -> None:
 
 
 def test_every_image_is_built_and_used() -> None:
-    """Tilt ignores an image that no object names, and cannot pull one that nobody builds."""
+    """Tilt ignores an image that no object names, and cannot pull one that is not built."""
     calls = execute({}, {"ui": "open-webui"})
     built = {args[0] for args, _ in calls.of("docker_build")}
     used = {

@@ -223,7 +223,7 @@ class Dashboard:
         """The gateway looks at its database once a second; the page must not be told before that it is signed in."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_KEY_SECONDS):
-                while not self._gateway.auth.needs_key:  # noqa: ASYNC110 - the database tells nobody
+                while not self._gateway.auth.needs_key:  # noqa: ASYNC110 - the keyring has no event for it
                     await asyncio.sleep(0.05)
 
     async def revoke_key(self, request: Request) -> Response:

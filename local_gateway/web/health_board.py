@@ -1,4 +1,4 @@
-"""How the targets are, as far as somebody looks: each is asked again after a while, in the background."""
+"""How the targets are, while a page is open: each is asked again after a while, in the background."""
 
 import asyncio
 from collections.abc import Callable, Iterable

@@ -1,6 +1,6 @@
 """Who is signed in. A session is a random id in a cookie; here only its hash is known, with the id of a key.
 
-Belongs to the event loop, lives in memory: a restart signs everybody out. Whether the key is still valid is asked of
+Belongs to the event loop, lives in memory: a restart ends all of them. Whether the key is still valid is asked of
 the authenticator at each request, so a revoked key ends its sessions.
 """
 

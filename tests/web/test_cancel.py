@@ -4,7 +4,7 @@ import asyncio
 import json
 
 from tests.gateway.running_gateway import Running, running
-from tests.gateway.scripted_backend import ROLE, ScriptedBackend, ScriptedUpstream, chunk, json_answer
+from tests.gateway.targets.scripted import ROLE, ScriptedBackend, ScriptedUpstream, chunk, json_answer
 
 CHAT = {"model": "llama", "messages": [{"role": "user", "content": "x"}]}
 OWN = {"host": "127.0.0.1:8000", "sec_fetch_site": "same-origin", "content_type": "application/json"}
@@ -14,7 +14,7 @@ async def until_running(gateway: Running) -> str:
     """The id of the only request."""
     live_requests = gateway.gateway.live_requests
     async with asyncio.timeout(5):
-        while not (found := [live.id for live in live_requests if live.view().state == "streaming"]):  # noqa: ASYNC110 - it tells nobody
+        while not (found := [live.id for live in live_requests if live.view().state == "streaming"]):  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0)
     (request_id,) = found
     return request_id

@@ -251,7 +251,7 @@ async def test_ordinary_key_sees_its_own(stage: Stage, browser: Browser) -> None
 
 
 async def test_usage_is_charted_and_can_be_taken_along(stage: Stage, browser: Browser) -> None:
-    """The chart has words for those who do not see it, a table beside it, and the same rows as CSV."""
+    """The chart has words for a screen reader, a table beside it, and the same rows as CSV."""
     secret, admin = stage.add_key("ada", is_admin=True)
     fill(stage.store, [admin], days=5)
     async with looking(browser, "desktop-light", stage.url) as looker:
@@ -322,7 +322,7 @@ async def test_revoked_key_is_signed_out(stage: Stage, browser: Browser) -> None
 
 
 async def test_first_run_on_this_machine(stage: Stage, browser: Browser) -> None:
-    """Without keys the page is open, says so, and leads to the first key; with it everybody signs in."""
+    """Without keys the page is open, says so, and leads to the first key; with it every visitor signs in."""
     async with looking(browser, "desktop-light", stage.url) as looker:
         page = looker.page
         await looker.open(stage.url)

@@ -1,4 +1,4 @@
-"""The dashboard's routes without a browser: what the page may ask for, and what nobody else may."""
+"""The dashboard's routes without a browser: what the page may ask for, and what other sites may not."""
 
 import hashlib
 import json

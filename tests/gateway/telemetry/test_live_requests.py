@@ -5,7 +5,7 @@ from local_gateway.accounts.usage import Usage
 from local_gateway.config.settings import Price
 from local_gateway.telemetry import live_requests
 from local_gateway.telemetry.live_requests import NUM_RECENT, LiveRequests
-from tests.gateway.fake_targets import FakeClock
+from tests.gateway.targets.never_asked import FakeClock
 from tests.gateway.usage_samples import answered
 
 used = Usage(10, 0, 40)

@@ -33,7 +33,7 @@ export function view(app) {
     <section class="panel" aria-label="Keys">
       ${state.keys === null ? nothing : keys.length ? table(keys, app) : html`
         <div class="empty"><h2>There is no key yet</h2>
-          <p>The gateway answers on this machine only, and asks for none. With the first key it asks everybody, this page too:
+          <p>The gateway answers on this machine only, and asks for none. With the first key it asks for one at every request, also of this page:
             make that one an administrator's, and sign in with it.</p></div>`}
     </section>
     ${numRevoked ? html`<p class="row"><button type="button" class="plain small" @click=${() => { state.showsRevoked = !state.showsRevoked; app.draw(); }}>

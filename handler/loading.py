@@ -10,7 +10,9 @@ from handler.engine.llama.file_check import FileCheck
 from handler.engine.llama.memory_info import free_gpu_bytes
 from handler.engine.llama.model import LLAMA_VERSION, LlamaModel, start_llama, supports_gpu
 from handler.engine.llama.model_runner import ModelRunner
+from handler.engine.llama.prefill_context import LlamaPrefillContext
 from handler.engine.plan import EnginePlan, Machine, offload, plan
+from handler.engine.prefill_lane import PrefillLane
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import Speculation
 from handler.engine.structured.grammar import GrammarCompiler
@@ -28,6 +30,7 @@ class LoadedModel(NamedTuple):
 
     runner: ModelRunner
     plan: EnginePlan
+    prefill_context: LlamaPrefillContext | None = None
 
 
 def load_model(settings: Settings) -> LoadedModel:
@@ -49,6 +52,7 @@ def load_model(settings: Settings) -> LoadedModel:
         model.close()
         raise
     runner = ModelRunner(model, engine_plan)
+    prefill_context = runner.open_prefill_context()
     load_time.lap("context")
     runner.warm_up()
     load_time.lap("warm-up")
@@ -57,7 +61,7 @@ def load_model(settings: Settings) -> LoadedModel:
         load_time, runner.num_slots, "share" if runner.memory.is_unified else "divide", runner.num_cells,
         runner.max_model_len,
     )  # fmt: skip
-    return LoadedModel(runner, engine_plan)
+    return LoadedModel(runner, engine_plan, prefill_context)
 
 
 class _Check(NamedTuple):
@@ -85,7 +89,7 @@ def _start_check(path: Path, settings: Settings) -> _Check | None:
 
 def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:
     """An engine that owns the loaded model. `max_queue`: sequences that may wait."""
-    runner, engine_plan = model
+    runner, engine_plan, prefill_context = model
     drafts = engine_plan.draft_limits
     return Engine(
         runner,
@@ -93,4 +97,5 @@ def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:
         max_queue=max_queue,
         schemas=GrammarCompiler(runner.vocabulary),
         speculation=Speculation(PromptLookup(), drafts) if drafts else None,
+        lane=PrefillLane(prefill_context) if prefill_context else None,
     )

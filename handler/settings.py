@@ -96,6 +96,17 @@ class Settings(BaseModel):
     prefill_chunk: int = Field(
         0, ge=0, description="Prefill tokens of a step in which other sequences decode. 0: 96 on a GPU, 64 on a CPU."
     )
+    prefill_context: Literal["auto", "off"] = Field(
+        "auto",
+        description="A second context on the same weights computes prompts while others generate. "
+        "auto: on a GPU, where each sequence has cells of its own.",
+    )
+    prefill_part: int = Field(
+        128,
+        ge=16,
+        description="Prompt tokens the second context computes at once: more are faster in all, fewer disturb the "
+        "running answers less.",
+    )
     max_num_seqs: int = Field(16, ge=1, le=128, description="Sequences that generate at the same time.")
     max_queue: int = Field(64, ge=0, description="Sequences that may wait to run; one more is refused with 503.")
     n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU. -1: all; 0: none, and the limits of a CPU.")

@@ -11,6 +11,7 @@ from handler.engine.cache.kv_cache import create_cache
 from handler.engine.constraint import Constraint
 from handler.engine.engine_loop import EngineLoop
 from handler.engine.generation import Generation
+from handler.engine.prefill_lane import NoPrefillLane, PrefillLane
 from handler.engine.prompt import MixedText, Prompt
 from handler.engine.runner import Runner
 from handler.engine.sampling_params import SamplingParams
@@ -40,6 +41,7 @@ class Engine:
         max_queue: int,
         schemas: SchemaCompiler,
         speculation: Speculation | NoSpeculation | None = None,
+        lane: PrefillLane | NoPrefillLane | None = None,
     ) -> None:
         assert limits.max_batch_tokens > limits.max_num_seqs, "a step holds a token for each sequence, and a prompt's"
         self.runner = runner
@@ -50,7 +52,9 @@ class Engine:
         )
         self._admission = Admission(limits.max_num_seqs + max_queue)
         self._speculation = speculation or NoSpeculation()
-        self._loop = EngineLoop(runner, Scheduler(cache, limits), self._speculation, self._admission)
+        self._lane = lane or NoPrefillLane()
+        scheduler = Scheduler(cache, limits, self._lane)
+        self._loop = EngineLoop(runner, scheduler, self._speculation, self._lane, self._admission)
         self._preparation = ThreadPoolExecutor(thread_name_prefix="tokenizer")
         self._compilation = ThreadPoolExecutor(NUM_COMPILERS, thread_name_prefix="grammar")
         self._num_compiling = 0  # of the event loop's thread
@@ -125,6 +129,7 @@ class Engine:
         self._loop.close()
         self._compilation.shutdown()
         self._preparation.shutdown()  # from here on the model is not used
+        self._lane.close()
         self._speculation.close()
         self._schemas.close()
         self.runner.close()

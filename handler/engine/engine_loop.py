@@ -10,6 +10,7 @@ from handler.engine.admission import Admission
 from handler.engine.batch import Batch
 from handler.engine.generation import Generation
 from handler.engine.outbox import Outbox
+from handler.engine.prefill_lane import NoPrefillLane, PrefillLane
 from handler.engine.runner import Runner
 from handler.engine.scheduler import Outputs, Scheduler
 from handler.engine.sequence import FinishReason, Sequence, SequenceOutput, SequenceStatus
@@ -33,7 +34,12 @@ class EngineLoop:
     """
 
     def __init__(
-        self, runner: Runner, scheduler: Scheduler, speculation: Speculation | NoSpeculation, admission: Admission
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        speculation: Speculation | NoSpeculation,
+        lane: PrefillLane | NoPrefillLane,
+        admission: Admission,
     ) -> None:
         self.stats = Stats()
         self.times = StepTimes()
@@ -41,6 +47,7 @@ class EngineLoop:
         self._runner = runner
         self._scheduler = scheduler
         self._speculation = speculation
+        self._lane = lane
         self._admission = admission
         self._outbox = Outbox()
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -54,7 +61,11 @@ class EngineLoop:
     # Any thread
 
     def start(self) -> None:
+        self._lane.start(self._wake)
         self._thread.start()
+
+    def _wake(self) -> None:
+        self._inbox.put(lambda: None)
 
     def add(self, generation: Generation) -> None:
         """Let its sequences wait for their turn. Raises UnavailableError."""
@@ -75,7 +86,7 @@ class EngineLoop:
         """Stop after the current step."""
         with self._lock:
             self._is_closing = True
-        self._inbox.put(lambda: None)  # wakes the thread
+        self._wake()
         self._thread.join()
 
     # The engine thread
@@ -110,6 +121,10 @@ class EngineLoop:
     def _step(self) -> None:
         self.times.begin()
         batch = self._scheduler.schedule()
+        if not batch.items:  # all that is left is in the prefill lane, which wakes us
+            self._flush()
+            self._inbox.get()()
+            return
         self.times.lap("schedule")
         try:
             if self._drafts_fit:

@@ -23,6 +23,9 @@ MAX_IDLE_ON_GPU, MAX_IDLE_ON_CPU = 4_000, 60_000
 MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step has enough to compute without drafts
 
 
+NUM_PREFILL_STREAMS = 2  # prompts in progress beside running sequences: a long one, and a short one that passes it
+
+
 class Machine(NamedTuple):
     """What the worker runs on."""
 
@@ -62,6 +65,14 @@ class ContextParams:
     max_draft_tokens: int = 0  # of all sequences of a batch
 
 
+class PrefillPlan(NamedTuple):
+    """A context for prompts beside the one that decodes."""
+
+    num_streams: int
+    part_tokens: int
+    max_tokens: int  # of a prompt
+
+
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
     """An engine as it will be, but for a cache that llama.cpp may refuse (`can_shrink`)."""
@@ -75,6 +86,7 @@ class EnginePlan:
     num_slots: int  # of a cache that was shrunk
     max_model_len: int  # tokens of one sequence; 0: as many as model and cache allow
     sampler_threads: int
+    prefill: PrefillPlan | None = None  # only where each slot has cells of its own
 
 
 def offload(settings: Settings) -> Offload:
@@ -104,6 +116,7 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
         max_drafting = MAX_DRAFTING_ON_GPU if on_gpu else MAX_DRAFTING_ON_CPU
         draft_limits = DraftLimits(max_drafting, settings.num_draft_tokens, n_ubatch)
     num_slots = min(2 * settings.max_num_seqs, MAX_SLOTS)  # half of them may keep cached conversations
+    cache = _cache_size(settings, machine, model, n_ubatch, num_slots)
     return EnginePlan(
         on_gpu=on_gpu,
         limits=Limits(
@@ -122,12 +135,20 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
             swa_full=settings.swa_full,
             max_draft_tokens=draft_limits.max_num_seqs * draft_limits.max_tokens if draft_limits else 0,
         ),
-        cache=_cache_size(settings, machine, model, n_ubatch, num_slots),
+        cache=cache,
         can_shrink=not settings.n_ctx and settings.kv_unified != "off",
         num_slots=num_slots,
         max_model_len=settings.max_model_len,
         sampler_threads=settings.sampler_threads or min(machine.num_cores, MAX_SAMPLER_THREADS),
+        prefill=_prefill(settings, cache, on_gpu=on_gpu),
     )
+
+
+def _prefill(settings: Settings, cache: CacheSize, *, on_gpu: bool) -> PrefillPlan | None:
+    """On a GPU both contexts overlap; on a CPU they would only take turns."""
+    if cache.is_unified or not on_gpu or settings.prefill_context == "off":
+        return None
+    return PrefillPlan(NUM_PREFILL_STREAMS, settings.prefill_part, cache.n_ctx // cache.num_slots)
 
 
 def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatch: int, num_slots: int) -> CacheSize:

@@ -13,6 +13,9 @@ Optimistic admission. A sequence needs room for its prompt and a margin, not for
 cache is full all the same, the youngest running sequence is preempted: it gives its slot back and waits, and its tokens
 so far become its prompt.
 
+Prefill beside decode. Where there is a lane for it (prefill_lane.py), a new prompt is computed there while others
+generate, and joins them when its keys and values are handed over. Its slot is claimed meanwhile.
+
 Shared prefill. A sequence whose prompt begins like one that is being prefilled waits for it, and is passed meanwhile by
 others. So many requests with one system prompt compute it once.
 
@@ -27,6 +30,7 @@ from dataclasses import dataclass
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.cache.kv_cache import KVCache
 from handler.engine.cache.slot import Match, common_prefix_length
+from handler.engine.prefill_lane import NoPrefillLane, Prefill, PrefillLane
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError, RequestError
 
@@ -52,8 +56,11 @@ class Scheduler:
     Engine thread only. Knows nothing of llama.cpp, threads, text and event loops, nor which kind of cache it has.
     """
 
-    def __init__(self, cache: KVCache, limits: Limits) -> None:
+    def __init__(self, cache: KVCache, limits: Limits, lane: PrefillLane | NoPrefillLane | None = None) -> None:
         self.cache = cache
+        self._lane = lane or NoPrefillLane()
+        self._in_lane: dict[Sequence, Prefill] = {}  # running, but not part of any batch
+        self._refused: set[Sequence] = set()  # the lane failed on them
         self.limits = limits
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of admission
@@ -69,13 +76,14 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self) -> Batch:
-        """The next batch; never empty while there is work."""
+        """The next batch; empty only if there is no work but in the prefill lane."""
         limits, batch = self.limits, Batch()
         self.cache.prepare_step()
+        self._take_from_lane()
 
         # 1. One token for each generating sequence, unless all of them are held for the rest of their burst.
         generating = [sequence for sequence in self.running if sequence.num_pending_tokens == 1]
-        others_come = bool(self.waiting) or len(generating) < len(self.running)
+        others_come = bool(self.waiting) or len(generating) + len(self._in_lane) < len(self.running)
         have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
         are_held = others_come and not have_begun and self._num_burst_tokens < limits.max_burst_tokens
         if not are_held:
@@ -88,10 +96,13 @@ class Scheduler:
             if (next_one := self._first_ready()) is None or not self._admit(*next_one):
                 break
 
-        # 3. Prefill with what is left of the batch. Half of it goes to the oldest sequence, the rest to those with the
+        # 3. While others generate, prompts of which nothing is cached go to the prefill lane.
+        self._fill_lane(others_generate=have_begun)
+
+        # 4. Prefill with what is left of the batch. Half of it goes to the oldest sequence, the rest to those with the
         #    least to compute: a short prompt does not wait for a long one to end, nor a long one for ever.
         shares = dict.fromkeys(self.running, 0)
-        for sequence in generating:
+        for sequence in [*generating, *self._in_lane]:
             shares.pop(sequence, None)  # it may have been preempted
         left = limits.max_batch_tokens - batch.num_tokens
         if batch.items:
@@ -107,13 +118,14 @@ class Scheduler:
         for sequence, num_tokens in shares.items():
             self._give_tokens(batch, sequence, num_tokens)
 
-        # 4. There was nothing to prefill after all: no reason to hold anything.
+        # 5. There was nothing to prefill after all: no reason to hold anything.
         if not batch.items:
             for sequence in generating:
                 self._give_tokens(batch, sequence, 1)
 
-        batch.padding_slots = self.cache.arrange(batch.items)
-        assert batch.items or not self.has_work, "there is work, but nothing was scheduled"
+        if batch.items:
+            batch.padding_slots = self.cache.arrange(batch.items)
+        assert batch.items or self._in_lane or not self.has_work, "there is work, but nothing was scheduled"
         return batch
 
     def postprocess(self, batch: Batch, sampled: Iterable[list[SampledToken]]) -> Outputs:
@@ -174,6 +186,26 @@ class Scheduler:
             batch.remove(youngest)
             self._preempt(youngest)
 
+    def _fill_lane(self, *, others_generate: bool) -> None:
+        """Send what the lane takes: new prompts, whole."""
+        for sequence in self.running if others_generate else ():
+            num_tokens = sequence.num_tokens - 1
+            is_new = not (sequence in self._in_lane or sequence in self._refused or sequence.num_computed_tokens)
+            if is_new and self._lane.takes(num_tokens):
+                prefill = self._in_lane[sequence] = Prefill(sequence, sequence.token_ids[:num_tokens])
+                self._lane.submit(prefill)
+
+    def _take_from_lane(self) -> None:
+        """Let sequences join the others whose prompts are computed; one that failed is computed here."""
+        for prefill in self._lane.take_finished():
+            sequence = prefill.sequence
+            if self._in_lane.get(sequence) is not prefill:
+                continue  # it was aborted or preempted meanwhile
+            del self._in_lane[sequence]
+            assert sequence.slot is not None, "it is running"
+            if prefill.state is None or not self.cache.adopt(sequence.slot, prefill.token_ids, prefill.state):
+                self._refused.add(sequence)
+
     def _first_ready(self) -> tuple[Sequence, Match | None] | None:
         """The first waiting sequence that need not wait for a prefix, and what it can reuse."""
         for sequence in self.waiting:
@@ -230,6 +262,9 @@ class Scheduler:
 
     def _release_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
+        if prefill := self._in_lane.pop(sequence, None):
+            prefill.is_cancelled = True
+        self._refused.discard(sequence)
         self.running.remove(sequence)
         self.cache.release(sequence.slot)
         sequence.slot = None

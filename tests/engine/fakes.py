@@ -133,6 +133,13 @@ class RecordingMemory:
         if not self.is_unified:
             self.cells[target] = [(next(self._next_cell), token_id) for _, token_id in self.cells[target]]
 
+    def restore(self, seq_id: int, state: list[int]) -> bool:
+        """`state`: the token ids themselves."""
+        self.calls.append(Call("restore", seq_id, len(state)))
+        self.cells[seq_id] = []
+        self.write(seq_id, 0, state)
+        return True
+
     def truncate(self, seq_id: int, num_tokens: int) -> bool:
         self.calls.append(Call("truncate", seq_id, num_tokens))
         if self.kind not in ("full", "split"):

@@ -69,6 +69,10 @@ class KVCache(Protocol):
         """Note tokens that were just computed, each in a claimed slot. `make_room` was called before."""
         ...
 
+    def adopt(self, slot: Slot, token_ids: list[int], state: object) -> bool:
+        """Take a prompt that a prefill context has computed into an empty claimed slot; False if that fails."""
+        ...
+
     def drop_rest(self, slot: Slot) -> None:
         """Remove what was computed in a claimed slot behind the tokens that were noted: rejected drafts."""
         ...

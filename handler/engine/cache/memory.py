@@ -1,6 +1,6 @@
 """llama.cpp's memory of one context, as the caches need it."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Memory(Protocol):
@@ -29,6 +29,10 @@ class Memory(Protocol):
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Make `target`, which is empty, begin with the first `num_tokens` tokens of `source`."""
+        ...
+
+    def restore(self, seq_id: int, state: Any) -> bool:
+        """Fill a slot, which is emptied first, with what a prefill context has computed; False if that fails."""
         ...
 
     def truncate(self, seq_id: int, num_tokens: int) -> bool:

@@ -32,6 +32,11 @@ class Placed(Protocol):
     @property
     def slot(self) -> Slot: ...
 
+    @property
+    def num_rows(self) -> int:
+        """Tokens to compute in it."""
+        ...
+
 
 P = TypeVar("P", bound=Placed)
 

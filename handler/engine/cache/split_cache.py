@@ -29,6 +29,7 @@ class SplitCache:
         self._capacity = num_cells // num_slots  # tokens of a slot
         self._memory = memory
         self._table = SlotTable(memory, num_slots)
+        self._window = placement.Window(num_slots)
 
     @property
     def slots(self) -> list[Slot]:
@@ -45,14 +46,14 @@ class SplitCache:
     def prepare_step(self) -> None:
         """Compact: move one claimed slot nearer to the others, if they have come to lie too far apart."""
         claimed = {slot.seq_id: slot for slot in self.slots if slot.is_claimed}
-        if not placement.is_scattered(claimed):
+        if not self._window.is_loose(claimed):
             return
         far = claimed.pop(placement.outermost(claimed))
         if (place := self._free_place(self._near(claimed), far)) is not None:
             self._move(far, place)
 
     def find_prefix(self, token_ids: list[int]) -> Match | None:
-        match = self._table.find_prefix(token_ids)
+        match = self._table.find_prefix(token_ids, MIN_COPIED)
         return match if match and (match.takes_all or match.num_tokens >= MIN_COPIED) else None
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
@@ -95,16 +96,28 @@ class SplitCache:
         return True
 
     def arrange(self, items: list[P]) -> list[Slot]:
-        """In the order of their seq_ids; slots in the gaps between them are padded, as long as they have a free
-        cell."""
+        """In the order of their seq_ids; while sequences generate, the rest of the window is padded.
+
+        A cached conversation that has no cell left for a discarded token is evicted: it could not be continued.
+        """
         items.sort(key=lambda item: item.slot.seq_id)
-        missing = placement.padding([item.slot.seq_id for item in items])
-        return [slot for slot in self.slots if slot.seq_id in missing and slot.num_tokens < self._capacity]
+        if not any(item.num_rows == 1 for item in items):
+            return []
+        used = {item.slot.seq_id for item in items}
+        window = self._window.covering(used)
+        padded = [slot for slot in self.slots if slot.seq_id in window and slot.seq_id not in used]
+        for slot in padded:
+            if slot.num_tokens >= self._capacity and not slot.is_claimed:
+                self.clear(slot)
+        return [slot for slot in padded if slot.num_tokens < self._capacity]
 
     def append(self, computed: Iterable[tuple[Slot, list[int]]]) -> None:
         for slot, token_ids in computed:
             slot.token_ids += token_ids
             assert len(slot.token_ids) <= self._capacity, "more than a slot has cells for"
+
+    def adopt(self, slot: Slot, token_ids: list[int], state: object) -> bool:
+        return self._table.restore(slot, token_ids, state)
 
     def drop_rest(self, slot: Slot) -> None:
         self._table.drop_rest(slot)
@@ -131,13 +144,17 @@ class SplitCache:
 
     def _free_place(self, slots: list[Slot], wanted: Slot | None) -> Slot | None:
         """One of these to be overwritten, preferably not the wanted one. A long conversation in it is moved first."""
-        slot = min(slots, key=lambda slot: (slot is wanted, not slot.is_empty, slot.last_used), default=None)
+        slot = min(slots, key=lambda slot: self._cost(slot, wanted), default=None)
         if slot is None or slot is wanted or slot.num_tokens < MIN_KEPT:
             return slot
         if (spare := self._spare_for(slot, wanted)) is None:
             return slot
         self._move(slot, spare)
         return spare
+
+    def _cost(self, slot: Slot, wanted: Slot | None) -> tuple[bool, bool, bool, int]:
+        """The least is overwritten first. A slot within the window leaves the shape of the steps as it is."""
+        return slot is wanted, slot.seq_id not in self._window, not slot.is_empty, slot.last_used
 
     def _spare_for(self, slot: Slot, wanted: Slot | None) -> Slot | None:
         """An unclaimed slot that is empty or was used less recently than this one."""

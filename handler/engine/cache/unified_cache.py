@@ -129,6 +129,13 @@ class UnifiedCache:
         self._num_holders[cells] = 1
         self._num_claims[cells] = 1
 
+    def adopt(self, slot: Slot, token_ids: list[int], state: object) -> bool:
+        if not self.make_room(len(token_ids)) or not self._memory.restore(slot.seq_id, state):
+            self.clear(slot)
+            return False
+        self.append([(slot, token_ids)])
+        return True
+
     def drop_rest(self, slot: Slot) -> None:
         self._table.drop_rest(slot)
         self._drop_cells(slot)

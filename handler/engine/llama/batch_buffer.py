@@ -20,6 +20,7 @@ class BatchBuffer:
 
     def __init__(self, capacity: int) -> None:
         """`capacity`: tokens of the largest batch, padding included."""
+        self.rows: list[int] = []  # of logits, among all of the batch: those that tokens are sampled from, in order
         self._token = np.zeros(capacity, np.int32)
         self._pos = np.zeros(capacity, np.int32)
         self._seq_id = np.zeros(capacity, np.int32)
@@ -41,24 +42,36 @@ class BatchBuffer:
         return int(self.struct.n_tokens)
 
     def fill(self, batch: Batch) -> None:
-        """Rows of logits are wanted for each item that catches up, and for each token of its draft, in this order."""
-        parts = [(item.slot.seq_id, item.start, item.token_ids, _num_wanted(item)) for item in batch.items]
-        parts += [(slot.seq_id, slot.num_tokens, [PAD], 0) for slot in batch.padding_slots]
+        """Rows of logits are wanted for each item that catches up, and for each token of its draft, in this order.
+
+        Padding gets rows too, which are discarded: a graph is only reused with the same number of them.
+        """
+        parts = [(item.slot.seq_id, item.start, item.token_ids, _num_wanted(item), True) for item in batch.items]
+        parts += [(slot.seq_id, slot.num_tokens, [PAD], 1, False) for slot in batch.padding_slots]
         if batch.padding_slots:
             parts.sort(key=lambda part: part[0])
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         rows: list[int] = []
-        for seq_id, start, token_ids, num_wanted in parts:
+        self.rows.clear()
+        for seq_id, start, token_ids, num_wanted, is_sampled in parts:
             tokens += token_ids
             positions += range(start, start + len(token_ids))
             slots += [seq_id] * len(token_ids)
+            if is_sampled:
+                self.rows += range(len(rows), len(rows) + num_wanted)
             rows += range(len(tokens) - num_wanted, len(tokens))
         end = self.struct.n_tokens = len(tokens)
         self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
         self._logits[:end] = 0
         self._logits[rows] = 1
+
+    def fill_part(self, seq_id: int, start: int, token_ids: list[int]) -> None:
+        """A part of one prompt, without rows of logits."""
+        end = self.struct.n_tokens = len(token_ids)
+        self._token[:end], self._seq_id[:end], self._logits[:end] = token_ids, seq_id, 0
+        self._pos[:end] = np.arange(start, start + end)
 
     def fill_token(self, token_id: int) -> None:
         """A single token at the beginning of slot 0."""

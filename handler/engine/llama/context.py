@@ -34,7 +34,7 @@ def open_context(model: LlamaModel, plan: EnginePlan) -> tuple[Pointer, CacheSiz
     size = plan.cache
     log.info("cache of %d tokens, %s/%s: %s", *size[:4])
     while True:
-        if context := llama.llama_init_from_model(model.pointer, _native(plan.context, size)):
+        if context := llama.llama_init_from_model(model.pointer, native_params(plan.context, size)):
             return context, size
         refusal = (
             f"llama.cpp cannot make a cache of {size.n_ctx} tokens as {size.type_k}/{size.type_v} ({size.why}): "
@@ -46,7 +46,8 @@ def open_context(model: LlamaModel, plan: EnginePlan) -> tuple[Pointer, CacheSiz
         size = size.half(plan.num_slots)
 
 
-def _native(params: ContextParams, size: CacheSize) -> Any:
+def native_params(params: ContextParams, size: CacheSize) -> Any:
+    """llama.cpp's struct of a context's parameters."""
     native = llama.llama_context_default_params()
     native.n_ctx = size.n_ctx
     native.n_batch = params.n_batch if size.is_unified else params.n_batch + size.num_slots  # padding comes on top

@@ -1,6 +1,10 @@
 """llama.cpp's memory of one context, as a `Memory` for the caches."""
 
+import ctypes
+
 import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
 
 from handler.engine.llama.model import Pointer
 from handler.engine.plan import ModelFacts
@@ -14,6 +18,7 @@ class ModelMemory:
 
     def __init__(self, context: Pointer, model: ModelFacts, *, swa_full: bool, is_unified: bool) -> None:
         self.is_unified = is_unified
+        self._context = context
         self._memory = llama.llama_get_memory(context)
         self._has_states = model.has_states
         self._window = model.window
@@ -33,6 +38,10 @@ class ModelMemory:
         else:  # a part of a slot with cells of its own cannot be copied: llama.cpp would abort
             llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             llama.llama_memory_seq_rm(self._memory, target, num_tokens, -1)
+
+    def restore(self, seq_id: int, state: npt.NDArray[np.uint8]) -> bool:
+        data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return bool(llama.llama_state_seq_set_data(self._context, data, state.size, seq_id) == state.size)
 
     def truncate(self, seq_id: int, num_tokens: int) -> bool:
         return bool(llama.llama_memory_seq_rm(self._memory, seq_id, num_tokens, -1))

@@ -8,6 +8,7 @@ from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import open_context
 from handler.engine.llama.memory import ModelMemory
 from handler.engine.llama.model import LlamaModel
+from handler.engine.llama.prefill_context import LlamaPrefillContext
 from handler.engine.llama.sampler_chain import SamplerChain
 from handler.engine.llama.step_sampler import StepSampler
 from handler.engine.llama.tokenizer import Tokenizer
@@ -35,6 +36,7 @@ class ModelRunner:
         self._model = model
         try:
             self._context, cache = open_context(model, plan)
+            self._plan, self._cache = plan, cache
         except BaseException:
             model.close()
             raise
@@ -60,6 +62,15 @@ class ModelRunner:
         self._call_decode()
         llama.llama_synchronize(self._context)
         self.memory.clear(0)
+
+    def open_prefill_context(self) -> LlamaPrefillContext | None:
+        """A second context for prompts, as planned; None where the plan has none, or the cache became a unified one.
+
+        Raises ModelError.
+        """
+        if self._plan.prefill is None or self._cache.is_unified:
+            return None
+        return LlamaPrefillContext(self._model, self._plan, self._plan.prefill, self._cache)
 
     def chat_template(self) -> str | None:
         """The template stored in the GGUF."""
@@ -143,7 +154,8 @@ class ModelRunner:
         chains = [_chain(item) for item in items]
 
         def draw(indices: list[int], rows: list[int]) -> list[SampledToken]:
-            return self._sampling.sample([chains[i] for i in indices], rows, [masks[i] for i in indices])
+            among_all = [self._buffer.rows[row] for row in rows]
+            return self._sampling.sample([chains[i] for i in indices], among_all, [masks[i] for i in indices])
 
         return verify([item.draft_token_ids for item in items], draw)
 

@@ -1,9 +1,8 @@
-"""Which seq_ids lie side by side, and what fills the gaps between them."""
+"""Which seq_ids lie side by side, and which of them a step computes."""
 
 import random
-from itertools import pairwise
 
-from handler.engine.cache.placement import MAX_PADDED, is_scattered, nearest, num_gaps, outermost, padding
+from handler.engine.cache.placement import PATIENCE, Window, nearest, num_gaps, outermost
 
 
 def test_gaps() -> None:
@@ -21,30 +20,51 @@ def test_nearest() -> None:
     assert nearest([], [0, 9]) == [0, 9]
 
 
-def test_padding_fills_small_gaps() -> None:
-    """A large one is left: to begin anew costs less."""
-    far = 7 + MAX_PADDED + 2
-    assert padding([7, 2, 4, far]) == [3, 5, 6]
-    assert padding([7, far - 1]) == list(range(8, far - 1))
-    assert padding([3]) == padding([]) == []
+def test_a_window_grows_at_once() -> None:
+    """By sizes, so that it seldom changes; never beyond the slots there are."""
+    window = Window(60)
+
+    assert window.covering([5]) == range(5, 6)
+    assert window.covering([5, 7]) == range(5, 9)
+    assert window.covering([6]) == range(5, 9)
+    assert window.covering([4, 30]) == range(4, 36)
+    assert window.covering([50, 59]) == range(44, 60)
+    assert window.covering([0, 59]) == range(60)
 
 
-def test_padded_ids_follow_one_another() -> None:
-    """With random ones: no small gap is left, and none is there twice."""
-    for seed in range(200):
-        seq_ids = random.Random(seed).sample(range(100), 20)
-        together = sorted([*seq_ids, *padding(seq_ids)])
-        steps = [b - a for a, b in pairwise(together)]
-        assert all(step == 1 or step > MAX_PADDED + 1 for step in steps)
+def test_a_window_shrinks_late() -> None:
+    """Chats that come and go within a short time leave it as it is."""
+    window = Window(64)
+    window.covering([0, 7])
+
+    for _ in range(PATIENCE - 1):
+        assert window.covering([2]) == range(8)
+    assert window.covering([0, 7]) == range(8)
+    for _ in range(PATIENCE - 1):
+        assert window.covering([2]) == range(8)
+    assert window.covering([2]) == range(2, 3)
 
 
-def test_scattered() -> None:
-    """A gap for every four is borne."""
-    assert not is_scattered([])
-    assert not is_scattered([5])
-    assert not is_scattered([1, 2, 3, 5])
-    assert is_scattered([1, 3])
-    assert is_scattered([1, 2, 3, 6])
+def test_a_window_covers_what_is_asked() -> None:
+    """Whatever runs, in whatever order it comes and goes."""
+    rng = random.Random(1)
+    window = Window(100)
+    for _ in range(2000):
+        seq_ids = rng.sample(range(100), rng.randrange(1, 30))
+        covering = window.covering(seq_ids)
+        assert set(seq_ids) <= set(covering) <= set(range(100))
+
+
+def test_gaps_are_borne_that_cost_nothing() -> None:
+    """They are padded; only where the sizes say that a smaller window would do, and for long, is a slot moved."""
+    window = Window(64)
+    for _ in range(3 * PATIENCE):
+        assert not window.is_loose([0, 2, 3])
+        assert not window.is_loose([])
+    for _ in range(PATIENCE - 1):
+        assert not window.is_loose([0, 9])
+    assert window.is_loose([0, 9])
+    assert not window.is_loose([0, 1])
 
 
 def test_outermost() -> None:

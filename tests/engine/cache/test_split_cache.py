@@ -23,6 +23,7 @@ class Item(NamedTuple):
     """What a batch has of a slot."""
 
     slot: Slot
+    num_rows: int = 1
 
 
 class SplitBench(Bench[SplitCache]):
@@ -66,7 +67,7 @@ def test_a_hole_is_filled_first() -> None:
     slots = [bench.start(name * 5) for name in "abc"]
     hole = slots[1].seq_id
     bench.cache.release(slots[1])
-    assert bench.padding([slots[0], slots[2]]) == [slots[1]]
+    assert slots[1] in bench.padding([slots[0], slots[2]])
     assert bench.start("new").seq_id == hole
     assert placement.num_gaps(bench.running) == 0
 
@@ -132,25 +133,47 @@ def test_a_short_prefix_is_computed_anew() -> None:
     assert bench.cache.find_prefix(tokens("s" * (MIN_COPIED - 1) + "two")) is None
 
 
-def test_scattered_slots_are_drawn_together() -> None:
-    """One move a step, until few gaps are left; nothing of the running ones is lost."""
+def test_scattered_slots_are_compacted() -> None:
+    """After a while, by one move a step; nothing of the running ones is lost."""
     bench = SplitBench(8)
     slots = [bench.start(f"{name} talks") for name in "abcdefgh"]
     for slot in slots[1:7]:
         bench.cache.release(slot)
-    bench.cache.prepare_step()
-    bench.check()
+    for _ in range(placement.PATIENCE):
+        assert placement.num_gaps(bench.running) == 6
+        bench.cache.prepare_step()
+        bench.check()
     assert placement.num_gaps(bench.running) == 0
     assert [text(slots[0]), text(slots[7])] == ["a talks", "h talks"]
     assert len(bench.copies()) == 1
 
 
-def test_a_full_slot_is_no_pad() -> None:
-    """There is no cell in it for one more token."""
+def test_a_full_conversation_among_running_ones_is_evicted() -> None:
+    """There is no cell in it for a discarded token, and it could not be continued anyway."""
     bench = SplitBench(3)
     slots = [bench.start("a"), bench.start("b" * CAPACITY), bench.start("c")]
     bench.cache.release(slots[1])
-    assert bench.padding([slots[0], slots[2]]) == []
+    assert bench.padding([slots[0], slots[2]]) == [slots[1]]
+    assert slots[1].is_empty
+    bench.check()
+
+
+def test_prompts_alone_are_not_padded() -> None:
+    """A window is for sequences that generate: among prompts each padded token would begin a piece of its own."""
+    bench = SplitBench(4)
+    slots = [bench.start("a"), bench.start("b")]
+    assert bench.cache.arrange([Item(slot, num_rows=7) for slot in slots]) == []
+
+
+def test_a_prompt_that_was_computed_elsewhere() -> None:
+    """Its tokens are in the slot then, and serve as a prefix like any others."""
+    bench = SplitBench(4)
+    slot = bench.cache.claim(None)
+    assert slot is not None
+    prompt = "p" * MIN_COPIED
+    assert bench.cache.adopt(slot, tokens(prompt), tokens(prompt))
+    bench.check()
+    assert text(bench.start(prompt + "and on")) == prompt + "and on"
 
 
 @pytest.mark.parametrize("seed", seeds())

@@ -1,0 +1,171 @@
+"""Prompts that a second context computes: their states are those of the decoding context, to the bit."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import pytest
+
+from handler.engine.cache.split_cache import SplitCache
+from handler.engine.engine import Engine
+from handler.engine.llama import context
+from handler.engine.llama.context import native_params
+from handler.engine.llama.model import LlamaModel
+from handler.engine.llama.model_runner import ModelRunner
+from handler.engine.llama.prefill_context import LlamaPrefillContext
+from handler.engine.plan import PrefillPlan
+from handler.engine.prefill_lane import MIN_TOKENS, NoPrefillLane, Prefill, PrefillLane
+from handler.engine.sampling_params import SamplingParams
+from handler.engine.scheduler import Limits, Scheduler
+from handler.engine.sequence import Sequence
+from handler.engine.structured.grammar import GrammarCompiler
+from handler.errors import EngineError
+from tests.engine.llama.tiny_engine import ON_CPU, run, tiny_plan
+from tests.tiny_models import Architecture
+
+NUM_SLOTS, N_CTX, PART = 5, 512, 16
+PROMPTS = [[5 + (number * 31 + place * 7) % 200 for place in range(60 + 25 * number)] for number in range(6)]
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
+
+
+@pytest.fixture
+def runner(tiny_model_paths: Mapping[Architecture, Path], monkeypatch: pytest.MonkeyPatch) -> ModelRunner:
+    """A cache split among slots, and a plan for prompts; llama.cpp counts the graphs that it reuses."""
+
+    def with_counters(*args: Any) -> Any:
+        params = native_params(*args)
+        params.no_perf = False
+        return params
+
+    monkeypatch.setattr(context, "native_params", with_counters)
+    plan = tiny_plan(
+        n_ctx=N_CTX, n_batch=256, num_slots=NUM_SLOTS, is_unified=False, flash_attn="off", cache_type="f32"
+    )
+    with_prefill = replace(plan, prefill=PrefillPlan(num_streams=2, part_tokens=PART, max_tokens=N_CTX))
+    return ModelRunner(LlamaModel(tiny_model_paths["llama"], ON_CPU), with_prefill)
+
+
+def open_prefill(runner: ModelRunner) -> LlamaPrefillContext:
+    prefill_context = runner.open_prefill_context()
+    assert prefill_context is not None
+    return prefill_context
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_a_state_moves_to_any_slot(runner: ModelRunner, stream: int) -> None:
+    """Whichever of its streams computed the prompt: the next tokens are those of a prompt computed in place."""
+    with closing(runner), closing(open_prefill(runner)) as prompts:
+        prompt = PROMPTS[2]
+        for start in range(0, len(prompt) - 1, PART):
+            prompts.compute(stream, start, prompt[start : min(start + PART, len(prompt) - 1)])
+        state = prompts.state(stream)
+        for seq_id in (3, 0):
+            assert runner.memory.restore(seq_id, state)
+
+
+def test_a_state_for_another_number_of_streams_is_refused(runner: ModelRunner) -> None:
+    """By llama.cpp itself, without harm."""
+    with closing(runner), closing(open_prefill(runner)) as prompts:
+        prompts._num_target_streams = NUM_SLOTS + 1
+        prompts.compute(0, 0, PROMPTS[0][:PART])
+
+        assert not runner.memory.restore(1, prompts.state(0))
+
+
+async def answers(engine: Engine) -> list[str]:
+    """Of prompts that come while others generate."""
+    texts = [""] * len(PROMPTS)
+    generations = []
+    for number, prompt in enumerate(PROMPTS):
+        generations.append(await engine.generate([prompt], GREEDY))
+        texts[number] = (await anext(generations[number]))[0].text
+    for number, generation in enumerate(generations):
+        async for outputs in generation:
+            texts[number] += outputs[0].text
+    return texts
+
+
+def test_texts_are_those_without_a_lane(tiny_model_paths: Mapping[Architecture, Path], runner: ModelRunner) -> None:
+    """Float32 and one thread: equal, whoever computed the prompt."""
+    taken: list[int] = []
+
+    class CountingLane(PrefillLane):
+        def takes(self, num_tokens: int) -> bool:
+            taken.append(num_tokens)
+            return super().takes(num_tokens)
+
+    limits = Limits(4, 256, 64)
+    lane = CountingLane(open_prefill(runner))
+    with closing(Engine(runner, limits, max_queue=9, schemas=GrammarCompiler(runner.vocabulary), lane=lane)) as engine:
+        with_lane = asyncio.run(answers(engine))
+    plan = tiny_plan(
+        n_ctx=N_CTX, n_batch=256, num_slots=NUM_SLOTS, is_unified=False, flash_attn="off", cache_type="f32"
+    )
+    plain = ModelRunner(LlamaModel(tiny_model_paths["llama"], ON_CPU), plan)
+    with closing(Engine(plain, limits, max_queue=9, schemas=GrammarCompiler(plain.vocabulary))) as engine:
+        without = asyncio.run(answers(engine))
+
+    assert with_lane == without
+    assert len(taken) >= 3
+
+
+class InlineLane(NoPrefillLane):
+    """Computes a prompt at once."""
+
+    def __init__(self, prefill_context: LlamaPrefillContext) -> None:
+        self._context = prefill_context
+        self._finished: list[Prefill] = []
+
+    def takes(self, num_tokens: int) -> bool:
+        return num_tokens >= MIN_TOKENS
+
+    def submit(self, prefill: Prefill) -> None:
+        for start in range(0, len(prefill.token_ids), PART):
+            self._context.compute(0, start, prefill.token_ids[start : start + PART])
+        prefill.state = self._context.state(0)
+        self._finished.append(prefill)
+
+    def take_finished(self) -> list[Prefill]:
+        finished, self._finished = self._finished, []
+        return finished
+
+
+def test_generating_steps_reuse_their_graph(runner: ModelRunner) -> None:
+    """Under random arrivals and departures: nearly every step without a prompt finds the shape of the one before."""
+    rng = random.Random(1)
+    with closing(runner), closing(open_prefill(runner)) as prefill_context:
+        cache = SplitCache(runner.memory, num_slots=NUM_SLOTS, num_cells=NUM_SLOTS * N_CTX)
+        scheduler = Scheduler(cache, Limits(4, 256, 64), InlineLane(prefill_context))
+        num_steps = num_reused = 0
+        for number in range(600):
+            if len(scheduler.running) + len(scheduler.waiting) < 4 and rng.random() < 0.3:
+                prompt = [number % 200, *rng.choices(range(5, 200), k=rng.randrange(60, 150))]
+                scheduler.add(sequence_of(runner, prompt, rng.randrange(8, 40)))
+            if not scheduler.has_work:
+                continue
+            before = llama.llama_perf_context(runner._context).n_reused
+            batch = scheduler.schedule()
+            scheduler.postprocess(batch, run(runner, batch))
+            if all(item.num_rows == 1 for item in batch.items):
+                num_steps += 1
+                num_reused += llama.llama_perf_context(runner._context).n_reused - before
+        scheduler.fail(list(scheduler.running), EngineError("over"))
+
+    assert num_steps > 300
+    assert num_reused >= 0.98 * num_steps
+
+
+def sequence_of(runner: ModelRunner, prompt: list[int], max_tokens: int) -> Sequence:
+    params = SamplingParams(max_tokens=max_tokens)
+    return Sequence(
+        prompt,
+        params,
+        vocabulary=runner.vocabulary,
+        max_num_tokens=runner.max_model_len,
+        sampler=runner.make_sampler(params, prompt),
+    )

@@ -1,0 +1,313 @@
+"""Prompts that are computed beside the running sequences: which, in what order, and what becomes of them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from queue import SimpleQueue
+
+import pytest
+
+from handler.engine.cache.split_cache import SplitCache
+from handler.engine.prefill_lane import MIN_TOKENS, NoPrefillLane, Prefill, PrefillLane
+from handler.engine.sampling_params import SamplingParams
+from handler.engine.scheduler import Limits, Scheduler
+from handler.engine.sequence import Sequence
+from handler.errors import DecodeError
+from tests.engine.fakes import TIMEOUT, FakeRunner, create_engine
+from tests.engine.test_scheduler import create_sequence
+
+PART = 32
+LONG, SHORT = "l" * 10 * PART, "s" * 2 * PART
+
+
+class FakeContext:
+    """Its states are the tokens themselves. `computed` has the first token and the length of each part, in order."""
+
+    num_streams = 2
+    part_tokens = PART
+    max_tokens = 1000
+
+    def __init__(self) -> None:
+        self.computed: list[tuple[str, int]] = []
+        self.fails = False
+        self.is_closed = False
+        self.permits = threading.Semaphore(1_000_000)
+        self.begun: SimpleQueue[None] = SimpleQueue()
+        self._streams: dict[int, list[int]] = {}
+
+    def compute(self, stream: int, start: int, token_ids: list[int]) -> None:
+        self.begun.put(None)
+        assert self.permits.acquire(timeout=TIMEOUT), "no permit came"
+        if self.fails:
+            raise DecodeError("It is broken.")
+        held = self._streams.setdefault(stream, [])
+        if start == 0:
+            held.clear()
+        assert start == len(held), "a gap in the positions, or a position twice"
+        held += token_ids
+        self.computed.append((chr(token_ids[0]), len(token_ids)))
+
+    def state(self, stream: int) -> list[int]:
+        return list(self._streams[stream])
+
+    def close(self) -> None:
+        assert not self.is_closed, "closed twice"
+        self.is_closed = True
+
+
+class HandLane(NoPrefillLane):
+    """Takes every prompt, and finishes one when it is told to."""
+
+    def __init__(self) -> None:
+        self.submitted: list[Prefill] = []
+        self._finished: list[Prefill] = []
+
+    def takes(self, num_tokens: int) -> bool:
+        return num_tokens >= MIN_TOKENS
+
+    def submit(self, prefill: Prefill) -> None:
+        self.submitted.append(prefill)
+
+    def finish(self, number: int, *, is_good: bool = True) -> None:
+        prefill = self.submitted[number]
+        prefill.state = prefill.token_ids if is_good else None
+        self._finished.append(prefill)
+
+    def take_finished(self) -> list[Prefill]:
+        finished, self._finished = self._finished, []
+        return finished
+
+
+class Stage:
+    """A scheduler on a fake model, and a lane that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.runner = FakeRunner(kind="split", num_slots=6, num_cells=6 * 500, max_model_len=500)
+        self.lane = HandLane()
+        cache = SplitCache(self.runner.memory, num_slots=6, num_cells=6 * 500)
+        self.scheduler = Scheduler(cache, Limits(4, 64, 16), self.lane)
+
+    def add(self, prompt: str, max_tokens: int = 50) -> Sequence:
+        sequence = create_sequence(self.runner, prompt, max_tokens=max_tokens)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> list[Sequence]:
+        batch = self.scheduler.schedule()
+        if batch.items:
+            self.scheduler.postprocess(batch, self.runner.run(batch))
+        self.scheduler.cache.check_integrity()
+        return [item.sequence for item in batch.items]
+
+    def steps_to_generate(self, sequence: Sequence) -> None:
+        while sequence.num_completion_tokens < 2:
+            self.step()
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def answer(sequence: Sequence) -> str:
+    return bytes(sequence.token_ids[sequence.num_prompt_tokens :]).decode()
+
+
+# What the scheduler does with it
+
+
+def test_a_prompt_goes_to_the_lane_while_others_generate(stage: Stage) -> None:
+    """The batch has the running sequence alone until the prompt's state is handed over."""
+    first = stage.add("hello")
+    stage.steps_to_generate(first)
+    second = stage.add(LONG)
+
+    assert [stage.step(), stage.step()] == [[first], [first]]
+    [prefill] = stage.lane.submitted
+    assert prefill.token_ids == second.token_ids[: len(LONG) - 1]
+    stage.lane.finish(0)
+
+    assert stage.step() == [first, second]
+    assert second.num_completion_tokens == 1
+    while second.num_completion_tokens < 5:
+        stage.step()
+    assert answer(second) == stage.runner.answer(LONG, 5)
+
+
+def test_the_first_prompts_are_computed_together(stage: Stage) -> None:
+    """Nothing generates yet that they could disturb, and one batch of them is faster."""
+    stage.add(LONG)
+    stage.add(SHORT)
+    stage.step()
+
+    assert stage.lane.submitted == []
+
+
+def test_a_short_prompt_stays_with_the_others(stage: Stage) -> None:
+    """A hand-over would take longer."""
+    stage.steps_to_generate(stage.add("hello"))
+    stage.add("s" * MIN_TOKENS)
+    stage.step()
+
+    assert stage.lane.submitted == []
+
+
+def test_a_prompt_whose_beginning_is_cached_stays_with_the_others(stage: Stage) -> None:
+    """The lane would compute all of it."""
+    stage.steps_to_generate(stage.add(SHORT + SHORT))
+    stage.add(SHORT + SHORT + "and a question" * 10)
+    stage.step()
+
+    assert stage.lane.submitted == []
+
+
+def test_a_prefill_that_failed_is_computed_with_the_others(stage: Stage) -> None:
+    """Its text is right all the same."""
+    stage.steps_to_generate(stage.add("hello"))
+    second = stage.add(SHORT)
+    stage.step()
+    stage.lane.finish(0, is_good=False)
+    stage.steps_to_generate(second)
+
+    assert answer(second) == stage.runner.answer(SHORT, second.num_completion_tokens)
+
+
+def test_only_the_lane_has_work(stage: Stage) -> None:
+    """The batch is empty then, and not before."""
+    first = stage.add("hello", max_tokens=3)
+    stage.steps_to_generate(first)
+    second = stage.add(LONG)
+    while not first.is_finished:
+        stage.step()
+
+    assert stage.step() == []
+    assert stage.scheduler.has_work
+    stage.lane.finish(0)
+    assert stage.step() == [second]
+
+
+def test_an_aborted_sequence_is_cancelled_in_the_lane(stage: Stage) -> None:
+    """What comes all the same is dropped, whoever has the slot by then."""
+    stage.steps_to_generate(stage.add("hello"))
+    second = stage.add(LONG)
+    stage.step()
+    stage.scheduler.abort(second)
+    third = stage.add(SHORT)
+    stage.step()
+
+    assert [prefill.is_cancelled for prefill in stage.lane.submitted] == [True, False]
+    stage.lane.finish(0)
+    stage.lane.finish(1)
+    stage.steps_to_generate(third)
+    assert answer(third) == stage.runner.answer(SHORT, third.num_completion_tokens)
+
+
+# What the lane does
+
+
+@pytest.fixture
+def context() -> FakeContext:
+    return FakeContext()
+
+
+@pytest.fixture
+def lane(context: FakeContext) -> Iterator[PrefillLane]:
+    with closing(PrefillLane(context)) as lane:
+        yield lane
+    assert context.is_closed
+
+
+def prefill_of(prompt: str) -> Prefill:
+    token_ids = list(prompt.encode())
+    runner = FakeRunner()
+    return Prefill(create_sequence(runner, prompt), token_ids)
+
+
+class Waker:
+    def __init__(self) -> None:
+        self._woken: SimpleQueue[None] = SimpleQueue()
+
+    def __call__(self) -> None:
+        self._woken.put(None)
+
+    def wait(self, lane: PrefillLane, number: int) -> list[Prefill]:
+        finished: list[Prefill] = []
+        while len(finished) < number:
+            self._woken.get(timeout=TIMEOUT)
+            finished += lane.take_finished()
+        return finished
+
+
+def test_a_short_prompt_passes_a_long_one(lane: PrefillLane, context: FakeContext) -> None:
+    """Parts are computed in turns, so that neither waits for the other to end."""
+    waker = Waker()
+    long, short = prefill_of(LONG), prefill_of(SHORT)
+    context.permits = threading.Semaphore(0)
+    lane.start(waker)
+    lane.submit(long)
+    context.begun.get(timeout=TIMEOUT)
+    lane.submit(short)
+    context.permits.release(1000)
+
+    assert waker.wait(lane, 2) == [short, long]
+    assert (short.state, long.state) == (short.token_ids, long.token_ids)
+    assert len(context.computed) == 12
+
+
+def test_more_prompts_than_streams(lane: PrefillLane) -> None:
+    """All of them come, each with its own state."""
+    waker = Waker()
+    prefills = [prefill_of(chr(ord("a") + number) * (50 + 7 * number)) for number in range(9)]
+    lane.start(waker)
+    for prefill in prefills:
+        lane.submit(prefill)
+    finished = waker.wait(lane, 9)
+
+    assert {id(prefill) for prefill in finished} == {id(prefill) for prefill in prefills}
+    assert all(prefill.state == prefill.token_ids for prefill in prefills)
+
+
+def test_a_cancelled_prompt_is_not_computed_on(lane: PrefillLane, context: FakeContext) -> None:
+    """At most the part that has begun."""
+    waker = Waker()
+    long, short = prefill_of(LONG), prefill_of(SHORT)
+    context.permits = threading.Semaphore(0)
+    lane.start(waker)
+    lane.submit(long)
+    context.begun.get(timeout=TIMEOUT)
+    long.is_cancelled = True
+    lane.submit(short)
+    context.permits.release(1000)
+
+    assert waker.wait(lane, 1) == [short]
+    assert [name for name, _ in context.computed].count("l") == 1
+
+
+def test_a_failure_is_told(lane: PrefillLane, context: FakeContext) -> None:
+    """Without a state; the lane goes on."""
+    waker = Waker()
+    context.fails = True
+    lane.start(waker)
+    lane.submit(broken := prefill_of(SHORT))
+    assert waker.wait(lane, 1) == [broken]
+    assert broken.state is None
+
+    context.fails = False
+    lane.submit(good := prefill_of(SHORT))
+    assert waker.wait(lane, 1)[0].state == good.token_ids
+
+
+async def test_an_engine_with_a_lane(context: FakeContext) -> None:
+    """Texts are those of an engine without one, also of prompts that come when nothing else runs any more."""
+    runner = FakeRunner(kind="split", num_slots=6, num_cells=6 * 500, max_model_len=500)
+    engine = create_engine(runner, Limits(4, 64, 16), lane=PrefillLane(context))
+    try:
+        generations = []
+        for number in range(12):
+            prompt = f"{number}" + (LONG if number % 3 else "short")
+            generations.append((prompt, await engine.generate([prompt], SamplingParams(max_tokens=5 + number))))
+        for number, (prompt, generation) in enumerate(generations):
+            [output] = await generation.result()
+            assert output.text == runner.answer(prompt, 5 + number)
+    finally:
+        engine.close()

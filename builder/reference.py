@@ -35,6 +35,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "max_model_len": "Longest sequence in tokens",
         "max_num_seqs": "Sequences at once",
         "max_queue": "Waiting sequences",
+        "prefill_context": "Prompts beside answers",
+        "prefill_part": "Prompt tokens beside answers",
         "n_batch": "Tokens per step",
         "n_ubatch": "Tokens at once within a step",
         "prefill_chunk": "Prompt tokens per step",

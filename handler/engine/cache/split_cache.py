@@ -138,23 +138,22 @@ class SplitCache:
         assert all(slot.num_tokens <= self._capacity for slot in self.slots), "more than a slot has cells for"
 
     def _near(self, claimed: Iterable[int]) -> list[Slot]:
-        """Unclaimed slots that leave the fewest gaps beside those with these seq_ids."""
+        """Unclaimed slots that leave the fewest gaps beside those with these seq_ids, if possible within the window."""
         free = {slot.seq_id: slot for slot in self.slots if not slot.is_claimed}
-        return [free[seq_id] for seq_id in placement.nearest(list(claimed), free)]
+        taken = list(claimed)
+        near = placement.nearest(taken, free)
+        inside = [seq_id for seq_id in near if seq_id in self._window] if taken else []
+        return [free[seq_id] for seq_id in inside or near]
 
     def _free_place(self, slots: list[Slot], wanted: Slot | None) -> Slot | None:
         """One of these to be overwritten, preferably not the wanted one. A long conversation in it is moved first."""
-        slot = min(slots, key=lambda slot: self._cost(slot, wanted), default=None)
+        slot = min(slots, key=lambda slot: (slot is wanted, not slot.is_empty, slot.last_used), default=None)
         if slot is None or slot is wanted or slot.num_tokens < MIN_KEPT:
             return slot
         if (spare := self._spare_for(slot, wanted)) is None:
             return slot
         self._move(slot, spare)
         return spare
-
-    def _cost(self, slot: Slot, wanted: Slot | None) -> tuple[bool, bool, bool, int]:
-        """The least is overwritten first. A slot within the window leaves the shape of the steps as it is."""
-        return slot is wanted, slot.seq_id not in self._window, not slot.is_empty, slot.last_used
 
     def _spare_for(self, slot: Slot, wanted: Slot | None) -> Slot | None:
         """An unclaimed slot that is empty or was used less recently than this one."""

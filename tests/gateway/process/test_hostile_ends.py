@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.gateway.fake_openai import FakeOpenAI, Received, Reply
 from tests.gateway.gateway_process import GatewayProcess, rows, running
+from tests.gateway.targets.on_socket import FakeOpenAI, Received, Reply
 from tests.gateway.wire_samples import events_of, text_events
 
 NUM_STREAMS = 20

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.gateway.fake_openai import FakeOpenAI, Received, Reply
 from tests.gateway.gateway_process import GatewayProcess, bearer, create_key, rows, running
+from tests.gateway.targets.on_socket import FakeOpenAI, Received, Reply
 
 NUM_AT_ONCE = 40
 COST = 1.0  # of each request that is answered

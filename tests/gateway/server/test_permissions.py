@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.running_gateway import Running, running
-from tests.gateway.scripted_backend import ScriptedBackend, json_answer
+from tests.gateway.targets.scripted import ScriptedBackend, json_answer
 
 MODELS = {"cheap": {"targets": [{"type": "openai", "name": "one"}]}, "secret": {"targets": [{"type": "openai"}]}}
 OK = {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}
@@ -182,7 +182,7 @@ async def test_pages_under_base_urls(path: str) -> None:
 )
 async def test_origins_of_apps(origin: str) -> None:
     """Desktop applications and extensions, where they are listed; also for a gateway in a private network."""
-    asked = {
+    asked: dict[str, Any] = {
         "origin": origin,
         "access_control_request_method": "POST",
         "access_control_request_headers": "authorization",

@@ -8,7 +8,7 @@ import pytest
 
 from local_gateway.errors import TargetRefusedError, TargetUnreachableError
 from tests.gateway.running_gateway import running
-from tests.gateway.scripted_backend import DONE, FINISH, ROLE, ScriptedBackend, ScriptedUpstream, chunk, json_answer
+from tests.gateway.targets.scripted import DONE, FINISH, ROLE, ScriptedBackend, ScriptedUpstream, chunk, json_answer
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-upstream-0123456789abcdef"

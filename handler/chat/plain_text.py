@@ -1,7 +1,7 @@
 """What users and tools say stays text, even where it spells a token that controls the model.
 
-A template puts their words between its own markers, and after rendering nobody can tell a marker of the template from
-one that a user spelled. So while it renders, a character that occurs nowhere else stands inside each one that was
+A template puts their words between its own markers, and after rendering a marker of the template looks like one that a
+user spelled. So while it renders, a character that occurs nowhere else stands inside each one that was
 spelled. Behind it, the character is gone and its place is known: no word has been changed or added.
 """
 
@@ -24,7 +24,7 @@ class Revealed(NamedTuple):
 
 
 class TokenTexts:
-    """The texts of a vocabulary's control tokens: what must not be taken for a token where somebody has spelled it."""
+    """The texts of a vocabulary's control tokens: what must not be taken for a token where it was spelled."""
 
     def __init__(self, texts: Collection[str], max_literals: int = MAX_LITERALS) -> None:
         """`max_literals`: more of them are no prompt that fits, and would take long to mark."""

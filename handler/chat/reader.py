@@ -131,13 +131,19 @@ def literal_at(reader: TextReader, at: int, literals: Iterable[str]) -> Steps[st
     return next((literal for literal in literals if literal and reader.stands(literal, at)), "")
 
 
-def find(reader: TextReader, at: int, literals: Iterable[str], max_chars: int) -> Steps[Found | None]:
-    """The first of the literals within so many characters; none if the answer or the room ends before."""
+def find(
+    reader: TextReader, at: int, literals: Iterable[str], max_chars: int, impossible: str = ""
+) -> Steps[Found | None]:
+    """The first of the literals within so many characters; none if the answer or the room ends before.
+
+    Nor where an `impossible` character comes before: prose is known as such at its first blank.
+    """
     literals = sorted(literals, key=len, reverse=True)
     for start in range(at, at + max_chars + 1):
         if literal := (yield from literal_at(reader, start, literals)):
             return Found(start, literal)
-        if not (yield from peek(reader, start)):
+        char = yield from peek(reader, start)
+        if not char or char in impossible:
             return None
     return None
 

@@ -53,7 +53,7 @@ def test_no_arguments(format: Format) -> None:
 
 @families
 def test_quotes_braces_and_tags_in_a_string(format: Format) -> None:
-    """Arguments hold what other people's files hold."""
+    """Arguments hold what files hold."""
     call = ("write_file", TRICKY)
 
     assert parse_in_any_cut(format, calling(format, call)).parsed_calls == [call]

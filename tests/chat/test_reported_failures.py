@@ -34,7 +34,7 @@ def arguments_of(answer: Answer) -> Any:
         ('{"n": 10}', '{"n": 10}'),  # vllm#13622
         ("{}", "{}"),  # vllm#28806
         ('{"command": "mkdir test/{a,b"}', '{"command": "mkdir test/{a,b"}'),  # vllm#21544: a brace in a string
-        ('{"id": 1234567890123456789}', '{"id": 1234567890123456789}'),  # exact, for nobody parses it
+        ('{"id": 1234567890123456789}', '{"id": 1234567890123456789}'),  # exact: it is not parsed
         ('"{\\"a\\": 1}"', '{"a": 1}'),  # encoded twice
         ("null", "{}"),
     ],
@@ -93,8 +93,10 @@ def test_prose_that_mentions_a_marker(text: str) -> None:
     for format in (HERMES, QWEN_CODER, GLM):
         assert parse_in_any_cut(format, text).content == text
 
-    parser = OutputParser(HERMES)
-    assert fold(parser.feed("Write `<tool_call>` first")).content == "Write `<tool_call>` first"
+    for format in FORMATS.values():
+        for marker in format.starts if not (format.channels or format.implied) else ():
+            prose = f"Write {marker} first of all"
+            assert fold(OutputParser(format).feed(prose)).content == prose, format.name
 
 
 def test_an_end_tag_in_a_raw_argument() -> None:
@@ -128,7 +130,7 @@ def test_harmony_arguments_that_are_no_json() -> None:
 
 
 def test_a_call_without_the_end_of_reasoning() -> None:
-    """llamadart#402, sglang#17551: not all of it is reasoning. A tool that nobody has is a thought."""
+    """llamadart#402, sglang#17551: not all of it is reasoning. A call of an unknown tool is a thought."""
     call = '<tool_call>\n{"name": "%s", "arguments": {}}\n</tool_call>'
     answer = parse_in_any_cut(HERMES, "I will.\n" + call % "get_time", starts_in=ReasoningState.OPEN)
     assert (answer.reasoning, answer.calls) == ("I will.", (("get_time", "{}"),))

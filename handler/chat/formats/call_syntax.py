@@ -44,7 +44,7 @@ class PythonCalls:
     def _call(self, calls: Calls, at: int, is_certain: bool) -> Steps[bool]:
         reader = calls.reader
         at = yield from skip(reader, at)
-        found = yield from find(reader, at, ("(",), MAX_NAME_CHARS)
+        found = yield from find(reader, at, ("(",), MAX_NAME_CHARS, impossible=SPACE + "[]{}\"',")
         name = reader.text(at, found.at) if found else ""
         if not found or not name.endswith(self.method) or not calls.has_room:
             return False
@@ -137,7 +137,7 @@ class BracedCalls:
         if not (yield from literal_at(reader, at, (self.prefix,))):
             return False
         at += len(self.prefix)
-        found = yield from find(reader, at, ("{", *self.ends), MAX_NAME_CHARS)
+        found = yield from find(reader, at, ("{", *self.ends), MAX_NAME_CHARS, impossible=SPACE)
         name = reader.text(at, found.at).strip() if found else ""
         if not found or not calls.has_room or not _NAME.fullmatch(name) or not (is_certain or name in calls.tools):
             return False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from handler.chat.events import Event, Steps
 from handler.chat.formats.calls import MAX_NAME_CHARS, Calls, skip_ends, write_arguments
-from handler.chat.reader import Literals, find, literal_at, peek, read_until, skip
+from handler.chat.reader import SPACE, Literals, find, literal_at, peek, read_until, skip
 
 NAME = r"(?P<name>[^\s<>(){}\[\]\"',]+?)"
 
@@ -36,8 +36,9 @@ class NamedJson:
             start = yield from skip(reader, at)
             if (yield from literal_at(reader, start, (opener,))):
                 at = start + len(opener)
-        found = yield from find(reader, at, self.header_ends, MAX_NAME_CHARS)
-        match = found and self.header.fullmatch(reader.text(at, found.at).strip())
+        at = yield from skip(reader, at)
+        found = yield from find(reader, at, self.header_ends, MAX_NAME_CHARS, impossible=SPACE)
+        match = found and self.header.fullmatch(reader.text(at, found.at))
         if not found or not match or not calls.has_room or not (is_certain or match["name"] in calls.tools):
             return False
         reader.position = found.at + (len(found.literal) if found.literal != "{" else 0)

@@ -9,7 +9,7 @@ from typing import Any
 from handler.chat.events import Event, Steps
 from handler.chat.formats.calls import MAX_NAME_CHARS, Calls, skip_ends
 from handler.chat.formats.values import Write, python_json
-from handler.chat.reader import Found, Literals, TextReader, find, literal_at, peek, read_until, skip
+from handler.chat.reader import SPACE, Found, Literals, TextReader, find, literal_at, peek, read_until, skip
 from handler.chat.tools import type_of, types_of
 
 MAX_TAG_CHARS = 2 * MAX_NAME_CHARS  # a name, and attributes beside it
@@ -79,11 +79,13 @@ class TaggedCalls:
     def _header(self, reader: TextReader, at: int) -> Steps[Found | None]:
         """The call's name, and where what follows it begins."""
         at = yield from skip(reader, at, "\r\n")
-        found = yield from find(reader, at, (self.call.closes, *self.name_ends), MAX_TAG_CHARS)
-        if found is None:
-            return None
-        name = reader.text(at, found.at).split('"')[0]
-        if not _NAME.fullmatch(name):
+        is_quoted = self.call.opens.endswith('"')  # then attributes may stand behind it
+        ends = ('"',) if is_quoted else (self.call.closes, *self.name_ends)
+        found = yield from find(reader, at, ends, MAX_NAME_CHARS, impossible=SPACE)
+        name = reader.text(at, found.at) if found else ""
+        if found and is_quoted:
+            found = yield from find(reader, found.at, (self.call.closes,), MAX_TAG_CHARS)
+        if found is None or not _NAME.fullmatch(name):
             return None
         if found.literal not in self.name_ends:
             return Found(found.at + len(found.literal), name)

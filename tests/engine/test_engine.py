@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import pytest
 
 from handler.engine.constraint import Constraint
-from handler.engine.engine import Engine
+from handler.engine.engine import MAX_COMPILING, Engine
 from handler.engine.engine_loop import MAX_FAILURES
 from handler.engine.generation import Generation
 from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, SequenceOutput, SequenceUsage
-from handler.engine.structured.grammar import Grammar, GrammarCompiler
+from handler.engine.structured.grammar import NUM_COMPILERS, Grammar, GrammarCompiler
 from handler.errors import (
     CacheFullError,
     ContextLengthError,
@@ -503,6 +503,72 @@ async def test_closed_event_loop_frees_its_sequences() -> None:
         assert (await ask(engine, "hi")).text == "hello"
         assert runner.events[:3] == ["step a", "step a", "close a"]  # what the first brought goes with the second
     gc.collect()
+
+
+class HeldCompiler(GrammarCompiler):
+    """Compiles nothing until it may."""
+
+    def __init__(self) -> None:
+        super().__init__(ByteVocabulary())
+        self.may_end = threading.Event()
+        self.num_compiled = 0
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        assert self.may_end.wait(TIMEOUT)
+        self.num_compiled += 1
+        return super().compile(constraint)
+
+
+def constrained(number: int) -> SamplingParams:
+    return SamplingParams(constraint=Constraint("schema", f'{{"maxLength": {number}}}'), max_tokens=1)
+
+
+async def test_a_schema_waits_without_a_place() -> None:
+    """As many as there are places wait for the compiler, and a request without one gets in."""
+    schemas = HeldCompiler()
+    engine = create_engine(FakeRunner({"hi": "there"}), schemas=schemas)
+    tasks = [asyncio.create_task(engine.generate(["x"], constrained(number))) for number in range(30)]
+    await asyncio.sleep(0)
+    assert engine._admission.num_sequences == 0
+    generation = await engine.generate(["hi"], SamplingParams())
+    assert [output.text for output in await generation.result()] == ["there"]
+    schemas.may_end.set()
+    for task in tasks:
+        (await task).cancel()
+    engine.close()
+
+
+async def test_too_many_schemas_wait() -> None:
+    """One more is refused at once; one whose client has left is never compiled, and makes room."""
+    schemas = HeldCompiler()
+    engine = create_engine(FakeRunner(), schemas=schemas)
+    tasks = [asyncio.create_task(engine.generate(["x"], constrained(number))) for number in range(MAX_COMPILING)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError, match="constraints wait"):
+        await engine.generate(["x"], constrained(1000))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    schemas.may_end.set()
+    (await engine.generate(["x"], constrained(1000))).cancel()
+    assert schemas.num_compiled <= NUM_COMPILERS + 1
+    engine.close()
+
+
+async def test_a_known_schema_does_not_wait() -> None:
+    """It passes those that are compiled."""
+    schemas = HeldCompiler()
+    engine = create_engine(FakeRunner(), schemas=schemas)
+    schemas.may_end.set()
+    (await engine.generate(["x"], constrained(1))).cancel()
+    schemas.may_end.clear()
+    tasks = [asyncio.create_task(engine.generate(["x"], constrained(number))) for number in (2, 3, 4)]
+    await asyncio.sleep(0)
+    (await engine.generate(["x"], constrained(1))).cancel()
+    schemas.may_end.set()
+    for task in tasks:
+        (await task).cancel()
+    engine.close()
 
 
 async def test_a_slow_schema_holds_up_schemas_alone() -> None:

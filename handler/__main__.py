@@ -178,7 +178,7 @@ def _skip_cpu_info() -> None:
 
 
 def _start_loading(settings: Settings) -> "Future[LoadedModel]":
-    """A daemon thread, so that nobody who stops the worker waits for a download."""
+    """In a daemon thread, so that stopping the worker does not wait for a download."""
     loading: Future[LoadedModel] = Future()
 
     def load() -> None:

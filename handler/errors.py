@@ -152,7 +152,7 @@ class ErrorResponse(NamedTuple):
 
 
 def to_response(error: BaseException) -> ErrorResponse:
-    """The one mapping to the wire. Of an error nobody foresaw only the log tells more: its text may hold secrets."""
+    """The one mapping to the wire. Of an unforeseen error only the log tells more: its text may hold secrets."""
     if not isinstance(error, RequestError):
         log.error("A request failed with an error nobody foresaw.", exc_info=error)
         error = EngineError("The worker failed to process this request. Its log says why.", code="internal_error")

@@ -32,7 +32,7 @@ Handler = Callable[[Job], AsyncGenerator[Output, None]]
 
 
 class Call(NamedTuple):
-    """What a job asks of the API."""
+    """A job's request to the API, in the order of `Api.call`'s parameters."""
 
     route: str
     body: object
@@ -46,8 +46,8 @@ class Call(NamedTuple):
 def make_handler(api: Api, open_jobs: set[str] | None = None) -> Handler:
     """The function for `runpod.serverless.start`, which insists on an async generator function.
 
-    `open_jobs` has the ids of the jobs whose clients are still told something. Whoever gives it replaces this process
-    when the engine is dead, so a job that comes too late is not answered: the platform gives it to another worker.
+    `open_jobs` holds the ids of the jobs that are not over. Where it is given, this process is replaced when the engine
+    is dead, so a job that comes after that is left unanswered: the platform gives it to another worker.
     """
 
     async def handle(job: Job) -> AsyncGenerator[Output, None]:
@@ -69,7 +69,7 @@ def make_handler(api: Api, open_jobs: set[str] | None = None) -> Handler:
 
 
 async def _outputs(answer: Answer | EventStream, run: JobRun) -> AsyncGenerator[Output, None]:
-    """What the SDK is to post of an answer. Raises PayloadTooLargeError before the platform would refuse the whole."""
+    """The SDK's posts of an answer. Raises PayloadTooLargeError before the platform would refuse the result."""
     if not isinstance(answer, EventStream):
         run.spend(answer)
         yield answer
@@ -124,13 +124,13 @@ def _cancel_with_job(stream: EventStream) -> None:
 
 
 def _error_output(error: Exception, *, streams: bool) -> Output:
-    """A stream's reader gets an event, anyone else a failed job whose error is JSON. Both tell HTTP's status too."""
+    """An event for a stream, otherwise a failed job whose error is a JSON text; both with the HTTP status."""
     status, body = to_response(error)
     body = {**body, "status": status}
     return sse.encode_error(body) if streams else {"error": json.dumps(body)}
 
 
 def _split(text: str) -> Iterator[str]:
-    """Pieces small enough to post. The platform joins them, so they may end within an event."""
+    """Cut a text into pieces that the platform takes. It joins them, so they may end within an event."""
     for start in range(0, len(text), MAX_POST_CHARS):
         yield text[start : start + MAX_POST_CHARS]

@@ -96,7 +96,7 @@ class ChatChunks:
     def __init__(self, identity: Identity, request: ChatCompletionRequest) -> None:
         self._identity = identity
         self._include_usage = request.include_usage
-        self._moulds: dict[int, sse.EventTemplate] = {}  # of each choice that has begun
+        self._templates: dict[int, sse.EventTemplate] = {}  # of each choice that has begun
         self._usages: dict[int, SequenceUsage] = {}
 
     def events(self, outputs: Outputs) -> str:
@@ -112,13 +112,13 @@ class ChatChunks:
 
     def _choice_events(self, index: int, output: SequenceOutput) -> str:
         events = ""
-        if index not in self._moulds:
-            self._moulds[index] = sse.EventTemplate(lambda text: self._delta(index, ChoiceDelta(content=text)))
+        if index not in self._templates:
+            self._templates[index] = sse.EventTemplate(lambda text: self._delta(index, ChoiceDelta(content=text)))
             events += sse.encode(self._delta(index, ChoiceDelta(role="assistant", content="")))
         if output.logprobs:
             events += sse.encode(self._delta(index, ChoiceDelta(content=output.text), output.logprobs))
         elif output.text:
-            events += self._moulds[index].encode(output.text)
+            events += self._templates[index].encode(output.text)
         if output.usage is not None:
             self._usages[index] = output.usage
             finish = ChunkChoice(index=index, delta=ChoiceDelta(), finish_reason=finish_reason(output.finish_reason))

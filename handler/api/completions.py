@@ -92,7 +92,7 @@ class CompletionChunks:
         self._num_candidates = request.num_candidates
         self._include_usage = request.include_usage
         self._echoes = dict(enumerate(echoes))
-        self._moulds: dict[int, sse.EventTemplate] = {}  # of each choice whose text has begun
+        self._templates: dict[int, sse.EventTemplate] = {}  # of each choice whose text has begun
         self._num_chars = dict.fromkeys(self._echoes, 0)  # of each choice's text so far
         self._usages: dict[int, SequenceUsage] = {}
 
@@ -115,12 +115,12 @@ class CompletionChunks:
         return sse.encode(chunk) + sse.DONE
 
     def _choice_events(self, index: int, output: SequenceOutput) -> str:
-        mould = self._moulds.get(index)
-        if mould is not None and output.finish_reason is None and not output.logprobs:
+        template = self._templates.get(index)
+        if template is not None and output.finish_reason is None and not output.logprobs:
             self._num_chars[index] += len(output.text)
-            return mould.encode(output.text)
-        if mould is None:
-            self._moulds[index] = sse.EventTemplate(partial(self._text, index))
+            return template.encode(output.text)
+        if template is None:
+            self._templates[index] = sse.EventTemplate(partial(self._text, index))
         choices = _text_then_finish(self._choice(index, output))
         return "".join(sse.encode(self._completion([choice])) for choice in choices)
 

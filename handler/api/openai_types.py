@@ -1,8 +1,8 @@
 """OpenAI's response types, without the rest of its package.
 
 `import openai` runs a client and types of thirty endpoints that a worker has not: 0.3 s of each cold start on a fast
-machine, 1.1 s on a slow one. So the packages around the types are stood in for while these are imported. Whoever
-imports openai itself later gets it whole, with these same types.
+machine, 1.1 s on a slow one. So the packages around the types are stood in for while these are imported. A later
+`import openai` gets it whole, with these same types.
 """
 
 import sys

@@ -17,14 +17,14 @@ def encode(chunk: BaseModel) -> str:
 
 
 class EventTemplate:
-    """Makes events that differ in one text alone: the rest is encoded once.
+    """Encodes events that differ in one text alone: the rest is encoded once.
 
     `make` gives the chunk with a text in it. What comes out is what `encode` would make of that chunk.
     """
 
     def __init__(self, make: Callable[[str], BaseModel]) -> None:
-        hole = secrets.token_hex()
-        self._before, _, self._after = encode(make(hole)).partition(f'"{hole}"')
+        placeholder = secrets.token_hex()
+        self._before, _, self._after = encode(make(placeholder)).partition(f'"{placeholder}"')
 
     def encode(self, text: str) -> str:
         return f"{self._before}{to_json(text).decode()}{self._after}"

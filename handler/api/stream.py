@@ -23,9 +23,11 @@ class ChunkWriter(Protocol):
 
 
 class EventStream:
-    """Iterate over it: each item is text of whole events. A slow reader gets fewer and longer items.
+    """Events, pulled at the reader's pace (backpressure): each item is text of whole events.
 
-    Whoever stops early calls `cancel()`; closing the iterator is not enough where nobody closes it.
+    A slow reader gets fewer and longer items. Belongs to one event loop.
+
+    A reader that stops early calls `cancel()`; the iterator's own closing comes too late where its owner suspends it.
     """
 
     def __init__(self, generation: Generation, writer: ChunkWriter, first: Outputs) -> None:
@@ -45,12 +47,12 @@ class EventStream:
         return cls(generation, writer, first)
 
     def cancel(self) -> None:
-        """May come at any time; what was not read by then is never told as an answer that ended."""
+        """End the generation, at any time. What was not read by then is never presented as a complete answer."""
         self._is_cancelled = True
         self._generation.cancel()
 
     def cancel_with(self, task: asyncio.Task[Any]) -> None:
-        """When the task ends, in whatever way."""
+        """Cancel when the task ends, in whatever way."""
         task.add_done_callback(lambda _: self.cancel())
 
     async def __aiter__(self) -> AsyncIterator[str]:

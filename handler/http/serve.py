@@ -80,7 +80,7 @@ def _announce(settings: Settings, worker: Worker, start: Stopwatch) -> None:
 
 
 async def until_done_or_dead(serving: asyncio.Task[None], engine: Engine) -> None:
-    """Raises EngineError for an engine that died: only a new process helps, and whoever started this one makes it."""
+    """Raises EngineError for an engine that died: only a new process helps, which the supervisor of this one starts."""
     while not serving.done():
         await asyncio.wait({serving}, timeout=LOOK_SECONDS)
         if not engine.is_healthy:

@@ -63,7 +63,7 @@ def download(files: Sequence[Download]) -> None:
 
 
 def require_https(url: str) -> None:
-    """Plain http is for servers on this machine: what comes over it from elsewhere may be anybody's bytes."""
+    """Plain http is for servers on this machine: from elsewhere the bytes may be an attacker's."""
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise ModelError(f"{without_query(url)} is not https, and models are fetched over https only.")

@@ -57,7 +57,7 @@ def list_files(endpoint: str, repo: str, revision: str, token: SecretStr) -> Lis
 def is_plain(name: str) -> bool:
     """Whether a file's name, as a listing has it, stays below the directory that it is appended to.
 
-    A listing comes from the network, and HF_ENDPOINT may be anybody's mirror.
+    A listing comes from the network, and HF_ENDPOINT may be any mirror.
     """
     parts = name.split("/")
     return not any(part in ("", ".", "..") or FORBIDDEN.search(part) for part in parts)

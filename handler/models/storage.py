@@ -1,8 +1,8 @@
-"""Put a GGUF file into a directory so that it is there whole or not at all, whoever else wants the same file.
+"""Put a GGUF file into a directory so that it is there whole or not at all, also where several processes want it.
 
 While a file is on its way there lie beside its place: `NAME.part`, what has arrived; `NAME.part.etag`, which version of
 the server's file that is; and `NAME.lock`, held by the one process that writes. The lock file stays: deleting it would
-let a newcomer lock a new one while somebody still holds the old.
+let a second process lock a new one while the first still holds the old.
 
 Knows nothing about where the bytes come from.
 """

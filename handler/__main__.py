@@ -124,13 +124,14 @@ def _run_jobs(settings: Settings, start: Stopwatch) -> int:
 
     worker = _start_worker(settings, loading, start)
     open_jobs: set[str] = set()
+    num_jobs = settings.num_concurrent_jobs(worker.engine.limits.max_num_seqs)
     check_fitness(worker.engine)
     replace_when_dead(worker.engine, open_jobs)
     runpod.serverless.start(
         {
             "handler": _make_handler(settings, worker, open_jobs),
             "return_aggregate_stream": True,
-            "concurrency_modifier": lambda _current: settings.num_concurrent_jobs,
+            "concurrency_modifier": lambda _current: num_jobs,
         }
     )
     worker.engine.close()

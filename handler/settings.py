@@ -107,7 +107,13 @@ class Settings(BaseModel):
         description="Prompt tokens the second context computes at once: more are faster in all, fewer disturb the "
         "running answers less.",
     )
-    max_num_seqs: int = Field(16, ge=1, le=128, description="Sequences that generate at the same time.")
+    max_num_seqs: int = Field(
+        0,
+        ge=0,
+        le=128,
+        description="Sequences that generate at the same time. 0: 16, and on a GPU up to 64 where each has room for "
+        "cells of its own.",
+    )
     max_queue: int = Field(64, ge=0, description="Sequences that may wait to run; one more is refused with 503.")
     n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU. -1: all; 0: none, and the limits of a CPU.")
     n_threads: int = Field(0, ge=0, description="CPU threads of llama.cpp. 0: one per core.")
@@ -165,10 +171,9 @@ class Settings(BaseModel):
     def is_in_runpod(self) -> bool:
         return bool(self.runpod_webhook_get_job or self.runpod_realtime_port)
 
-    @property
-    def num_concurrent_jobs(self) -> int:
-        """Constant, for the SDK stops taking jobs to change it. A few more than run, so that none is waited for."""
-        return self.max_concurrency or self.max_num_seqs + max(1, self.max_num_seqs // 4)
+    def num_concurrent_jobs(self, max_num_seqs: int) -> int:
+        """Jobs taken from RunPod at once, by an engine that runs so many sequences: a few more than run at once."""
+        return self.max_concurrency or max_num_seqs + max(1, max_num_seqs // 4)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

@@ -23,6 +23,8 @@ MAX_IDLE_ON_GPU, MAX_IDLE_ON_CPU = 4_000, 60_000
 MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step has enough to compute without drafts
 
 
+NUM_SEQS = 16
+NUM_SEQS_ON_GPU = (64, 48, 32, 24)  # where each has cells of its own: the most that fit
 NUM_PREFILL_STREAMS = 2  # prompts in progress beside running sequences: a long one, and a short one that passes it
 
 
@@ -106,21 +108,18 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
             "and would compute everything anew after each wrong draft. Set it to off."
         )
     on_gpu = machine.has_gpu and settings.n_gpu_layers != 0
-    # Each running sequence gets its token, and there is room for a prompt's.
-    n_batch = max(settings.n_batch or (MAX_BATCH_ON_GPU if on_gpu else MAX_BATCH_ON_CPU), settings.max_num_seqs + 1)
-    # With a sliding window a batch is computed in one piece: of several, llama.cpp drops cells that a later piece has
-    # passed and an earlier one still needs, and gives wrong text.
-    n_ubatch = n_batch if model.window else min(settings.n_ubatch, n_batch)
+    n_batch = settings.n_batch or (MAX_BATCH_ON_GPU if on_gpu else MAX_BATCH_ON_CPU)
+    max_num_seqs, cache = _num_seqs_and_cache(settings, machine, model, n_batch, on_gpu=on_gpu)
+    n_batch = max(n_batch, max_num_seqs + 1)  # each running sequence gets its token, and there is room for a prompt's
+    n_ubatch = _n_ubatch(settings, model, n_batch)
     draft_limits = None
     if settings.speculate != "off":
         max_drafting = MAX_DRAFTING_ON_GPU if on_gpu else MAX_DRAFTING_ON_CPU
         draft_limits = DraftLimits(max_drafting, settings.num_draft_tokens, n_ubatch)
-    num_slots = min(2 * settings.max_num_seqs, MAX_SLOTS)  # half of them may keep cached conversations
-    cache = _cache_size(settings, machine, model, n_ubatch, num_slots)
     return EnginePlan(
         on_gpu=on_gpu,
         limits=Limits(
-            max_num_seqs=settings.max_num_seqs,
+            max_num_seqs=max_num_seqs,
             max_batch_tokens=n_batch,
             max_prompt_tokens=settings.prefill_chunk or (MAX_PROMPT_ON_GPU if on_gpu else MAX_PROMPT_ON_CPU),
             max_burst_tokens=MAX_BURST_ON_GPU if on_gpu else MAX_BURST_ON_CPU,
@@ -137,7 +136,7 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
         ),
         cache=cache,
         can_shrink=not settings.n_ctx and settings.kv_unified != "off",
-        num_slots=num_slots,
+        num_slots=_num_slots(max_num_seqs),
         max_model_len=settings.max_model_len,
         sampler_threads=settings.sampler_threads or min(machine.num_cores, MAX_SAMPLER_THREADS),
         prefill=_prefill(settings, cache, on_gpu=on_gpu),
@@ -151,16 +150,45 @@ def _prefill(settings: Settings, cache: CacheSize, *, on_gpu: bool) -> PrefillPl
     return PrefillPlan(NUM_PREFILL_STREAMS, settings.prefill_part, cache.n_ctx // cache.num_slots)
 
 
-def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatch: int, num_slots: int) -> CacheSize:
+def _n_ubatch(settings: Settings, model: ModelFacts, n_batch: int) -> int:
+    """With a sliding window a batch is computed in one piece: of several, llama.cpp drops cells that a later piece has
+    passed and an earlier one still needs, and gives wrong text."""
+    return n_batch if model.window else min(settings.n_ubatch, n_batch)
+
+
+def _num_slots(max_num_seqs: int) -> int:
+    """Half of them may keep cached conversations."""
+    return min(2 * max_num_seqs, MAX_SLOTS)
+
+
+def _num_seqs_and_cache(
+    settings: Settings, machine: Machine, model: ModelFacts, n_batch: int, *, on_gpu: bool
+) -> tuple[int, CacheSize]:
+    """As many sequences as are set; else as many as have room for cells of their own, or the usual number."""
+
+    def cache_for(max_num_seqs: int) -> CacheSize:
+        n_ubatch = _n_ubatch(settings, model, max(n_batch, max_num_seqs + 1))
+        return _cache_size(settings, machine, model, n_ubatch, max_num_seqs)
+
+    if settings.max_num_seqs:
+        return settings.max_num_seqs, cache_for(settings.max_num_seqs)
+    for number in NUM_SEQS_ON_GPU if on_gpu and settings.kv_unified == "auto" else ():
+        if not (cache := cache_for(number)).is_unified:
+            return number, cache
+    return NUM_SEQS, cache_for(NUM_SEQS)
+
+
+def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatch: int, max_num_seqs: int) -> CacheSize:
     request = CacheRequest(
         n_ctx=settings.n_ctx,
         type_k=settings.cache_type_k,
         type_v=settings.cache_type_v,
-        num_slots=num_slots,
+        num_slots=_num_slots(max_num_seqs),
         max_model_len=settings.max_model_len,
         n_ubatch=n_ubatch,
         can_quantise=settings.flash_attn != "off",
-        max_num_seqs=settings.max_num_seqs,
+        max_num_seqs=max_num_seqs,
+        num_prefill_streams=NUM_PREFILL_STREAMS if settings.prefill_context == "auto" else 0,
         kv_unified=_layout(settings),
         can_split=not model.has_states and not model.window,
     )

@@ -102,6 +102,28 @@ def test_who_shares_cells(model: ModelFacts, environ: dict[str, str], is_unified
     assert engine.cache.is_unified is is_unified
 
 
+@pytest.mark.parametrize(
+    ("gib", "environ", "number"),
+    [(140, {}, 64), (80, {}, 32), (20, {}, 16), (20, {"MAX_MODEL_LEN": "4096"}, 64), (140, {"MAX_NUM_SEQS": "8"}, 8)],
+)
+def test_as_many_chats_as_there_is_room_for(gib: int, environ: dict[str, str], number: int) -> None:
+    """Where each has cells of its own; a number that is set is kept."""
+    engine = planned(GPU._replace(free_gpu_bytes=(gib * GIB,)), FULL, **environ)
+    assert engine.limits.max_num_seqs == number
+    assert planned(CPU).limits.max_num_seqs == 16
+
+
+def test_prompts_beside_answers() -> None:
+    """A context of their own where each slot has cells of its own, within the memory there is."""
+    machine = GPU._replace(free_gpu_bytes=(70 * GIB,))
+    engine = planned(machine, MAX_NUM_SEQS=16, MAX_MODEL_LEN=4096)
+    assert engine.prefill is not None
+    assert engine.prefill.max_tokens == engine.cache.n_ctx // engine.cache.num_slots == 4096
+    assert planned(machine, MAX_MODEL_LEN=4096, PREFILL_CONTEXT="off").prefill is None
+    assert planned(machine, KV_UNIFIED="on").prefill is None
+    assert planned(CPU, KV_UNIFIED="off").prefill is None
+
+
 def test_half_of_a_chosen_size_may_be_tried() -> None:
     """A size that was set is not changed, nor is a cache that was to be split."""
     assert planned().can_shrink

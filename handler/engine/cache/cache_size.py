@@ -48,6 +48,7 @@ class CacheRequest(NamedTuple):
     n_ubatch: int
     can_quantise: bool  # llama.cpp needs flash attention for it
     max_num_seqs: int  # slots that there must be at least
+    num_prefill_streams: int  # sequences that a context for prompts has room for beside them
     kv_unified: Layout
     can_split: bool  # whether the model's memory can be copied slot by slot
 
@@ -110,8 +111,8 @@ def _num_split_cells(request: CacheRequest, shape: CacheShape, types: tuple[str,
 
 
 def _num_needed(request: CacheRequest) -> int:
-    """Slots: one for each running sequence, and an eighth more for cached conversations."""
-    return request.max_num_seqs + -(-request.max_num_seqs // 8)
+    """Slots: one for each running sequence, an eighth more for cached conversations, and those for prompts."""
+    return request.max_num_seqs + -(-request.max_num_seqs // 8) + request.num_prefill_streams
 
 
 def _fits_split(request: CacheRequest, longest: int, num_cells: int) -> bool:
@@ -120,7 +121,7 @@ def _fits_split(request: CacheRequest, longest: int, num_cells: int) -> bool:
 
 def _split(request: CacheRequest, longest: int, num_cells: int, types: tuple[str, str], free: list[int]) -> CacheSize:
     length = _padded(longest)
-    num_slots = min(request.num_slots, num_cells // length)
+    num_slots = min(request.num_slots, num_cells // length - request.num_prefill_streams)
     why = f"{num_cells} fit, so that each of {num_slots} slots has {length}; {_free(free)}"
     return CacheSize(num_slots * length, *types, why, num_slots, is_unified=False)
 

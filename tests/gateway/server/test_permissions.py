@@ -191,7 +191,7 @@ async def test_origins_of_apps(origin: str) -> None:
     for server, status in (({}, 403), ({"cors_origins": [origin]}, 200)):
         async with running(MODELS, ScriptedBackend(), ScriptedBackend(), server=server) as here:
             assert (await here.client.get("/v1/models", origin=origin)).status == status
-            preflight = await here.client.request("OPTIONS", "/v1/models", **asked)
+            preflight = await here.client.request("OPTIONS", "/v1/models", b"", **asked)
     assert preflight.status == 200
     assert preflight.headers["access-control-allow-private-network"] == "true"
 

@@ -66,7 +66,7 @@ def gateway(target: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
 
 @pytest.fixture(scope="module")
 def key(gateway: GatewayProcess) -> str:
-    return new_key(gateway, "tester")
+    return new_key(gateway, "tester", "--admin")
 
 
 def test_document(gateway: GatewayProcess) -> None:

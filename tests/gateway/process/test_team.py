@@ -196,7 +196,7 @@ async def test_coalescing(
 ) -> None:
     """50 equal requests in flight: one call to the target, 50 whole answers, paid once."""
     name = f"same {stream}"
-    key = await create_key(gateway, name)
+    key = await create_key(gateway, name, "--admin")
     held = asyncio.Event()
     target.script = lambda _: held_reply(stream, held)
     tasks = await many(session, gateway, key, model="own", temperature=0, stream=stream)
@@ -230,7 +230,7 @@ async def test_who_shares(
     gateway: GatewayProcess, target: FakeOpenAI, session: aiohttp.ClientSession, model: str, num_calls: int
 ) -> None:
     """Keys share answers only where the configuration says that they are a team."""
-    keys = [await create_key(gateway, f"{name} {model}") for name in ("Ann", "Bob")]
+    keys = [await create_key(gateway, f"{name} {model}", "--admin") for name in ("Ann", "Bob")]
     held = asyncio.Event()
     target.script = lambda _: held_reply(False, held)
     tasks = [asyncio.create_task(ask(session, gateway, key, model=model, temperature=0)) for key in keys]
@@ -245,7 +245,7 @@ async def test_who_shares(
 
 async def test_those_who_leave(gateway: GatewayProcess, target: FakeOpenAI, session: aiohttp.ClientSession) -> None:
     """They do not disturb the last one; when it leaves too, the target is told."""
-    key = await create_key(gateway, "leavers")
+    key = await create_key(gateway, "leavers", "--admin")
     held = asyncio.Event()
     target.script = lambda _: held_reply(True, held)
     tasks = await many(session, gateway, key, model="own", temperature=0, stream=True)
@@ -263,7 +263,7 @@ async def test_those_who_leave(gateway: GatewayProcess, target: FakeOpenAI, sess
 
 async def test_cache(gateway: GatewayProcess, target: FakeOpenAI, session: aiohttp.ClientSession) -> None:
     """A deterministic question is asked once; `no-store` asks anew and leaves nothing."""
-    key = await create_key(gateway, "asker")
+    key = await create_key(gateway, "asker", "--admin")
     fields = {"model": "kept", "temperature": 0, "seed": 1}
     answers = [await ask(session, gateway, key, **fields) for _ in range(3)]
     changed = await ask(session, gateway, key, **{**fields, "seed": 2})

@@ -1,4 +1,4 @@
-"""Who sends a request: one way from its headers to a principal, for all headers that clients put keys in."""
+"""Authentication: one way from a request's headers to a principal, for all headers that clients put keys in."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -33,7 +33,11 @@ ANONYMOUS = Principal("", "local")
 
 
 class Authenticator:
-    """Knows the keys of this moment. Nothing is read here; whoever reads the database calls `update`."""
+    """Turns the headers of a request into its principal, by the keys of this moment.
+
+    Owns the keyring, which the database's reader replaces by `update`. Lives in the event loop; reads nothing itself.
+    Raises AuthenticationError, and UnavailableError while the keys are not known.
+    """
 
     def __init__(self, *, require_keys: bool, clock: Callable[[], float], own_keys: tuple[Key, ...] = ()) -> None:
         """`clock` gives seconds since 1970; `own_keys` are valid beside those of the database."""
@@ -76,7 +80,7 @@ class Authenticator:
 
 
 def _credential(headers: Headers) -> bytes:
-    """The one secret among the headers. None, or several that differ: nobody's."""
+    """The one secret among the headers. Raises AuthenticationError if there is none, or several that differ."""
     found = {_secret(name.lower(), value) for name, value in headers if _is_credential(name.lower())}
     if len(found) != 1 or found == {b""}:
         raise AuthenticationError(REFUSAL)

@@ -60,7 +60,7 @@ class Keyring:
     def find(self, secret: bytes) -> Key | None:
         """The key with this secret, valid or not."""
         digest = hash_of(secret)
-        key = self._keys.get(digest)  # by a hash whose bits nobody can choose: its timing tells nothing
+        key = self._keys.get(digest)  # by a hash whose bits cannot be chosen: its timing tells nothing
         return key if key and hmac.compare_digest(key.hash, digest) else None
 
 

@@ -13,7 +13,10 @@ ROUNDING = 1e-9  # of sums of floats
 
 
 class Ledger:
-    """Adds what the database does not know yet to what it knows, which is what all processes spent."""
+    """The spending of each key per period: what the database knows, of all processes, plus what it does not know yet.
+
+    Lives in the event loop; knows neither the database nor a clock.
+    """
 
     def __init__(self) -> None:
         self._stored: Spends = {}

@@ -12,7 +12,7 @@ from local_gateway.wire.answer import Sharing
 from local_gateway.wire.reported_usage import MARK, ReportedUsage, usage_in
 from local_gateway.wire.sse import data_of, split_events
 
-Outcome = Literal["ok", "client_error", "target_error", "client_left", "cancelled", "refused", "stopped"]
+RequestOutcome = Literal["ok", "client_error", "target_error", "client_left", "cancelled", "refused", "stopped"]
 
 BYTES_PER_TOKEN = 4  # what text has on average, in the estimates
 
@@ -52,11 +52,11 @@ class UsageRecord:
     end_user: str = ""  # of the key's application, as the request says; empty if it does not
     alias: str = ""  # the model's configured name; empty if there is none
     model: str = ""  # as the client asked
-    target: str = ""  # who answered; empty: nobody
+    target: str = ""  # that answered; empty: none did
     path: str
     is_stream: bool = False
     status: int  # that the client was sent
-    outcome: Outcome
+    outcome: RequestOutcome
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_completion_tokens: int = 0
@@ -72,10 +72,10 @@ class UsageRecord:
 
 
 class UsageMeter:
-    """Watches one answer on its way to the client.
+    """Reads the tokens of one answer off its bytes on their way to the client. Lives in the request's task.
 
     Counts are the target's own where it gives them; otherwise they are estimated from the request's size and from the
-    text that came by. Before anything came by, nothing was used. It knows no prices.
+    text so far. Before the first byte of the answer the usage is zero. It knows no prices.
     """
 
     def __init__(self, path: str, *, wants_usage_chunk: bool, num_prompt_tokens: int = 0) -> None:

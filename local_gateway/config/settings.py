@@ -76,7 +76,7 @@ HeaderText = Annotated[str, Field(pattern=HEADER_TEXT)]
 Origin = Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), AfterValidator(_check_header)]
 ModelName = Annotated[str, Field(min_length=1, pattern=r"^[^*]*\*?$")]
-Scope = Literal["key", "team"]
+SharingScope = Literal["key", "team"]
 
 # The mark of a field that a running gateway cannot change: a reload keeps its value until the next start.
 FIXED = "fixed until the gateway is started again"
@@ -193,7 +193,7 @@ class CacheSettings(Part):
 
     ttl: Duration = Field(3600.0, gt=0, description="How long an answer is kept.")
     max_bytes: int = Field(64_000_000, ge=1, description="Of all its answers together.")
-    scope: Scope = Field("key", description="Which requests share them: those of one key, or of all keys.")
+    scope: SharingScope = Field("key", description="Which requests share them: those of one key, or of all keys.")
 
 
 class ModelTimeouts(Part):
@@ -216,7 +216,7 @@ class ModelSettings(Part):
     timeouts: ModelTimeouts = Field(default_factory=ModelTimeouts, description="How long is waited for its targets.")
     cold_start: ColdStart | None = Field(None, description="Another model answers while a worker starts.")
     cache: CacheSettings | None = Field(None, description="Keep answers to deterministic requests.")
-    coalesce: Scope | None = Field(None, description="Identical requests in flight share one call.")
+    coalesce: SharingScope | None = Field(None, description="Identical requests in flight share one call.")
     description: str = Field("", description="Shown beside the model's name.")
     context_length: int | None = Field(
         None,

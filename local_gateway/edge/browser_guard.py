@@ -1,4 +1,4 @@
-"""A gateway without keys trusts whoever reaches it. Web pages must not be among them.
+"""Web pages must not reach a gateway without keys, which trusts every client that reaches it.
 
 A page anywhere can make its visitor's browser send requests to this machine: directly, which the browser marks with
 an Origin, or under a name of its own that it lets point here (DNS rebinding), which the Host header shows. Where keys
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from local_gateway.config.settings import ServerSettings
 from local_gateway.edge.request import header
-from local_gateway.edge.response import Reply
+from local_gateway.edge.response import ResponseWriter
 from local_gateway.errors import ForbiddenError, InvalidRequestError, RequestError
 
 LOCAL_NAMES = ("localhost", "host.docker.internal")
@@ -34,7 +34,7 @@ class BrowserGuard:
         try:
             self._check(header(scope["headers"], b"origin"), header(scope["headers"], b"host"))
         except RequestError as error:
-            await Reply(send, {}).error(error)
+            await ResponseWriter(send, {}).error(error)
         else:
             await self._app(scope, receive, send)
 

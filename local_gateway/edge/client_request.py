@@ -18,7 +18,7 @@ JSON_TYPE = "application/json"
 STREAM_PATHS = ("/chat/completions", "/completions", "/responses", "/messages")
 MAX_VALUES = 1_000_000  # of a body: parsing them holds up every other request
 MAX_DEPTH = 8  # to which tools are searched for models
-# Fields that decide something here: who may ask, what it costs, how it is answered. In any other case they are refused.
+# Fields that decide permission, cost or the form of the answer. In another case of letters they are refused.
 READ = frozenset(
     {"model", "models", "messages", "prompt", "input", "stream", "stream_options", "user", "metadata", "tools"}
     | {"temperature", "seed", "store", "background", "conversation", "options", "safety_identifier"}
@@ -100,7 +100,7 @@ class ReadBody(NamedTuple):
 def read_fields(raw: bytes, content_type: str, path: ApiPath) -> ReadBody:
     """What a model is asked. A body for the account is passed on unread. Raises InvalidRequestError.
 
-    Takes some 10 ns a byte, and holds up whoever waits: of a large body it belongs into a thread.
+    Takes some 10 ns a byte; a large body is read in a thread, so that other requests go on meanwhile.
     """
     if path.kind == "account":
         return ReadBody(raw, content_type)

@@ -1,4 +1,4 @@
-"""A client that hangs up ends what is done for it."""
+"""A client that disconnects cancels its request."""
 
 import asyncio
 from types import TracebackType

@@ -29,7 +29,7 @@ CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 BAD_GATEWAY = 502
 
 
-class Reply:
+class ResponseWriter:
     """One response. What was sent cannot be taken back: `is_open` says whether the status is out.
 
     Lives in the request's task. `headers` are in every response, whatever it is. Nothing leaves unchecked: a head is
@@ -182,8 +182,8 @@ class KeepAlive:
     A timer, no task: most streams are never silent, and should not pay for one.
     """
 
-    def __init__(self, reply: Reply, period: float) -> None:
-        self._reply = reply
+    def __init__(self, response: ResponseWriter, period: float) -> None:
+        self._response = response
         self._period = period
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -203,11 +203,11 @@ class KeepAlive:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._check)
 
     def _check(self) -> None:
-        silent = self._reply.silent_seconds
+        silent = self._response.silent_seconds
         if silent < self._period:
             self._wait(max(0.001, self._period - silent))
             return
-        self._writing = asyncio.create_task(self._reply.keep_alive())
+        self._writing = asyncio.create_task(self._response.keep_alive())
         self._wait(self._period)
 
 

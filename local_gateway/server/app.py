@@ -15,7 +15,7 @@ from local_gateway.config.settings import ServerSettings
 from local_gateway.edge.api_paths import canonical
 from local_gateway.edge.browser_guard import BrowserGuard
 from local_gateway.edge.openapi import DOCUMENT
-from local_gateway.edge.response import Reply
+from local_gateway.edge.response import ResponseWriter
 from local_gateway.errors import ErrorResponse, MethodNotAllowedError, RouteNotFoundError, to_response
 from local_gateway.gateway import Gateway, distinct
 from local_gateway.server.exchange import Exchange
@@ -80,7 +80,7 @@ class CanonicalPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].isprintable():  # Starlette takes "/\n" for "/"
-            await Reply(send, {}).error(RouteNotFoundError("There is nothing at this address."))
+            await ResponseWriter(send, {}).error(RouteNotFoundError("There is nothing at this address."))
             return
         if scope["type"] == "http" and (path := canonical(scope["path"])):
             scope = {**scope, "path": path}

@@ -1,4 +1,4 @@
-"""What a person reads who has started the gateway: where it is, and how to chat."""
+"""The text at the start of the gateway: its address, and ways to chat."""
 
 import shlex
 import sys

@@ -26,7 +26,7 @@ from local_gateway.edge.request import (
     read_body,
     refuse_websocket,
 )
-from local_gateway.edge.response import Reply
+from local_gateway.edge.response import ResponseWriter
 from local_gateway.errors import GatewayStoppingError, InvalidRequestError, RequestCancelledError, RouteNotFoundError
 from local_gateway.gateway import Gateway
 from local_gateway.routing.answer_source import RoutedRequest, discard
@@ -61,7 +61,7 @@ class Exchange:
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._request_id = f"req_{uuid.uuid4().hex}"
-        self._reply = Reply(send, {"x-request-id": self._request_id}, gateway.redactor)
+        self._response = ResponseWriter(send, {"x-request-id": self._request_id}, gateway.redactor)
         self._account = RequestAccounting(self._request_id, scope["path"])
         self._forwarded = forwarded_headers(self._headers)
         self._span = gateway.tracer.begin(self._forwarded)
@@ -105,27 +105,27 @@ class Exchange:
             await self._left()
         except Exception as error:
             self._account.failed(error)
-            await self._reply.error(error)
+            await self._response.error(error)
         except asyncio.CancelledError:
             if not self._goes_on():
                 raise
             stopping = GatewayStoppingError(STOPPING, retry_after=1.0)
-            if not self._reply.is_complete:
+            if not self._response.is_complete:
                 self._account.failed(stopping)
-            await self._reply.error(stopping)
+            await self._response.error(stopping)
 
     async def _left(self) -> None:
         """The client hung up, and is told nothing; or it was cancelled on the dashboard, and is told so."""
-        if self._reply.is_complete:
+        if self._response.is_complete:
             self._account.outcome = "ok"
         elif self._live_request is not None and self._live_request.is_cancelled:
             self._account.outcome = "cancelled"
-            await self._reply.error(RequestCancelledError("This request was cancelled on the gateway's dashboard."))
+            await self._response.error(RequestCancelledError("This request was cancelled on the gateway's dashboard."))
         else:
             self._account.outcome = "client_left"
 
     def _record(self) -> None:
-        record = self._account.close(self._reply)
+        record = self._account.close(self._response)
         self._span.end(record)
         self._gateway.request_ended(record, is_known=self._account.principal is not None)
 
@@ -138,7 +138,7 @@ class Exchange:
         request = self._account.request = _as_it_is_kept(request, route)
         guess = self._estimate(route, request)
         admission = self._account.admission = self._gateway.limiter.admit(principal.key, guess)
-        self._reply.headers |= admission.headers
+        self._response.headers |= admission.headers
         meter = self._account.meter = UsageMeter(
             request.path, wants_usage_chunk=request.wants_usage, num_prompt_tokens=guess.num_prompt_tokens
         )
@@ -149,8 +149,8 @@ class Exchange:
             answer = self._account.answer = await self._open(principal, route, request)
             live.answering(answer.origin.target, answer.origin.price)
             try:
-                self._reply.headers |= _origin_headers(answer)
-                await self._reply.answer(answer, meter, keep_alive=self._active.settings.timeouts.keep_alive)
+                self._response.headers |= _origin_headers(answer)
+                await self._response.answer(answer, meter, keep_alive=self._active.settings.timeouts.keep_alive)
             finally:
                 await answer.aclose()
 
@@ -227,9 +227,9 @@ class Exchange:
         try:
             await asyncio.wait([task], timeout=self._active.settings.timeouts.commit)
             if not task.done():
-                await self._reply.open_stream()
+                await self._response.open_stream()
             while not task.done():
-                await self._reply.keep_alive()
+                await self._response.keep_alive()
                 await asyncio.wait([task], timeout=self._active.settings.timeouts.keep_alive)
             return task.result()
         except asyncio.CancelledError:

@@ -6,15 +6,15 @@ import time
 from local_gateway.accounts.auth import ANONYMOUS, Principal
 from local_gateway.accounts.limiter import Admission
 from local_gateway.accounts.pricing import cost_of
-from local_gateway.accounts.usage import Outcome, Usage, UsageMeter, UsageRecord
+from local_gateway.accounts.usage import RequestOutcome, Usage, UsageMeter, UsageRecord
 from local_gateway.edge.client_request import ClientRequest
-from local_gateway.edge.response import Reply
+from local_gateway.edge.response import ResponseWriter
 from local_gateway.errors import GatewayStoppingError, RequestError, TargetError, TargetRefusedError
 from local_gateway.routing.router import Route
 from local_gateway.wire.answer import Answer
 from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 
-CLIENT_LEFT_STATUS = 499  # as nginx calls it; nobody was sent it
+CLIENT_LEFT_STATUS = 499  # as nginx logs it; it was not sent
 REFUSALS = (401, 403, 404, 429, 503)
 
 
@@ -37,7 +37,7 @@ class RequestAccounting:
         self.admission: Admission | None = None
         self.meter: UsageMeter | None = None
         self.answer: Answer | None = None
-        self.outcome: Outcome = "ok"
+        self.outcome: RequestOutcome = "ok"
         self._target, self._num_attempts = "", 0  # where there is no answer
         self._execution_seconds: float | None = None  # of all calls that tell
         self._queue_seconds: float | None = None
@@ -55,7 +55,7 @@ class RequestAccounting:
             self._target, self._num_attempts = error.target, error.num_attempts
 
     async def ask_targets(self) -> None:
-        """When the reply is over: how long the targets worked. Takes a few seconds at most; may be cancelled."""
+        """When the response is over: how long the targets worked. Takes a few seconds at most; may be cancelled."""
         self._finish()
         await asyncio.gather(self._ask_for_answer(), *(self._ask_for_call(call) for call in self._unanswered))
 
@@ -107,7 +107,7 @@ class RequestAccounting:
     def _answer_usage(self) -> Usage:
         return self.meter.usage if self.meter and self.answer else Usage()
 
-    def close(self, reply: Reply) -> UsageRecord:
+    def close(self, response: ResponseWriter) -> UsageRecord:
         """Give back what was reserved beyond the cost, and say what there is to remember."""
         self._finish()
         self._charge_answer()
@@ -118,9 +118,9 @@ class RequestAccounting:
             usage = Usage(self._num_unanswered_tokens, is_estimated=True)
         if self.admission is not None:
             self.admission.settle(usage.num_tokens, self._cost)
-        return self._record(reply, usage)
+        return self._record(response, usage)
 
-    def _record(self, reply: Reply, usage: Usage) -> UsageRecord:
+    def _record(self, response: ResponseWriter, usage: Usage) -> UsageRecord:
         principal = self.principal or ANONYMOUS
         origin = self.answer.origin if self.answer else None
         return UsageRecord(
@@ -134,7 +134,7 @@ class RequestAccounting:
             target=origin.target if origin else self._target,
             path=self.request.path if self.request else self._path,
             is_stream=self.request.is_stream if self.request else False,
-            status=reply.status or CLIENT_LEFT_STATUS,
+            status=response.status or CLIENT_LEFT_STATUS,
             outcome=self.outcome,
             num_prompt_tokens=usage.num_prompt_tokens,
             num_cached_tokens=usage.num_cached_tokens,
@@ -143,7 +143,7 @@ class RequestAccounting:
             cost=self._cost,
             execution_seconds=self._execution_seconds,
             queue_seconds=self._queue_seconds,
-            first_token_seconds=reply.first_sent_at - self._start if reply.first_sent_at else None,
+            first_token_seconds=response.first_sent_at - self._start if response.first_sent_at else None,
             total_seconds=self._total_seconds,
             num_attempts=origin.num_attempts if origin else self._num_attempts,
             is_cold=origin.is_cold if origin else False,
@@ -151,7 +151,7 @@ class RequestAccounting:
         )
 
 
-def _outcome_of(error: BaseException) -> Outcome:
+def _outcome_of(error: BaseException) -> RequestOutcome:
     """Whose doing it was: a target's, the client's, or a limit of ours."""
     if isinstance(error, TargetRefusedError) and error.is_clients_fault:
         return "client_error"

@@ -76,7 +76,7 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def _keys(auth: Authenticator, limiter: Limiter, writer: StoreWriter) -> AsyncIterator[None]:
-    """Around all requests: who may send them is known before the first, and the last is recorded after it."""
+    """Around all requests: keys are known before the first, and the last is recorded after it."""
     known = asyncio.Event()
 
     def publish(snapshot: Snapshot) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from local_gateway.config.settings import CacheSettings, ModelSettings, Scope
+from local_gateway.config.settings import CacheSettings, ModelSettings, SharingScope
 from local_gateway.edge.api_paths import MODEL_PATHS
 from local_gateway.edge.client_request import ClientRequest
 from local_gateway.errors import InvalidRequestError
@@ -167,5 +167,5 @@ class _Recorder:
         return await self._cache.record(self._key, routed.request.path, answer)
 
 
-def _within(scope: Scope, who: str) -> str:
+def _within(scope: SharingScope, who: str) -> str:
     return who if scope == "key" else TEAM

@@ -18,25 +18,25 @@ from local_gateway.edge.head_limits import (
     BoundedHttpProtocol,
     bounded_protocol,
 )
-from local_gateway.edge.response import Reply
+from local_gateway.edge.response import ResponseWriter
 from local_gateway.errors import InvalidRequestError
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Says what it saw; at /early before the body, at /stream without a length."""
     if scope["path"] == "/early":
-        await Reply(send, {}).json(401, {})
+        await ResponseWriter(send, {}).json(401, {})
         return
     while (await receive()).get("more_body"):
         pass
     if scope["path"] == "/stream":
-        reply = Reply(send, {})
-        await reply.open_stream()
-        await reply.keep_alive()
-        await reply.error(InvalidRequestError("the end"))
+        response = ResponseWriter(send, {})
+        await response.open_stream()
+        await response.keep_alive()
+        await response.error(InvalidRequestError("the end"))
         return
     names = [name.decode() for name, _ in scope["headers"]]
-    await Reply(send, {}).json(200, {"path": scope["path"], "headers": names})
+    await ResponseWriter(send, {}).json(200, {"path": scope["path"], "headers": names})
 
 
 @asynccontextmanager

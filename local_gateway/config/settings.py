@@ -125,6 +125,9 @@ class TargetSettings(Part):
         description="Sent with every request to this target, its list of models and `check` too, instead of what the "
         "gateway or the client would send by that name. They are treated as secrets.",
     )
+    chat_only: bool = Field(
+        False, description="It has chat completions only: Responses and Anthropic's Messages are translated to them."
+    )
     stream_usage: bool = Field(True, description="Ask for the token counts of streams, for the accounting.")
     normalize: bool = Field(False, description="Repair what llama.cpp servers stream, for clients that break on it.")
     price: Price = Field(default_factory=Price, description="For budgets and usage. Nothing set: it costs nothing.")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from local_gateway.backends.base import Upstream
 from local_gateway.config.settings import GatewaySettings
-from local_gateway.edge.client_request import ClientRequest
+from local_gateway.edge.client_request import ClientRequest, dump
 from local_gateway.errors import (
     GatewayExhaustedError,
     RequestError,
@@ -36,6 +36,7 @@ from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, re
 from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 from local_gateway.wire.error_body import is_too_long
 from local_gateway.wire.retry_after import retry_after_of
+from local_gateway.wire.translation import CHAT, PATHS, Translation
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +96,14 @@ class Dispatcher:
             stack.enter_context(_begun_jobs_cost(target, tally))
             with ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
                 async with _limit(deadline - self._clock(), watch):
-                    call = replace(call_for(routed.request, choice, who=routed.who), tally=tally)
+                    request, translation = _translated(routed.request, target)
+                    call = replace(call_for(request, choice, who=routed.who), tally=tally)
                     upstream = await target.backend.open(call)
                     stack.push_async_callback(upstream.aclose)
                     await _refuse_errors(upstream, target)
                     pieces = _within(routed.route.settings.timeouts.idle or self._timeouts.idle, upstream)
-                    read = await _begin(pieces, upstream.headers, target, routed.request)
+                    read = await _begin(pieces, upstream.headers, target, request)
+                    read = translation.answer(read) if translation else read
             attempt.succeeded()
             origin = Origin(target.name, target.settings.price, is_cold=watch.is_cold, call=tally)
             headers = _headers(upstream) | {"content-type": read.content_type}
@@ -127,6 +130,14 @@ class Dispatcher:
             self._metrics.attempt_failed(target.name, error)
         level = logging.ERROR if isinstance(error, TargetConfigError | GatewayExhaustedError) else logging.WARNING
         log.log(level, "target %s: %s", target.name, error.log_text, extra={"target": target.name})
+
+
+def _translated(request: ClientRequest, target: Target) -> tuple[ClientRequest, Translation | None]:
+    """The request in an API that the target has. Raises InvalidRequestError for what that cannot say."""
+    if not target.settings.chat_only or request.path not in PATHS or request.body is None:
+        return request, None
+    translation = Translation(request.path, request.body)
+    return replace(request, path=CHAT, body=translation.chat, raw=dump(translation.chat)), translation
 
 
 async def _begin(

@@ -154,6 +154,11 @@ def encode(data: object) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+def encode_named(data: dict[str, Any]) -> bytes:
+    """One event of Responses or Messages: its type stands in a line of its own too."""
+    return b"event: " + str(data["type"]).encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
+
+
 def encode_error(body: dict[str, Any]) -> bytes:
     """The end of a stream that failed after it had begun. `body` is {"error": {...}}."""
     return encode(body) + DONE

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from local_gateway.wire.sse import DONE, Event
+from local_gateway.wire.sse import DONE, Event, encode_named
 
 Json = dict[str, Any]
 
@@ -51,7 +51,7 @@ def _is_choice(choice: object, key: str) -> bool:
 
 def _named(number: int | None, chunk: Json) -> Event:
     numbered = chunk if number is None else {**chunk, "sequence_number": number}
-    return Event(b"event: " + chunk["type"].encode() + b"\ndata: " + orjson.dumps(numbered) + b"\n\n")
+    return Event(encode_named(numbered))
 
 
 def _chat_chunks(body: Json) -> Iterator[Json]:

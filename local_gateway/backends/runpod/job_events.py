@@ -6,10 +6,8 @@ last), batches of events, chunks as objects, or lists of those.
 
 from collections.abc import Iterator
 
-import orjson
-
 from local_gateway.errors import AnswerBrokenError
-from local_gateway.wire.sse import Event, EventSplitter, events_in
+from local_gateway.wire.sse import Event, EventSplitter, encode_named, events_in
 
 FIELDS = ("data:", "event:", "id:", "retry:", ":")  # with which an event begins
 TYPED = ("response.", "message_", "content_block_", "ping", "error")  # types that stand in an `event:` line too
@@ -82,6 +80,6 @@ def _is_whole(event: Event) -> bool:
 
 def _event_of(output: object) -> Event:
     kind = output.get("type") if isinstance(output, dict) else None
-    if isinstance(kind, str) and kind.startswith(TYPED):
-        return Event(b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(output) + b"\n\n")
+    if isinstance(output, dict) and isinstance(kind, str) and kind.startswith(TYPED):
+        return Event(encode_named(output))
     return Event.of(output)

@@ -307,3 +307,29 @@ async def test_a_stream_stays_one(path: str) -> None:
     answer = await Setting(ScriptedBackend(ScriptedUpstream([stream]))).ask(stream=True, path=path)
 
     assert (answer.is_events, await text_of(answer)) == (True, stream)
+
+
+@pytest.mark.parametrize(("path", "field"), [("/messages", "content"), ("/responses", "output")])
+async def test_a_target_with_chats_only(path: str, field: str) -> None:
+    """It is asked for a chat, and the answer is told in the API of the request."""
+    configured = OpenAITarget(type="openai", name="t0", chat_only=True)
+    chat = {
+        "id": "chatcmpl-1",
+        "choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+    }
+    backend = ScriptedBackend(json_answer(chat), stream_answer("h", "i"))
+    setting = Setting(targets=(make_target(backend, "t0", configured),))
+    body: dict[str, Any] = {"model": "llama", "messages": [{"role": "user", "content": "x"}], "input": "x"}
+
+    def request(**more: Any) -> ClientRequest:
+        return ClientRequest(path=path, raw=json.dumps(body | more).encode(), body=body | more)
+
+    whole = await setting.dispatcher.answer(RoutedRequest(setting.route, request()))
+    told = json.loads(await text_of(whole))
+    streamed = await setting.dispatcher.answer(RoutedRequest(setting.route, request(stream=True)))
+    events = await text_of(streamed)
+
+    assert [call.path for call in backend.calls] == [CHAT, CHAT]
+    assert "hi" in json.dumps(told[field])
+    assert (streamed.is_events, b'"h"' in events, b'"i"' in events) == (True, True, True)
+    assert json.loads(backend.calls[1].body)["stream_options"] == {"include_usage": True}

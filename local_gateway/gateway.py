@@ -153,10 +153,10 @@ class Gateway:
 
     def request_ended(self, record: UsageRecord, *, is_known: bool) -> None:
         """`is_known`: the request was authenticated. Others are not stored, or strangers could fill the disk."""
-        self.live_requests.ended(record)
         self.metrics.request_ended(record)
         log_request(record)
         if is_known:
+            self.live_requests.ended(record)
             self._recorder.record(record)
 
     async def _retire(self, target: Target) -> None:

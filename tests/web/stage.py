@@ -17,7 +17,7 @@ import uvicorn
 from playwright.async_api import Browser, BrowserContext, Page, Playwright, async_playwright
 
 from local_gateway.accounts.auth import Authenticator
-from local_gateway.accounts.keys import Key, new_key
+from local_gateway.accounts.keys import Key, Keyring, new_key
 from local_gateway.accounts.limiter import Limiter
 from local_gateway.accounts.usage import UsageRecord
 from local_gateway.backends.base import Backend, Health
@@ -78,14 +78,16 @@ class Stage:
     models: dict[str, PlayedModel]  # by the names of their targets
     store: Store
     url: str
+    made: list[Key]  # here, and so perhaps not yet in what the gateway has read
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     def add_key(self, name: str, **limits: Any) -> tuple[str, Key]:
         """A key that the gateway knows at once."""
         secret, key = new_key(name, created=time.time() - 40 * 86400, **limits)
         self.store.add_key(key)
+        self.made.append(key)
         assert self.gateway.auth._keyring is not None
-        self.gateway.auth.update(type(self.gateway.auth._keyring)([*self.gateway.auth._keyring, key]))
+        self.gateway.auth.update(Keyring([*self.gateway.auth._keyring, key]))
         return secret, key
 
 
@@ -113,9 +115,11 @@ async def staged(folder: Path, **more: Any) -> AsyncIterator[Stage]:
     limiter = Limiter(time.time)
     writer = StoreWriter(lambda create: Store(url, create=create), keep_usage=settings.database.keep_usage)
     known = asyncio.Event()
+    made: list[Key] = []
 
     def publish(snapshot: Snapshot) -> None:
-        auth.update(snapshot.keyring)
+        known_ids = {key.id for key in snapshot.keyring}
+        auth.update(Keyring([*snapshot.keyring, *(key for key in made if key.id not in known_ids)]))
         limiter.refresh(snapshot.spends, snapshot.stored)
         known.set()
 
@@ -130,7 +134,7 @@ async def staged(folder: Path, **more: Any) -> AsyncIterator[Stage]:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        stage = Stage(gateway, models, store, f"http://127.0.0.1:{port}")
+        stage = Stage(gateway, models, store, f"http://127.0.0.1:{port}", made)
         yield stage
         for model in models.values():
             model.go_on.set()

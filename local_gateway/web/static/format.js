@@ -4,7 +4,7 @@ const COUNT = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 export const count = (value) => (value == null ? "–" : COUNT.format(value));
-export const short = (value) => (value == null ? "–" : value > 0 && value < 10_000 ? COUNT.format(value) : SHORT.format(value));
+export const short = (value) => (value == null ? "–" : value < 10_000 ? COUNT.format(value) : SHORT.format(value));
 
 export function seconds(value) {
   if (value == null) return "–";
@@ -23,7 +23,7 @@ export function money(value) {
   return value.toFixed(value < 1 ? 4 : 2);
 }
 
-export const speed = (value) => (value == null ? "–" : value < 10 ? value.toFixed(1) : COUNT.format(value));
+export const speed = (value) => (value == null ? "–" : value > 0 && value < 10 ? value.toFixed(1) : COUNT.format(value));
 
 export const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString("en-GB");
 export const day = (epoch) => new Date(epoch * 1000).toISOString().slice(0, 10);

@@ -91,6 +91,8 @@ def _read(usage: Json) -> ReportedUsage:
     cached = next((n for each in _with_details(usage) if (n := _first(each, CACHED)) is not None), None)
     if prompt is not None and "prompt_tokens" not in usage:
         prompt += sum(_count(usage.get(name)) or 0 for name in BESIDE_INPUT)
+    if prompt == completion == 0 and "input_tokens" in usage:
+        return ReportedUsage()  # Anthropic's form has no way to leave out what is not known
     if prompt is None and completion is None:
         prompt = total  # embeddings and rerankers
     elif prompt is not None and completion is not None and total is not None:

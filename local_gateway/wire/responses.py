@@ -7,6 +7,7 @@ would run are left out, as clients send them with every request; nothing is stor
 import time
 import uuid
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from local_gateway.errors import InvalidRequestError
@@ -179,8 +180,8 @@ class ResponseBuilder:
     def feed(self, chunk: Json) -> Iterator[Json]:
         if not self._number:
             self._response["model"] = chunk.get("model") or self._response["model"]
-            yield self._event("response.created", response={**self._response})
-            yield self._event("response.in_progress", response={**self._response})
+            yield self._event("response.created", response=deepcopy(self._response))
+            yield self._event("response.in_progress", response=deepcopy(self._response))
         if (told := usage_in(chunk)) is not None:
             prompt, cached, completion = (count or 0 for count in told)
             self._response["usage"] = {
@@ -240,7 +241,7 @@ class ResponseBuilder:
         yield from self._close()
         self._open = what
         self._response["output"].append(item)
-        yield self._event("response.output_item.added", output_index=self._place["output_index"], item={**item})
+        yield self._event("response.output_item.added", output_index=self._place["output_index"], item=deepcopy(item))
 
     def _grow_part(self, kind: str, field: str, text: str) -> Iterator[Json]:
         parts = self._item["content"]

@@ -39,6 +39,7 @@ COUNTED = ReportedUsage(1000, None, 77)
         pytest.param({"done": True, "prompt_eval_count": 10, "eval_count": 5}, ReportedUsage(10, None, 5), id="ollama"),
         pytest.param({"choices": [], "timings": {"cache_n": 90, "prompt_n": 10, "predicted_n": 5}},
                      ReportedUsage(100, 90, 5), id="llama.cpp"),
+        pytest.param({"usage": {"input_tokens": 0, "output_tokens": 0}}, None, id="a message that does not know"),
         pytest.param({"usage": {"prompt_tokens": -1, "completion_tokens": 10**20}}, None, id="not believed"),
         pytest.param({"usage": {"prompt_tokens": True, "completion_tokens": "many"}}, None, id="no numbers"),
         pytest.param({"usage": None, "choices": [{"delta": {"content": "x"}}]}, None, id="none yet"),

@@ -240,6 +240,7 @@ async def test_a_stream_of_responses() -> None:
     steps = [event.type for event in parsed if "output_item" in event.type]
 
     assert [event.sequence_number for event in parsed] == list(range(len(parsed)))
+    assert (parsed[0].response.output, parsed[2].item.content) == ([], [])
     assert steps == 3 * ["response.output_item.added", "response.output_item.done"]
     assert parsed[-1].response.output_text == "hello"
     assert parsed[-1].response.output[2].arguments == '{"a":1}'

@@ -37,7 +37,7 @@ async def serve(
     """
     listener = _listen(settings)
     edge = HttpEdge(settings)
-    server = _make_server(edge, settings)
+    server = make_server(edge, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn takes them over, and raises them anew when it is done
     serving = asyncio.create_task(server.serve([listener]))
@@ -57,7 +57,7 @@ async def serve(
             edge.worker.engine.close()
 
 
-def _make_server(edge: HttpEdge, settings: Settings) -> uvicorn.Server:
+def make_server(edge: HttpEdge, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             edge.app,

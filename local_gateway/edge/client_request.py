@@ -17,6 +17,7 @@ from local_gateway.wire.call_ledger import CallLedger
 JSON_TYPE = "application/json"
 STREAM_PATHS = ("/chat/completions", "/completions", "/responses", "/messages")
 MAX_VALUES = 1_000_000  # of a body: parsing them holds up every other request
+MAX_FIELDS = 200  # at the top of a body that is passed on byte for byte
 MAX_DEPTH = 8  # to which tools are searched for models
 # Fields that decide permission, cost or the form of the answer. In another case of letters they are refused.
 READ = frozenset(
@@ -148,7 +149,7 @@ def refuse_ambiguous(body: Mapping[str, Any]) -> None:
 
 def has_repeated_names(raw: bytes, body: Mapping[str, Any]) -> bool:
     """Whether a field may be there twice, or spelled in escapes: parsers differ in which one they read."""
-    if ESCAPED_NAME.search(raw):
+    if len(body) > MAX_FIELDS or ESCAPED_NAME.search(raw):  # each field costs a look at all of the body
         return True
     return any(raw.count(b'"' + name.encode("utf-8", "surrogatepass") + b'"') > 1 for name in body)
 

@@ -175,6 +175,14 @@ def test_bodies_for_the_account_are_not_read() -> None:
     assert (read.raw, read.body, read.form) == (b'{"model": "cheap"}', None, None)
 
 
+def test_bodies_with_many_fields() -> None:
+    """They are written anew, unseen: looking for each of them in the body would take minutes."""
+    body = {"model": "m", **{f"k{n}": n for n in range(100_000)}}
+    read = read_fields(json.dumps(body).encode(), "application/json", parse_path(CHAT))
+
+    assert read.raw == json.dumps(body, separators=(",", ":")).encode()
+
+
 @pytest.mark.parametrize("raw", [b"[" + b"1," * 1_000_001 + b"1]", b'{"a":[' + b"{}," * 1_000_001 + b"1]}"])
 def test_bodies_with_too_many_values(raw: bytes) -> None:
     """Reading them would hold up all others."""

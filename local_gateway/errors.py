@@ -32,6 +32,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar, Literal, NamedTuple
 
 # What an attempt tells the circuit breaker. None where an error says nothing about the target.
@@ -101,6 +102,12 @@ class RequestError(GatewayError):
     def is_clients_fault(self) -> bool:
         """A target found a fault in the request: the target is well, and every other would say the same."""
         return self.outcome == "succeeded" and self.retry == "never"
+
+    @property
+    def is_about_request(self) -> bool:
+        """A target is well and cannot do what is asked: another one of the model may, but no fallback is due."""
+        is_missing = self.status == HTTPStatus.NOT_FOUND  # rather a wrong model or endpoint in the configuration
+        return self.retry == "elsewhere" and self.outcome in (None, "succeeded") and not is_missing
 
     @property
     def log_text(self) -> str:

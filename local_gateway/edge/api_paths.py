@@ -19,8 +19,7 @@ MODEL_PATHS = (
     *("/rerank", "/tokenize", "/detokenize", "/infill", "/moderations"),
 )
 MODEL_PREFIXES = ("/images/", "/audio/")
-# Of these OpenAI has a model of its own where none is named.
-MODEL_IS_OPTIONAL = ("/moderations", "/images/generations", "/images/edits", "/images/variations")
+MODEL_IS_OPTIONAL = ("/moderations",)  # as below the prefixes: many targets have one of their own where none is named
 # With one of these behind another path, a client has put its whole path behind a base URL that had it already.
 REPEATED = ("/chat/completions", "/completions", "/embeddings", "/responses", "/v1/messages")
 ACCOUNT_METHODS = ("GET", "HEAD", "POST", "DELETE")  # that OpenAI's API has
@@ -42,7 +41,7 @@ class ApiPath(NamedTuple):
 
     @property
     def needs_model(self) -> bool:
-        return self.kind == "model" and self.path not in MODEL_IS_OPTIONAL
+        return self.path in MODEL_PATHS and self.path not in MODEL_IS_OPTIONAL
 
 
 def canonical(path: str) -> str:

@@ -81,6 +81,8 @@ class Dispatcher:
                     error.target, error.num_attempts = step.choice.target.name, num_failed
                     self._note_failure(step.choice.target, error)
                 plan.failed(step.choice, error)
+                if error.is_about_request and not error.is_too_long and step.choice.target in route.targets:
+                    plan.keep_to(route.targets)
             else:
                 answer.origin.num_attempts = num_failed + 1
                 return answer

@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from local_gateway.config.settings import RetrySettings
 from local_gateway.errors import RateLimitError, RequestError, Retry, TargetPausedError, UnavailableError
 from local_gateway.routing.circuit_breaker import CircuitBreaker, Clock
 from local_gateway.routing.router import Choice
+from local_gateway.routing.target import Target
 
 TELLING: dict[Retry, int] = {"elsewhere": 0, "anywhere": 1, "once": 1, "never": 2}  # which says most to the client
 AWAITED = ("rate_limited", "half_open")  # states that end soon
@@ -112,6 +113,11 @@ class RetryPlan:
             self._count_job_failure()
         if error.is_too_long:
             self._use_larger_contexts()
+
+    def keep_to(self, targets: Collection[Target]) -> None:
+        """Ask no others: fallbacks are for targets that are down, and a client must not choose them by what it asks."""
+        for choice, candidate in self._candidates.items():
+            candidate.is_out = candidate.is_out or choice.target not in targets
 
     def error(self) -> RequestError:
         """What the client is told when there is no next step.

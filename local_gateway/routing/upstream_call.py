@@ -28,8 +28,8 @@ def call_for(request: ClientRequest, choice: Choice, *, who: str = "") -> Call:
         body = adapted_body(request, choice)
         raw = request.raw if body == request.body else dump(body)
         content_type = JSON_TYPE
-    elif request.form is not None:
-        form = request.form.with_text("model", choice.model_name) if request.model else request.form
+    elif request.form is not None and request.model:
+        form = request.form.with_text("model", choice.model_name)
         raw, content_type = form.encode(), form.content_type
     return Call(
         path=request.path,

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from local_gateway.errors import ConfigError, StoreError, one_line
 
 BUSY_SECONDS = 3.0  # how long another process's transaction is waited for
 CONNECT_SECONDS = 5
+LOCK_SECONDS = 10.0  # how long another process that opens the database is waited for
+LOCK_PAUSE = 0.02
 STATEMENT_TIMEOUT = "15s"
 
 
@@ -147,10 +150,24 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock_in_time(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock_in_time(descriptor: int, folder: Path) -> None:
+    """Raises StoreError: any program that may open the folder can hold the lock for ever."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StoreError(f"{folder} is locked by another program for more than {LOCK_SECONDS:g} s.") from None
+            time.sleep(LOCK_PAUSE)
+        else:
+            return
 
 
 def _make_file(path: Path) -> None:

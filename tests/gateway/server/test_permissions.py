@@ -127,6 +127,22 @@ async def test_deployments() -> None:
     assert {call.path for call in backend.calls} == {"/chat/completions"}
 
 
+async def test_forms_without_a_model() -> None:
+    """They go to the first OpenAI target as they came, where the key may use every model."""
+    backend = ScriptedBackend(json_answer({}))
+    raw = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nRIFF\r\n--x--\r\n'
+    async with running(MODELS, backend, ScriptedBackend()) as here:
+        named = {"content-type": "multipart/form-data; boundary=x"}
+        secret = here.add_key(models=("cheap",))
+        path = "/v1/audio/transcriptions"
+        refused = await here.client.request("POST", path, raw, **named, authorization=f"Bearer {secret}")
+        secret = here.add_key()
+        allowed = await here.client.request("POST", path, raw, **named, authorization=f"Bearer {secret}")
+
+    assert (refused.status, allowed.status) == (400, 200)
+    assert (backend.calls[0].body, backend.calls[0].content_type) == (raw, "multipart/form-data; boundary=x")
+
+
 async def test_idempotency_keys() -> None:
     """Two keys that use the same one do not meet at the target."""
     backend = ScriptedBackend(*(json_answer(OK) for _ in range(3)))
@@ -211,3 +227,19 @@ async def test_end_users(body: dict[str, Any], headers: dict[str, str], user: st
         await call(here, "POST", "/v1/chat/completions", "", {"model": "cheap", **body}, **headers)
 
     assert here.record.end_user == user
+
+
+@pytest.mark.parametrize(("status", "is_asked"), [(404, True), (410, False), (413, False), (501, False), (500, True)])
+async def test_fallbacks_are_not_chosen_by_clients(status: int, is_asked: bool) -> None:
+    """What a target cannot do for this request is no reason to ask the dearer model: only a target that is down is."""
+    models = {
+        "llama": {"targets": [{"type": "openai", "name": "one"}], "fallbacks": ["paid"]},
+        "paid": MODELS["secret"],
+    }
+    mine = ScriptedBackend(*(json_answer({"error": {"message": "no"}}, status) for _ in range(3)))
+    paid = ScriptedBackend(json_answer(OK))
+    async with running(models, mine, paid) as here:
+        secret = here.add_key(models=("llama",))
+        response = await call(here, "POST", "/v1/chat/completions", secret, {"model": "llama", "messages": []})
+
+    assert (response.status, bool(paid.calls)) == ((200, True) if is_asked else (status, False))

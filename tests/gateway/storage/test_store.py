@@ -1,5 +1,7 @@
 """Keys, usage and spending in the database: each story in SQLite and in PostgreSQL."""
 
+import fcntl
+import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from sqlalchemy import select, text
 from local_gateway.accounts.keys import Key, new_key
 from local_gateway.accounts.usage import UsageRecord
 from local_gateway.errors import ConfigError, StoreError
-from local_gateway.storage import tables
+from local_gateway.storage import database, tables
 from local_gateway.storage.database import RefusedRowError
 from local_gateway.storage.store import MAX_DELETED, MAX_TEXT, Store
 from tests.gateway.postgres_server import PostgresServer, postgres_server
@@ -324,3 +326,15 @@ def test_a_stale_journal_is_not_replayed_into_a_new_file(tmp_path: Path) -> None
             old.check_file()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_folder_that_another_program_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for without end, and said."""
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.05)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="locked by another program"):
+            Store(f"sqlite:///{tmp_path}/gateway.db")
+    finally:
+        os.close(descriptor)

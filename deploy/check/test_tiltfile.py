@@ -4,10 +4,15 @@ import base64
 from typing import Any
 
 import pytest
+import starlark_go
 from tilt import Calls, TiltFailedError, execute
 from tools import ROOT
 
 CHATBOT_UI = ("../chatbot-ui",)
+BUILT_INS = {
+    *("config", "os", "docker_build", "sync", "run", "k8s_yaml", "k8s_resource", "port_forward", "kustomize"),
+    *("decode_yaml_stream", "encode_yaml_stream", "read_yaml", "listdir", "secret_settings", "warn"),
+}
 IMAGES_FROM_ELSEWHERE = ("ghcr.io/open-webui/",)
 
 
@@ -20,6 +25,15 @@ def forwards(calls: Calls) -> dict[str, list[list[int]]]:
     return {
         args[0]: [each["args"] for each in named.get("port_forwards", [])] for args, named in calls.of("k8s_resource")
     }
+
+
+def test_tilts_own_interpreter_reads_it() -> None:
+    """Its dialect has no f-strings and no `while`; what it does not know are Tilt's built-ins, and nothing else."""
+    starlark_go.configure_starlark(allow_global_reassign=True)
+    with pytest.raises(starlark_go.ResolveError) as caught:
+        starlark_go.Starlark().exec((ROOT / "Tiltfile").read_text())
+
+    assert {error.msg.removeprefix("undefined: ") for error in caught.value.errors} == BUILT_INS
 
 
 def test_bare_tilt_up_is_the_original_picture() -> None:

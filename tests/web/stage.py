@@ -30,7 +30,8 @@ from local_gateway.storage.sync import Snapshot
 from local_gateway.storage.writer import StoreWriter
 from tests.web.played_model import PlayedModel
 
-CHROMIUM = Path("/usr/bin/chromium")
+BROWSERS = [Path("/usr/bin/chromium"), Path("/usr/bin/google-chrome")]  # Debian's, and that of GitHub's runners
+CHROMIUM = next((path for path in BROWSERS if path.exists()), BROWSERS[0])
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run"),

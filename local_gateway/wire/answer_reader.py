@@ -134,6 +134,11 @@ def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
         return _read_lines(body, wanted)
     if (error := error_in(parsed)) is not None:
         raise _refusal(error)
+    if isinstance(parsed, list) and wanted.path in COMPLETIONS:
+        if len(parsed) != 1 or not stream_builder.is_whole(wanted.path, parsed[0]):
+            return _of_chunks([Event.of(chunk) for chunk in parsed], wanted, body)
+        parsed = parsed[0]  # a batch of one
+        body = orjson.dumps(parsed)
     if not converts:
         return ReadAnswer(content_type, _only(body))
     if not stream_builder.is_whole(wanted.path, parsed):
@@ -143,7 +148,11 @@ def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
 
 def _read_lines(body: bytes, wanted: Wanted) -> ReadAnswer:
     """Chunks, an object a line. Anything else is no answer."""
-    events = [Event(b"data: " + line + b"\n\n") for line in body.splitlines() if line.strip()]
+    return _of_chunks([Event(b"data: " + line + b"\n\n") for line in body.splitlines() if line.strip()], wanted, body)
+
+
+def _of_chunks(events: list[Event], wanted: Wanted, body: bytes) -> ReadAnswer:
+    """All chunks of an answer, as a stream or joined. Raises AnswerBrokenError if they are none."""
     if wanted.path not in COMPLETIONS or not events or not all(_is_chunk(event.chunk) for event in events):
         page = explain(body).error.get("message", "")
         raise AnswerBrokenError(f"What the target answered is not JSON{page and f': {page[:200]}'}.")

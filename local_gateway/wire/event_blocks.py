@@ -73,7 +73,11 @@ def _tidy(event: Event, path: str) -> list[Event]:
         return [event]
     if b'"message"' in raw and stream_builder.is_whole(path, event.chunk):  # a whole answer in one event
         assert isinstance(event.chunk, dict)
-        return stream_builder.stream_of(path, event.chunk)[:-1]
+        if event.chunk.get("object") != "chat.completion.chunk":
+            return stream_builder.stream_of(path, event.chunk)[:-1]
+        for choice in event.chunk["choices"]:  # chunks that call their delta so
+            choice["delta"] = choice.pop("message")
+        return [Event.of(event.chunk)]
     if b'"finish_reason":""' in raw or b'"finish_reason": ""' in raw:
         return [_with_null_reasons(event)]
     return [event]

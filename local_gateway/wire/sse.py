@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 
 from local_gateway.errors import AnswerBrokenError
-from local_gateway.wire.error_body import WireError, error_in
+from local_gateway.wire.error_body import WireError, error_in, explain
 
 EVENT_STREAM = "text/event-stream"  # the content type
 DONE = b"data: [DONE]\n\n"
+ERROR_NAMES = (b"event: error\n", b"event:error\n", b"event: error\r", b"event:error\r")
 BOM = b"\xef\xbb\xbf"  # a byte order mark, which a stream may begin with
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: clients skip it
 MAX_EVENT_BYTES = 32_000_000  # images come in one event
@@ -104,7 +105,9 @@ class Event:
 
     @property
     def error(self) -> WireError | None:
-        """The error that it reports; None if it reports none."""
+        """The error that it reports, in its data or by its name; None if it reports none."""
+        if self.raw.startswith(ERROR_NAMES) and (data := self.data):
+            return explain(data)
         return error_in(self.chunk)
 
     @property

@@ -6,6 +6,8 @@ last), batches of events, chunks as objects, or lists of those.
 
 from collections.abc import Iterator
 
+import orjson
+
 from local_gateway.errors import AnswerBrokenError
 from local_gateway.wire.sse import Event, EventSplitter, encode_named, events_in
 
@@ -21,8 +23,25 @@ def flattened(outputs: list[object]) -> list[object]:
 def begins_stream(output: object) -> bool:
     """Whether a job's first output is the beginning of a stream, and not a whole answer."""
     if isinstance(output, str):
-        return output.lstrip("\ufeff \r\n").startswith(FIELDS)
+        objects = _objects_in(output)
+        return output.lstrip("\ufeff \r\n").startswith(FIELDS) or (bool(objects) and all(map(_is_chunk, objects)))
     return isinstance(output, dict) and _is_chunk(output)
+
+
+def _objects_in(text: str) -> list[dict[str, object]]:
+    """Of text with an object a line; [] of other text."""
+    objects: list[dict[str, object]] = []
+    if not text.lstrip().startswith("{"):
+        return objects
+    for line in filter(None, map(str.strip, text.splitlines())):
+        try:
+            parsed = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return []
+        if not isinstance(parsed, dict):
+            return []
+        objects.append(parsed)
+    return objects
 
 
 def _is_chunk(output: dict[str, object]) -> bool:
@@ -56,6 +75,9 @@ class JobEvents:
         if self._was_ended:
             text = text.lstrip("\r\n")
         if not text:
+            return
+        if not self.rest and (objects := _objects_in(text)):
+            yield from map(_event_of, objects)
             return
         self._was_ended = False
         if self.rest and text.startswith("data: {") and _is_whole(own := events_in(text.encode())[0]):

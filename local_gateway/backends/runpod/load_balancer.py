@@ -101,7 +101,13 @@ def _problem_of(status: int, content: bytes) -> TargetError | None:
         return TargetConfigError("The RunPod endpoint is a queue endpoint: its type in the configuration is wrong.")
     if "no workers available" in text or "waiting for worker" in text:
         return TargetRefusedError(503, NO_WORKER, retry_after=RETRY_AFTER)
-    return _gateway_problem(status)
+    return None if _is_of_worker(body) else _gateway_problem(status)
+
+
+def _is_of_worker(body: dict[str, object]) -> bool:
+    """Whether a server wrote an error, and not the balancer: in vLLM's, TGI's or FastAPI's form."""
+    is_plain = "error_type" in body or body.get("object") == "error" or isinstance(body.get("message"), str)
+    return is_plain or ("detail" in body and "title" not in body)
 
 
 def _gateway_problem(status: int) -> TargetError | None:

@@ -45,6 +45,8 @@ def texts_of(*outputs: object) -> list[str]:
         pytest.param([*map(event, HELLO), "data: [DONE]"], id="A8-ollama"),
         pytest.param([*map(chunk, HELLO), DONE], id="A4-objects"),
         pytest.param([[chunk("he"), chunk("l")], [chunk("lo")], DONE], id="A4-lists"),
+        pytest.param([*(json.dumps(chunk(text)) for text in HELLO), DONE], id="A4-objects-as-text"),
+        pytest.param([json.dumps(chunk(text)) + "\n" for text in HELLO] + [DONE], id="A4-lines"),
         pytest.param([[event("he")], [event("l"), chunk("lo")], DONE], id="A4-mixed"),
         pytest.param(["".join([*map(event, HELLO), DONE])], id="all at once"),
     ],

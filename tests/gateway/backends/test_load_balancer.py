@@ -94,7 +94,7 @@ async def test_clients_see_no_worker() -> None:
 async def test_errors_of_the_balancer(
     status: int, body: object, kind: type[TargetError], told: int, framing: str
 ) -> None:
-    """No worker has seen the request, or it was lost: somebody else may answer it."""
+    """No worker has seen the request, or it was lost: another target may answer it."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = reply(status, content)
     if framing == "transfer_encoding":
@@ -112,6 +112,9 @@ async def test_errors_of_the_balancer(
     [
         (400, WORKERS_400),
         (503, {"error": {"message": "The model is still loading.", "code": "loading"}}),
+        (503, {"object": "error", "message": "The engine is dead.", "code": 503}),
+        (502, {"error": "CUDA broke", "error_type": "generation"}),
+        (503, {"detail": "The engine is starting."}),
         (404, {"status": 404, "title": "Error", "detail": "there is no such endpoint"}),
         (500, b"oops"),
         (400, b"x" * 100_000),

@@ -380,3 +380,41 @@ async def test_an_event_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     await answer(sse.EventBlock.of(events), normalize=True)
 
     assert len(parsed) == 4
+
+
+# Variants
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        [whole()],
+        [chunk({"role": "assistant", "content": "hel"}), chunk({"content": "lo"}), chunk({}, "stop")],
+    ],
+    ids=["a batch of one", "a list of chunks"],
+)
+async def test_lists(body: Any, *, stream: bool) -> None:
+    """gateway.md A4: what servers without a stream of their own put into a list."""
+    _, told = await answer(json.dumps(body).encode(), kind=JSON, stream=stream)
+
+    text = text_in(told) if stream else json.loads(told)["choices"][0]["message"]["content"]
+    assert text == "hello"
+
+
+async def test_chunks_with_a_message() -> None:
+    """Some servers name the delta so: each is a part, and no whole answer."""
+    renamed = (ROLE + TEXT + STOP).replace(b'"delta"', b'"message"') + sse.DONE
+    _, body = await answer(renamed)
+
+    assert [choice["finish_reason"] for each in chunks_in(body) for choice in each["choices"]][-2:] == [None, "stop"]
+    assert text_in(body) == "hello"
+
+
+@pytest.mark.parametrize("data", ["CUDA broke", '{"message": "CUDA broke"}', '"CUDA broke"'])
+async def test_an_error_by_its_name(data: str) -> None:
+    """gateway.md B17: in an event whose name alone says so."""
+    with pytest.raises(TargetRefusedError, match="CUDA broke"):
+        await answer(f"event: error\ndata: {data}\n\n".encode())
+    with pytest.raises(TargetRefusedError, match="CUDA broke"):
+        await answer(ROLE + TEXT + f"event: error\ndata: {data}\n\n".encode())

@@ -91,6 +91,20 @@ async def test_chat_streams(stage: Stage, browser: Browser) -> None:
         await expect(messages.locator(".stats")).to_contain_text("cost")
 
 
+async def test_long_answer_is_followed(stage: Stage, browser: Browser) -> None:
+    """The newest words stay in sight while they come, unless the reader has scrolled up."""
+    stage.models["runpod"].text = "\n\n".join(f"Line {number} of many." for number in range(80))
+    secret, _ = stage.add_key("ada")
+    async with looking(browser, "desktop-light", stage.url) as looker:
+        await looker.sign_in(stage.url, secret, "playground")
+        await send(looker, "hold")
+        await expect(looker.page.get_by_text("Line 38 of many.")).to_be_in_viewport()
+        await looker.page.locator(".messages").evaluate("box => { box.scrollTop = 0; }")
+        stage.models["runpod"].go_on.set()
+        await expect(looker.page.locator(".stats")).to_contain_text("tok/s")
+        assert await looker.page.locator(".messages").evaluate("box => box.scrollTop") == 0
+
+
 async def test_two_models_side_by_side(stage: Stage, browser: Browser) -> None:
     """Ours beside OpenAI's: one question, two answers, each told with who gave it."""
     secret, _ = stage.add_key("ada")

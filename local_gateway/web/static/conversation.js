@@ -6,6 +6,7 @@ import { renderMarkdown } from "./markdown.js";
 const DRAW_EVERY = 80; // ms
 
 export class Conversation {
+  // `draw` is called with what changes the page before it is drawn.
   constructor(draw) {
     this.model = "";
     this.messages = []; // {role, text, reasoning, tools, node, stats, error}
@@ -34,7 +35,7 @@ export class Conversation {
     const sent = this._toSend(system);
     this.messages.push(answer);
     this.abort = new AbortController();
-    this._draw();
+    this._draw(() => {});
     const began = performance.now();
     const body = { model: this.model, messages: sent };
     if (temperature !== "") body.temperature = Number(temperature);
@@ -45,8 +46,9 @@ export class Conversation {
       answer.error = error.name === "AbortError" ? "Stopped." : error.message;
     }
     this.abort = null;
-    this._finish(answer, began);
-    this._draw();
+    clearTimeout(this._timer);
+    this._timer = null;
+    this._draw(() => this._finish(answer, began));
   }
 
   _toSend(system) {
@@ -83,8 +85,7 @@ export class Conversation {
     if (this._timer) return;
     this._timer = setTimeout(() => {
       this._timer = null;
-      this._finish(answer, began);
-      this._draw();
+      this._draw(() => this._finish(answer, began));
     }, DRAW_EVERY);
   }
 

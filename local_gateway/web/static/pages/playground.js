@@ -15,7 +15,7 @@ export async function enter(app) {
   try {
     const { models, prices } = await get("models");
     Object.assign(state, { models, prices });
-    if (!state.talks.length) state.talks = [new Conversation(() => app.draw())];
+    if (!state.talks.length) state.talks = [new Conversation((change) => drawAndFollow(app, change))];
     for (const talk of state.talks) if (!models.includes(talk.model)) talk.model = models[0] ?? "";
     app.draw();
   } catch (error) {
@@ -46,11 +46,20 @@ function toggle(app) {
   if (state.talks.length === 2) {
     state.talks.pop().stop();
   } else {
-    const other = new Conversation(() => app.draw());
+    const other = new Conversation((change) => drawAndFollow(app, change));
     other.model = state.models?.find((name) => name !== state.talks[0].model) ?? state.models?.[0] ?? "";
     state.talks.push(other);
   }
   app.draw();
+}
+
+// A box that shows the newest words goes on showing them; one that was scrolled up stays where it is.
+function drawAndFollow(app, change) {
+  const boxes = [...document.querySelectorAll(".messages")];
+  const following = boxes.filter((box) => box.scrollHeight - box.scrollTop - box.clientHeight < 48);
+  change();
+  app.draw();
+  for (const box of following) box.scrollTop = box.scrollHeight;
 }
 
 const column = (talk, index, app) => html`
@@ -118,5 +127,5 @@ function send(form, app) {
   if (!text || state.talks.some((talk) => talk.isBusy)) return;
   field.value = "";
   for (const talk of state.talks) talk.ask(text, state);
-  app.draw();
+  for (const box of document.querySelectorAll(".messages")) box.scrollTop = box.scrollHeight;
 }

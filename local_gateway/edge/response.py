@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
+from types import TracebackType
 
 from starlette.types import Send
 
@@ -46,7 +48,7 @@ class ResponseWriter:
         self._is_between_events = True
         self._is_writing = False
         self._is_over = False
-        self._last_written = 0.0  # by the monotonic clock
+        self._last_begun = 0.0  # of the writes, by the monotonic clock
         self.is_complete = False  # the client has been sent all of it
         self.first_sent_at: float | None = None  # content, by the monotonic clock
 
@@ -67,7 +69,7 @@ class ResponseWriter:
         if not 200 <= answer.status <= 599:
             raise AnswerBrokenError(f"The target answered with status {answer.status}, which HTTP does not have.")
         if answer.is_events:
-            async with KeepAlive(self, keep_alive):
+            async with StreamWatch(self, keep_alive):
                 await self._stream(answer, meter)
         else:
             await self._body(answer, meter)
@@ -108,7 +110,7 @@ class ResponseWriter:
             self.is_complete = block[-LAST_BYTES:].rstrip().endswith(LAST)  # many clients hang up when they see it
             if shown := meter.watch(block):
                 self._is_between_events = shown.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
-                await self._write(self._redactor.hide_in(shown))
+                await self._write_watched(self._redactor.hide_in(shown))
         await self._write(b"", more=False)
 
     async def _body(self, answer: Answer, meter: UsageMeter) -> None:
@@ -159,56 +161,77 @@ class ResponseWriter:
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:
         """Waits while the client reads slowly, so that the target does too. Raises ClientLeftError if it does not."""
-        self._is_writing = True
-        self._is_over = not more
         try:
             async with asyncio.timeout(STALL_SECONDS):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+                await self._write_watched(data, more=more)
         except TimeoutError:
             raise ClientLeftError from None
+
+    async def _write_watched(self, data: bytes, *, more: bool = True) -> None:
+        """The same where a StreamWatch has the time: a timeout for each event would cost more than the event."""
+        self._is_writing = True
+        self._is_over = not more
+        self._last_begun = time.monotonic()
+        try:
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
         finally:
             self._is_writing = False
-            self._last_written = time.monotonic()
 
     @property
     def silent_seconds(self) -> float:
-        """Since the last write; 0 while one goes on."""
-        return 0.0 if self._is_writing else time.monotonic() - self._last_written
+        """Since the last write began; 0 while one goes on."""
+        return 0.0 if self._is_writing else time.monotonic() - self._last_begun
+
+    @property
+    def stalled_seconds(self) -> float:
+        """For which the client has not read what is being written; 0 while nothing is."""
+        return time.monotonic() - self._last_begun if self._is_writing else 0.0
 
 
-class KeepAlive:
-    """A context around the events of a stream: writes a comment whenever it was silent for `period` seconds; 0: never.
+class StreamWatch:
+    """A context around the events of a stream: a comment whenever it was silent for `period` seconds (0: never).
 
-    A timer, no task: most streams are never silent, and should not pay for one.
+    Raises ClientLeftError, wherever the stream is, when the client has read nothing for STALL_SECONDS. A timer and
+    no task: most streams are neither silent nor stalled, and should not pay for it.
     """
 
     def __init__(self, response: ResponseWriter, period: float) -> None:
         self._response = response
-        self._period = period
-        self._timer: asyncio.TimerHandle | None = None
+        self._period = period or math.inf
+        self._has_stalled = False
         self._writing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
-        if self._period:
-            self._wait(self._period)
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._wait(min(self._period, STALL_SECONDS))
 
-    async def __aexit__(self, *error: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
+        task = self._task
+        del self._task  # or the task and its frame would hold each other
+        if self._has_stalled and task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientLeftError from None
 
     def _wait(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._check)
 
     def _check(self) -> None:
-        silent = self._response.silent_seconds
-        if silent < self._period:
-            self._wait(max(0.001, self._period - silent))
+        stalled, silent = self._response.stalled_seconds, self._response.silent_seconds
+        if stalled >= STALL_SECONDS:
+            self._has_stalled = True
+            self._task.cancel()
             return
-        self._writing = asyncio.create_task(self._response.keep_alive())
-        self._wait(self._period)
+        if silent >= self._period:
+            self._writing = asyncio.create_task(self._response.keep_alive())
+            silent = 0.0
+        self._wait(max(0.001, min(self._period - silent, STALL_SECONDS - stalled)))
 
 
 def _as_event(body: bytes) -> bytes:

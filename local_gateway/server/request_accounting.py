@@ -57,7 +57,10 @@ class RequestAccounting:
     async def ask_targets(self) -> None:
         """When the response is over: how long the targets worked. Takes a few seconds at most; may be cancelled."""
         self._finish()
-        await asyncio.gather(self._ask_for_answer(), *(self._ask_for_call(call) for call in self._unanswered))
+        if self._unanswered:
+            await asyncio.gather(self._ask_for_answer(), *(self._ask_for_call(call) for call in self._unanswered))
+        else:
+            await self._ask_for_answer()  # without a task of its own, as for most requests
 
     def _finish(self) -> None:
         """Note which calls this request pays for, the first time."""

@@ -1,33 +1,30 @@
-"""A browser and a stage for each test."""
+"""A browser and a stage for each test that asks for them. Both need playwright, which the other tests here do not."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-playwright = pytest.importorskip("playwright.async_api", reason="needs playwright: it is among the dev requirements")
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
-from tests.web.stage import CHROMIUM, Stage, browsing, staged  # noqa: E402 - it imports playwright
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if CHROMIUM.exists():
-        return
-    here = Path(__file__).parent
-    skip = pytest.mark.skip(reason="needs Debian's Chromium: apt-get install chromium")
-    for item in items:
-        if item.path.is_relative_to(here) and "browser" in getattr(item, "fixturenames", ()):
-            item.add_marker(skip)
+    from tests.web.stage import Stage
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path) -> AsyncIterator["Stage"]:
+    from tests.web.stage import staged  # noqa: PLC0415 - it imports playwright
+
     async with staged(tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture
-async def browser() -> AsyncIterator[Any]:
+async def browser() -> AsyncIterator["Browser"]:
+    from tests.web.stage import CHROMIUM, browsing  # noqa: PLC0415 - it imports playwright
+
+    if not CHROMIUM.exists():
+        pytest.skip("needs Debian's Chromium: apt-get install chromium")
     async with browsing() as browser:
         yield browser

@@ -9,6 +9,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+
+pytest.importorskip("playwright.async_api", reason="needs playwright: it is among the dev requirements")
+pytest.importorskip("axe_playwright_python", reason="needs axe: it is among the dev requirements")
+
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 

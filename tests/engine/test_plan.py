@@ -119,6 +119,8 @@ def test_prompts_beside_answers() -> None:
     engine = planned(machine, MAX_NUM_SEQS=16, MAX_MODEL_LEN=4096)
     assert engine.prefill is not None
     assert engine.prefill.max_tokens == engine.cache.n_ctx // engine.cache.num_slots == 4096
+    exact = planned(machine, MAX_NUM_SEQS=16, MAX_MODEL_LEN=4096, N_CTX=18 * 4096)
+    assert (exact.cache.num_slots, exact.cache.is_unified) == (18, False)
     assert planned(machine, MAX_MODEL_LEN=4096, PREFILL_CONTEXT="off").prefill is None
     assert planned(machine, KV_UNIFIED="on").prefill is None
     assert planned(CPU, KV_UNIFIED="off").prefill is None

@@ -85,9 +85,10 @@ def on_gpus(request: CacheRequest, shape: CacheShape, n_ctx_train: int, free: li
     types = _types(request, "f16")
     if request.kv_unified == "off":
         return _split_as_set(request, longest, types)
-    num_cells = _num_split_cells(request, shape, types, free)
-    if _fits_split(request, request.max_model_len or n_ctx_train, num_cells):
-        return _split(request, request.max_model_len or n_ctx_train, num_cells, types, free)
+    longest_split = request.max_model_len or n_ctx_train
+    num_cells = _num_split_cells(request, shape, types, longest_split, free)
+    if _fits_split(request, longest_split, num_cells):
+        return _split(request, longest_split, num_cells, types, free)
     if (
         request.can_quantise
         and shape.head_size % BLOCK == 0
@@ -102,17 +103,20 @@ def on_gpus(request: CacheRequest, shape: CacheShape, n_ctx_train: int, free: li
     return CacheSize(n_ctx, *types, explain(request, shape, types, free) + hint, request.num_slots)
 
 
-def _num_split_cells(request: CacheRequest, shape: CacheShape, types: tuple[str, str], free: list[int]) -> int:
-    """Cells that fit if each slot has its own, which makes masks small; 0 where the cache may not be split."""
+def _num_split_cells(
+    request: CacheRequest, shape: CacheShape, types: tuple[str, str], longest: int, free: list[int]
+) -> int:
+    """Cells that fit if each slot has its own, which makes masks small, beside those of a context for prompts, which
+    are no part of N_CTX; 0 where the cache may not be split."""
     if request.kv_unified != "auto" or not request.can_split or request.max_num_seqs < 2:
         return 0
-    fitting = int(_usable(free) / shape.cell_bytes(*types))
-    return min(fitting, request.n_ctx or fitting)
+    fitting = int(_usable(free) / shape.cell_bytes(*types)) - request.num_prefill_streams * _padded(longest)
+    return max(0, min(fitting, request.n_ctx or fitting))
 
 
 def _num_needed(request: CacheRequest) -> int:
-    """Slots: one for each running sequence, an eighth more for cached conversations, and those for prompts."""
-    return request.max_num_seqs + -(-request.max_num_seqs // 8) + request.num_prefill_streams
+    """Slots: one for each running sequence, and an eighth more for cached conversations."""
+    return request.max_num_seqs + -(-request.max_num_seqs // 8)
 
 
 def _fits_split(request: CacheRequest, longest: int, num_cells: int) -> bool:
@@ -121,7 +125,7 @@ def _fits_split(request: CacheRequest, longest: int, num_cells: int) -> bool:
 
 def _split(request: CacheRequest, longest: int, num_cells: int, types: tuple[str, str], free: list[int]) -> CacheSize:
     length = _padded(longest)
-    num_slots = min(request.num_slots, num_cells // length - request.num_prefill_streams)
+    num_slots = min(request.num_slots, num_cells // length)
     why = f"{num_cells} fit, so that each of {num_slots} slots has {length}; {_free(free)}"
     return CacheSize(num_slots * length, *types, why, num_slots, is_unified=False)
 

@@ -25,8 +25,14 @@ def start_worker(settings: Settings, model: LoadedModel) -> Worker:
     engine = start_engine(model, max_queue=settings.max_queue)
     names = ServedNames(served_names(settings))
     gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
-    chat, completions = ChatCompletions(engine, template, names), Completions(engine, names)
-    return Worker(Api(chat, completions, Tokens(engine, names), names), engine)
+    chat = ChatCompletions(
+        engine,
+        template,
+        names,
+        reasoning=settings.reasoning_format,
+        doubles_reasoning=settings.reasoning_twice,
+    )
+    return Worker(Api(chat, Completions(engine, names), Tokens(engine, names), names), engine)
 
 
 def served_names(settings: Settings) -> tuple[str, ...]:
@@ -51,6 +57,7 @@ def chat_template(settings: Settings, runner: ModelRunner) -> Callable[[], ChatT
             bos_token=bos_token,
             eos_token=eos_token,
             control_tokens=control_tokens,
+            tool_format=settings.tool_format,
             max_literals=max_literals,
         )
     try:
@@ -59,6 +66,7 @@ def chat_template(settings: Settings, runner: ModelRunner) -> Callable[[], ChatT
             bos_token=bos_token,
             eos_token=eos_token,
             control_tokens=control_tokens,
+            tool_format=settings.tool_format,
             max_literals=max_literals,
         )
     except (OSError, ModelError) as error:

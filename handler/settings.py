@@ -70,6 +70,19 @@ class Settings(BaseModel):
         (), description="Names the model is served under, separated by commas; the first is the one in answers."
     )
     chat_template: str = Field("", description="A Jinja chat template, or a path to one, instead of the model's own.")
+    tool_format: str = Field(
+        "",
+        description="How the model writes calls of tools, for finetunes that do not write what their template shows: "
+        "a name of `handler/chat/formats/families.py`. Empty: found by the template.",
+    )
+    reasoning_format: Literal["split", "keep", "hide"] = Field(
+        "split",
+        description="Where reasoning goes: into `reasoning_content`, into the content with its markers, or nowhere. "
+        "A request's `reasoning_format` or `include_reasoning` goes first.",
+    )
+    reasoning_twice: bool = Field(
+        False, description="Send reasoning as `reasoning` too, the name that OpenRouter's and vLLM's clients read."
+    )
     hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token for gated or private repositories.")
     hf_endpoint: str = Field("https://huggingface.co", min_length=1, description="Hugging Face, or a mirror of it.")
     models_dir: Path = Field(Path("~/.cache/gguf-models"), description="Where downloads are kept on this machine.")

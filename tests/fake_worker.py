@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from handler.api.model_names import ServedNames
 from handler.api.routes import CHAT, COMPLETIONS, Api
 from handler.api.stream import EventStream
 from handler.api.tokens import Tokens
+from handler.api.turn import ReasoningStyle
 from handler.chat.template import model_template
 from handler.engine.engine import Engine
 from handler.engine.scheduler import Limits
@@ -99,15 +100,27 @@ def fake_worker(
     num_slots: int = 4,
     num_cells: int = 1000,
     held: bool = False,
+    specials: Iterable[str] = (),
+    reasoning: ReasoningStyle = "split",
+    doubles_reasoning: bool = False,
 ) -> Iterator[FakeWorker]:
-    """Running, or `held`: each step waits for a permit. In the end nothing is left open."""
-    runner = FakeRunner({**SCRIPTS, **(scripts or {})}, num_slots=num_slots, num_cells=num_cells)
+    """Running, or `held`: each step waits for a permit. In the end nothing is left open.
+
+    `specials` are control tokens of its vocabulary, which has none but an end otherwise.
+    """
+    runner = FakeRunner({**SCRIPTS, **(scripts or {})}, num_slots=num_slots, num_cells=num_cells, specials=specials)
     if held:
         runner.hold()
     limits = Limits(num_slots, max_batch_tokens=64, max_prompt_tokens=16)
     engine = create_engine(runner, limits, max_queue=max_queue)
     names = ServedNames(NAMES)
-    chat = ChatCompletions(engine, model_template(template, bos_token="", eos_token=""), names)
+    chat = ChatCompletions(
+        engine,
+        model_template(template, bos_token="", eos_token=""),
+        names,
+        reasoning=reasoning,
+        doubles_reasoning=doubles_reasoning,
+    )
     api = Api(chat, Completions(engine, names), Tokens(engine, names), names)
     worker = FakeWorker(Worker(api, engine), runner)
     try:

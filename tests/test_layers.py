@@ -35,7 +35,7 @@ WORKER_ROOMS: dict[str, set[str]] = {
     },
     "chat": {"settings", "errors"},
     "models": {"settings", "errors"},
-    "api": {"chat", "engine", "settings", "errors"},
+    "api": {"chat", "engine", "engine.structured", "settings", "errors"},
     "loading": {
         "cpu_quota",
         "engine",

@@ -4,7 +4,7 @@ import secrets
 import time
 from typing import Any, Final, Literal, NamedTuple
 
-from handler.api.openai_types import CompletionUsage, PromptTokensDetails
+from handler.api.openai_types import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
 from handler.engine.sequence import FinishReason, SequenceUsage, TokenLogprob
 
 Answer = dict[str, Any]  # a JSON object
@@ -37,12 +37,15 @@ def total_usage(usages: list[SequenceUsage], n: int) -> CompletionUsage:
     firsts = usages[::n]
     prompt_tokens = sum(usage.num_prompt_tokens for usage in firsts)
     completion_tokens = sum(usage.num_completion_tokens for usage in usages)
-    return CompletionUsage(
+    total = CompletionUsage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.num_cached_tokens for usage in firsts)),
     )
+    if reasoning_tokens := sum(usage.num_reasoning_tokens for usage in usages):
+        total.completion_tokens_details = CompletionTokensDetails(reasoning_tokens=reasoning_tokens)
+    return total
 
 
 def token_text(entry: TokenLogprob) -> str:

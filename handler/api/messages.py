@@ -5,7 +5,7 @@ from typing import Any
 from handler.api.fields import show
 from handler.errors import InvalidRequestError
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 Message = dict[str, Any]
 
@@ -20,7 +20,22 @@ def check_messages(messages: list[Message]) -> list[Message]:
 def continues(messages: list[Message]) -> bool:
     """Whether the last message is an assistant's that more text can be appended to."""
     last = messages[-1]
-    return last.get("role") == "assistant" and not last.get("tool_calls")
+    return last.get("role") == "assistant" and not (last.get("tool_calls") or last.get("function_call"))
+
+
+def modernise(messages: list[Message]) -> list[Message]:
+    """OpenAI's older `function_call` and messages of role `function` as calls of tools and their results."""
+    return [_modernise(message, i) for i, message in enumerate(messages)]
+
+
+def _modernise(message: Message, i: int) -> Message:
+    if message.get("role") == "function":
+        return {**message, "role": "tool"}
+    call = message.get("function_call")
+    if call is None:
+        return message
+    rest = {key: value for key, value in message.items() if key != "function_call"}
+    return {**rest, "tool_calls": [{"id": f"call_{i}", "type": "function", "function": call}]}
 
 
 def _check_message(message: Message, param: str) -> None:
@@ -34,6 +49,21 @@ def _check_message(message: Message, param: str) -> None:
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise InvalidRequestError(f"'{param}.tool_calls' must be a list of objects", param=f"{param}.tool_calls")
+    for j, call in enumerate(calls or ()):
+        _check_call(call.get("function"), f"{param}.tool_calls[{j}].function")
+    if message.get("function_call") is not None:
+        _check_call(message["function_call"], f"{param}.function_call")
+
+
+def _check_call(function: object, param: str) -> None:
+    """What is missing is missing in the prompt too."""
+    if function is None:
+        return
+    if not isinstance(function, dict) or not isinstance(function.get("name", ""), str):
+        raise InvalidRequestError(f"'{param}' must be an object whose name is a text", param=param)
+    if not isinstance(function.get("arguments"), str | dict | None):
+        message = f"'{param}.arguments' must be a text of JSON or an object"
+        raise InvalidRequestError(message, param=f"{param}.arguments")
 
 
 def _check_content(content: object, param: str) -> None:

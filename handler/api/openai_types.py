@@ -36,7 +36,13 @@ with _without_init("openai", "openai.types", "openai.types.chat"):
     from openai.types.chat.chat_completion import ChatCompletion
     from openai.types.chat.chat_completion import Choice as ChatChoice
     from openai.types.chat.chat_completion import ChoiceLogprobs as ChatLogprobs
-    from openai.types.chat.chat_completion_chunk import ChatCompletionChunk, ChoiceDelta
+    from openai.types.chat.chat_completion_chunk import (
+        ChatCompletionChunk,
+        ChoiceDelta,
+        ChoiceDeltaFunctionCall,
+        ChoiceDeltaToolCall,
+        ChoiceDeltaToolCallFunction,
+    )
     from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
     from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogprobs
     from openai.types.chat.chat_completion_message import ChatCompletionMessage
@@ -44,7 +50,7 @@ with _without_init("openai", "openai.types", "openai.types.chat"):
     from openai.types.completion import Completion
     from openai.types.completion_choice import CompletionChoice
     from openai.types.completion_choice import Logprobs as CompletionLogprobs
-    from openai.types.completion_usage import CompletionUsage, PromptTokensDetails
+    from openai.types.completion_usage import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
     from openai.types.model import Model
 
 __all__ = [
@@ -55,11 +61,15 @@ __all__ = [
     "ChatCompletionTokenLogprob",
     "ChatLogprobs",
     "ChoiceDelta",
+    "ChoiceDeltaFunctionCall",
+    "ChoiceDeltaToolCall",
+    "ChoiceDeltaToolCallFunction",
     "ChunkChoice",
     "ChunkLogprobs",
     "Completion",
     "CompletionChoice",
     "CompletionLogprobs",
+    "CompletionTokensDetails",
     "CompletionUsage",
     "Model",
     "PromptTokensDetails",

@@ -35,6 +35,8 @@ OBEYED: dict[Route, frozenset[str]] = {
             *GENERATION,
             *("messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
             *("chat_template_kwargs", "reasoning_effort", "add_generation_prompt", "continue_final_message"),
+            *("reasoning_format", "include_reasoning", "reasoning_budget_tokens", "thinking_budget_tokens"),
+            *("thinking_token_budget", "reasoning_budget_message"),
         }
     ),
     "completions": frozenset({*GENERATION, "prompt", "echo", "best_of", "suffix"}),
@@ -116,7 +118,6 @@ REFUSED: dict[str, Refused] = {
     "mm_processor_kwargs": Refused("this model reads text only.", ({},)),
     "logits_processors": Refused("there are none here.", ([],)),
     "guided_whitespace_pattern": Refused("whitespace in JSON is bounded here."),
-    "thinking_token_budget": Refused("this worker does not count thinking."),
     "vllm_xargs": Refused("there are no extensions here.", ({},)),
     # SGLang
     "ebnf": Refused("send it as 'grammar'."),
@@ -175,6 +176,12 @@ ALSO_HARMLESS: dict[Route, dict[str, str]] = {
         "parallel_tool_calls": "of chats alone",
         "function_call": "of chats alone",
         "reasoning_effort": "a wish that a prompt has no place for",
+        "reasoning_format": "completions have no reasoning of their own",
+        "include_reasoning": "completions have no reasoning of their own",
+        "reasoning_budget_tokens": "completions have no reasoning of their own",
+        "thinking_budget_tokens": "completions have no reasoning of their own",
+        "thinking_token_budget": "completions have no reasoning of their own",
+        "reasoning_budget_message": "completions have no reasoning of their own",
     },
 }
 

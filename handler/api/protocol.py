@@ -8,7 +8,8 @@ Every error is an InvalidRequestError with `param`. Knows nothing of models: whe
 exists, shows later.
 """
 
-from typing import Annotated, Any, ClassVar, TypeVar
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic_core
 from pydantic import AliasChoices, Field, ValidationError, model_validator
@@ -32,11 +33,13 @@ from handler.api.fields import (
 )
 from handler.api.messages import Message, check_messages, continues
 from handler.api.parameters import Route, check_parameters
+from handler.api.tool_request import ToolRequest, parse_functions, parse_tools
 from handler.engine.sampling_params import SamplingParams
 from handler.errors import InvalidRequestError
 
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20  # OpenAI's limit
+MAX_BUDGET_MESSAGE = 1000  # characters
 TEMPLATE_VARIABLES = ("messages", "tools")  # which `chat_template_kwargs` may not replace
 PROMPT_FLAGS = ("add_generation_prompt", "continue_final_message")  # which may stand there too
 
@@ -126,13 +129,22 @@ class ChatCompletionRequest(GenerationRequest):
     messages: Annotated[list[Message], AfterValidator(check_messages)] = Field(min_length=1)
     logprobs: bool = False
     top_logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    tools: list[dict[str, Any]] = Field([])
+    tools: Any = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    functions: list[dict[str, Any]] = Field([])
+    functions: Any = None
     function_call: Any = None
     chat_template_kwargs: dict[str, Any] = Field({})
     reasoning_effort: str | None = None
+    reasoning_format: Literal["auto", "none", "deepseek", "deepseek-legacy"] = "auto"
+    include_reasoning: bool = True
+    max_reasoning_tokens: Integer | None = Field(
+        None,
+        ge=-1,
+        le=MAX_INT32,
+        validation_alias=AliasChoices("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_token_budget"),
+    )
+    reasoning_budget_message: Annotated[str, Field(max_length=MAX_BUDGET_MESSAGE)] = ""
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -147,11 +159,12 @@ class ChatCompletionRequest(GenerationRequest):
             return self.continue_final_message
         return continues(self.messages) and self.add_generation_prompt is not True
 
-    @property
-    def template_variables(self) -> dict[str, Any]:
-        """What the chat template may read beside the conversation."""
-        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
-        return {**effort, **self.chat_template_kwargs}
+    @cached_property
+    def tool_request(self) -> ToolRequest:
+        """The tools, in the newer form or in the older one."""
+        if self.functions:
+            return parse_functions(self.functions, self.function_call)
+        return parse_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @model_validator(mode="before")
     @classmethod
@@ -167,10 +180,9 @@ class ChatCompletionRequest(GenerationRequest):
     def _check(self) -> "ChatCompletionRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequestError("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs")
-        if self.tools and self.tool_choice != "none":
-            raise unsupported("tools", 'this worker cannot call tools yet. Send "tool_choice": "none", or no tools.')
-        if self.functions and self.function_call != "none":
-            raise unsupported("functions", "this worker cannot call functions yet")
+        if self.tools and self.functions:
+            raise InvalidRequestError("'tools' and 'functions' exclude each other: send one of them", param="functions")
+        _ = self.tool_request  # wrong tools are refused
         for name in TEMPLATE_VARIABLES:
             if name in self.chat_template_kwargs:
                 param = "chat_template_kwargs"

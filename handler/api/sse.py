@@ -17,17 +17,17 @@ def encode(chunk: BaseModel) -> str:
 
 
 class EventTemplate:
-    """Encodes events that differ in one text alone: the rest is encoded once.
+    """Encodes events that differ in one text alone, wherever it stands in them: the rest is encoded once.
 
     `make` gives the chunk with a text in it. What comes out is what `encode` would make of that chunk.
     """
 
     def __init__(self, make: Callable[[str], BaseModel]) -> None:
         placeholder = secrets.token_hex()
-        self._before, _, self._after = encode(make(placeholder)).partition(f'"{placeholder}"')
+        self._parts = encode(make(placeholder)).split(f'"{placeholder}"')
 
     def encode(self, text: str) -> str:
-        return f"{self._before}{to_json(text).decode()}{self._after}"
+        return to_json(text).decode().join(self._parts)
 
 
 def encode_error(body: dict[str, Any]) -> str:

@@ -63,7 +63,8 @@ class EventStream:
                 if self._generation.is_finished:
                     yield events + self._writer.end()
                     return
-                yield events
+                if events:  # held back, as what may become a marker is
+                    yield events
                 pending = await anext(self._generation)
         except StopAsyncIteration:
             return  # cancelled while it waited

@@ -62,6 +62,7 @@ def call_grammar(
     is_required: bool = True,
     is_parallel: bool = True,
     response_schema: Mapping[str, Any] | None = None,
+    response_is_strict: bool = True,
 ) -> CallGrammar:
     """One call of these tools or more, after reasoning if there is any.
 
@@ -72,9 +73,19 @@ def call_grammar(
     is_parallel = is_parallel and format.has_parallel_calls
     body = grammar.calls(tools, is_parallel=is_parallel) if is_required else grammar.text_with_calls(tools)
     if response_schema is not None:
-        body = f"({body} | {_json(response_schema, is_strict=True)})"
+        body = f"({body} | {grammar.message(starts_in)} {_json(response_schema, is_strict=response_is_strict)})"
     grammar.rules.insert(0, f"start: {grammar.thinking(starts_in)} {body}")
     return CallGrammar("\n".join(grammar.rules), grammar.markers, grammar.untils, grammar.announcing)
+
+
+def preface(format: Format, *, starts_in: ReasoningState) -> CallGrammar | None:
+    """What may or must stand before the content of an answer, which is `@answer`; None if nothing may."""
+    grammar = _Grammar(format, is_in_text=False)
+    before = f"{grammar.thinking(starts_in)} {grammar.message(starts_in)}".strip()
+    if not before:
+        return None
+    grammar.rules.insert(0, f"start: {before} @answer")
+    return CallGrammar("\n".join(grammar.rules), grammar.markers, grammar.untils)
 
 
 class _Grammar:
@@ -113,6 +124,13 @@ class _Grammar:
         inside = f"{self.until(pair.closes)} {behind}"
         opened = inside if starts_in is ReasoningState.OPEN else f"({self.literal(pair.opens)} {inside})?"
         return self._rule("thinking", opened)
+
+    def message(self, starts_in: ReasoningState) -> str:
+        """The header of a message to the user, in formats that have one."""
+        channels = self._format.channels
+        if channels is None or not channels.channel or starts_in is ReasoningState.CLOSED:
+            return ""
+        return self.literal(f"{channels.channel}final{channels.body}")
 
     def literal(self, text: str) -> str:
         """The text as a sequence of Lark's, with a rule for each marker in it."""
@@ -272,5 +290,5 @@ def _quote(text: str) -> str:
 
 def _json(schema: Mapping[str, Any], *, is_strict: bool) -> str:
     """A value that follows the schema. How it is followed is the worker's decision: a client's `x-guidance` goes."""
-    guidance = {"whitespace_pattern": WHITESPACE, "lenient": not is_strict}
+    guidance = {"whitespace_pattern": WHITESPACE, "lenient": not is_strict, "coerce_one_of": not is_strict}
     return f"%json {json.dumps({**schema, 'x-guidance': guidance})}"

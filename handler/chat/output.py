@@ -41,9 +41,10 @@ class OutputParser:
         is_open = starts_in is ReasoningState.OPEN
         if format.channels:
             channels = ChannelReader(format, format.channels, self._calls, is_open=is_open, has_calls=has_calls)
-            self._steps = channels.read()
+            self._machine: ChannelReader | _Answer = channels
         else:
-            self._steps = _Answer(format, self._calls, is_open=is_open, has_calls=has_calls).read()
+            self._machine = _Answer(format, self._calls, is_open=is_open, has_calls=has_calls)
+        self._steps = self._machine.read()
         self._is_done = False
         self._implied = format.implied
 
@@ -55,6 +56,16 @@ class OutputParser:
     @property
     def num_whole_calls(self) -> int:
         return self._calls.num_ended
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all text so far has gone out, and all that may come is content as it is."""
+        is_plain = isinstance(self._machine, _Answer) and self._machine.is_plain
+        return is_plain and self._reader.position == self._reader.end
+
+    def take_content_spans(self) -> list[tuple[int, int]]:
+        """Where in the answer's text the content of the events since the last time stands; half open."""
+        return self._machine.take_content_spans()
 
     def feed(self, text: str, marks: Iterable[int] = ()) -> list[Event]:
         """What is certain with this text. `marks` are offsets in it at which a marker's token begins."""
@@ -93,9 +104,18 @@ class _Answer:
         self._reader = calls.reader
         self._in_reasoning = is_open
         self._reasoning = Flow(Reasoning, is_trimmed=True)
-        self._content = Flow(Content, is_trimmed=False)
+        self._content = Flow(Content, self._reader, is_trimmed=False)
         self._starts = dict(format.starts) if has_calls else {}
         self._bare = dict(format.bare) if has_calls else {}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no marker can mean anything any more, and no text is held."""
+        has_markers = self._starts or self._format.dropped or self._format.reasons_anywhere
+        return self._content.has_begun and not (self._in_reasoning or has_markers or self._content.holds)
+
+    def take_content_spans(self) -> list[tuple[int, int]]:
+        return self._content.take_spans()
 
     def read(self) -> Steps[None]:
         while marker := (yield from read_until(self._reader, self._stops(), self._write)):

@@ -74,12 +74,16 @@ class SequenceOutput(NamedTuple):
     error: RequestError | None = None
     marks: tuple[Mark, ...] = ()  # of the tokens in the text that the request wanted to be shown
     ended_by: int | str | None = None  # the token or the stop string that ended the sequence
+    logprob_offsets: tuple[int, ...] = ()  # for each logprob, the character of the text that its token's begins at
 
     def followed_by(self, later: "SequenceOutput") -> "SequenceOutput":
         """Both as one, for a reader that is slower than the engine."""
-        shifted = tuple(Mark(len(self.text) + offset, token_id) for offset, token_id in later.marks)
+        num_chars = len(self.text)
         return later._replace(
-            text=self.text + later.text, logprobs=self.logprobs + later.logprobs, marks=self.marks + shifted
+            text=self.text + later.text,
+            logprobs=self.logprobs + later.logprobs,
+            marks=self.marks + tuple(Mark(num_chars + offset, token_id) for offset, token_id in later.marks),
+            logprob_offsets=self.logprob_offsets + tuple(num_chars + offset for offset in later.logprob_offsets),
         )
 
 
@@ -217,7 +221,7 @@ class Sequence:
             return self.finish(FinishReason.STOP, text)
         if self.num_tokens >= self._max_num_tokens:
             return self.finish(FinishReason.LENGTH, text)
-        return SequenceOutput(text, self._shown_logprobs(), marks=self._shown_marks(text))
+        return self._output(text)
 
     def finish(
         self,
@@ -229,8 +233,8 @@ class Sequence:
         """End the sequence. The output has the text that was held back, unless a stop string was found."""
         self.status = SequenceStatus.FINISHED
         text += self._text.finish()
-        logprobs = self._shown_logprobs() if self._text.stopped else tuple(entry for _, entry in self._held_logprobs)
-        return SequenceOutput(text, logprobs, reason, self.usage, error, self._shown_marks(text), ended_by)
+        output = self._output(text, is_last=not self._text.stopped)
+        return output._replace(finish_reason=reason, usage=self.usage, error=error, ended_by=ended_by)
 
     def close(self) -> None:
         """Free sampler and matcher."""
@@ -264,20 +268,23 @@ class Sequence:
         if self._parts and self._parts.must_close and not self._forced and not self._text.is_within_character:
             self._forced.extend(self._reasoning_end)
 
-    def _shown_marks(self, text: str) -> tuple[Mark, ...]:
-        """Marks of tokens whose text has begun to be shown, by their offset in the text that is shown now."""
-        if not self._held_marks:
-            return ()
-        start = self._text.num_shown - len(text)
-        shown: list[Mark] = []
-        while self._held_marks and self._held_marks[0].offset < self._text.num_shown:
-            offset, token_id = self._held_marks.popleft()
-            shown.append(Mark(offset - start, token_id))
-        return tuple(shown)
+    def _output(self, text: str, *, is_last: bool = False) -> SequenceOutput:
+        """Text that is shown now, with the marks and the logprobs of the tokens whose text has begun to be shown.
 
-    def _shown_logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Entries of tokens whose text has begun to be shown, so that text and logprobs stay together."""
-        shown: list[TokenLogprob] = []
-        while self._held_logprobs and self._held_logprobs[0][0] < self._text.num_shown:
-            shown.append(self._held_logprobs.popleft()[1])
-        return tuple(shown)
+        So they stay together. The last output has the logprobs that are left: of tokens without text.
+        """
+        if not self._held_logprobs and not self._held_marks:
+            return SequenceOutput(text)
+        end = self._text.num_shown
+        start = end - len(text)
+        logprobs: list[TokenLogprob] = []
+        offsets: list[int] = []
+        while self._held_logprobs and (is_last or self._held_logprobs[0][0] < end):
+            begins, entry = self._held_logprobs.popleft()
+            logprobs.append(entry)
+            offsets.append(begins - start)
+        marks: list[Mark] = []
+        while self._held_marks and self._held_marks[0].offset < end:
+            begins, token_id = self._held_marks.popleft()
+            marks.append(Mark(begins - start, token_id))
+        return SequenceOutput(text, tuple(logprobs), marks=tuple(marks), logprob_offsets=tuple(offsets))

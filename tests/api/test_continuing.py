@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from handler.api.chat_plan import plan_chat
 from handler.api.protocol import ChatCompletionRequest, parse
 from handler.chat.template import ChatTemplate
 from handler.errors import InvalidRequestError, TemplateError
+from tests.engine.fakes import ByteVocabulary
 from tests.fake_worker import fake_worker
 
 QUESTION = {"role": "user", "content": "Name it."}
@@ -22,13 +24,8 @@ NEW_TURN = f"{USER}<|im_start|>assistant\nThe city of<|im_end|>\n<|im_start|>ass
 def prompt_of(*messages: dict[str, Any], template: str = CHATML, **fields: Any) -> str:
     """What the worker renders for a chat."""
     request = parse(ChatCompletionRequest, {"messages": list(messages), **fields})
-    flag = request.add_generation_prompt
-    return ChatTemplate(template, bos_token="", eos_token="").render(
-        request.messages,
-        continue_final_message=request.continues_final_message,
-        add_generation_prompt=True if flag is None else flag,
-        **request.template_variables,
-    )
+    chat_template = ChatTemplate(template, bos_token="", eos_token="")
+    return plan_chat(request, chat_template, ByteVocabulary(), "split").prompt.text
 
 
 @pytest.mark.parametrize(

@@ -142,10 +142,10 @@ BAD_REQUESTS: dict[str, tuple[str, Any, str | None, str, str]] = {
     ),
     "tools": (
         CHAT,
-        CHAT_BODY | {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        "tools",
+        CHAT_BODY | {"tools": [{"type": "web_search"}]},
+        "tools[0].type",
         "unsupported_parameter",
-        '\'tools\' is not supported: this worker cannot call tools yet. Send "tool_choice": "none", or no tools.',
+        "'tools[0].type' is not supported: of tools this worker knows functions alone (got \"web_search\")",
     ),
 }
 

@@ -47,9 +47,12 @@ class ChannelReader:
         self._reader = calls.reader
         self._is_open = is_open
         self._has_calls = has_calls
-        self._content = Flow(Content, is_trimmed=False)
+        self._content = Flow(Content, self._reader, is_trimmed=False)
         self._reasoning = Flow(Reasoning, is_trimmed=True)
         self._stops = Literals((*channels.ends, channels.starts, channels.channel))
+
+    def take_content_spans(self) -> list[tuple[int, int]]:
+        return self._content.take_spans()
 
     def read(self) -> Steps[None]:
         header: _Header | None = _Header(REASONING[0], "") if self._is_open else (yield from self._header())
@@ -78,8 +81,8 @@ class ChannelReader:
             reader.position = reader.end
             return None
         if found is None:
-            yield from self._content.write(reader.text(reader.position, at + 1))
-            reader.position = at + 1
+            start, reader.position = reader.position, at + 1
+            yield from self._content.write(reader.text(start, at + 1))
             return _Header("", "")
         reader.position = found.at + len(channels.body)
         return self._parse(reader.text(at, found.at))

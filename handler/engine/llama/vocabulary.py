@@ -13,6 +13,7 @@ from handler.engine.vocabulary import NativeTokenizer
 from handler.errors import InvalidRequestError
 
 CONTROL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+SPECIAL = CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
 
 
 class ControlToken(NamedTuple):
@@ -68,7 +69,8 @@ class ModelVocabulary:
     def _special_token(self, text: str) -> int | None:
         """By the tokens of the text: the same marker is one token in one model's file and several in another's."""
         token_ids = self.tokenize(text.encode(), add_special=False)
-        return token_ids[0] if len(token_ids) == 1 and self.is_special(token_ids[0]) else None
+        is_one = len(token_ids) == 1 and llama.llama_vocab_get_attr(self.vocab, token_ids[0]) & SPECIAL
+        return token_ids[0] if is_one else None
 
     def is_special(self, token_id: int) -> bool:
         """Whether llama.cpp looks for the token's text before it splits a text into words."""

@@ -108,6 +108,29 @@ class GrammarCompiler:
     def compile(self, constraint: Constraint) -> Grammar:
         """Takes milliseconds, for large schemas seconds, and releases the GIL."""
         kind, text = constraint.kind, constraint.text
+        if constraint.parts:
+            for part in constraint.parts:
+                self._checked(part)
+        else:
+            text = self._checked(constraint)
+        matcher, reason = compile_constraint(kind, text, self._shared_tokenizer(), constraint.preface)
+        if matcher is None:
+            raise _refusal(kind, reason)
+        return self._remember(constraint, Grammar(matcher))
+
+    def close(self) -> None:
+        for check in self._checks:
+            check.close()
+
+    def _checked(self, constraint: Constraint) -> str:
+        """The text of a constraint that can be followed, as llguidance is given it. Raises SchemaError."""
+        try:
+            return self._check(constraint)
+        except SchemaError as error:
+            raise (error.at(constraint.param) if constraint.param else error) from None
+
+    def _check(self, constraint: Constraint) -> str:
+        kind, text = constraint.kind, constraint.text
         if len(text) > MAX_SCHEMA_CHARS:
             raise _refusal(kind, f"it has {len(text)} characters, and at most {MAX_SCHEMA_CHARS} are allowed")
         if kind == "schema":
@@ -119,14 +142,7 @@ class GrammarCompiler:
             self._idle.put(check)
         if reason:
             raise _refusal(kind, reason)
-        matcher, reason = compile_constraint(kind, text, self._shared_tokenizer())
-        if matcher is None:
-            raise _refusal(kind, reason)
-        return self._remember(constraint, Grammar(matcher))
-
-    def close(self) -> None:
-        for check in self._checks:
-            check.close()
+        return text
 
     def _remember(self, constraint: Constraint, grammar: Grammar) -> Grammar:
         with self._lock:

@@ -36,13 +36,15 @@ READY = "ready\n"
 ANY_OBJECT = '{"type": "object"}'
 
 
-def compile_constraint(kind: str, text: str, tokenizer: "LLTokenizer") -> "tuple[LLMatcher | None, str]":
+def compile_constraint(
+    kind: str, text: str, tokenizer: "LLTokenizer", preface: str = ""
+) -> "tuple[LLMatcher | None, str]":
     """A matcher for a `Constraint`, or why there is none, in llguidance's words. May never return."""
     from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415  # only where constraints come at all
     from llguidance.gbnf_to_lark import GbnfToLarkError  # noqa: PLC0415
 
     try:
-        grammar = _grammar_of(kind, text)
+        grammar = _behind(preface, _grammar_of(kind, text)) if preface else _grammar_of(kind, text)
     except (ValueError, GbnfToLarkError, RecursionError) as error:
         return None, str(error)
     limits = LLParserLimits(verbose_errors=False)  # else an error shows the answer so far
@@ -68,6 +70,13 @@ def _grammar_of(kind: str, text: str) -> str:
             return LLMatcher.grammar_from_lark(any_to_lark(text))
         case _:
             return LLMatcher.grammar_from_lark(text)
+
+
+def _behind(preface: str, grammar: str) -> str:
+    """The grammar as `@answer` in that of the preface. llguidance gives one grammar as JSON, or as Lark alone."""
+    grammars = json.loads(grammar)["grammars"] if grammar.startswith("{") else [{"lark_grammar": grammar}]
+    answer, *others = grammars
+    return json.dumps({"grammars": [{"lark_grammar": preface}, {**answer, "name": "answer"}, *others]})
 
 
 class SchemaCheck:

@@ -73,6 +73,9 @@ class NoMemory:
 
     def copy(self, source: int, target: int, num_tokens: int) -> None: ...
 
+    def restore(self, seq_id: int, state: object) -> bool:
+        return True
+
     def truncate(self, seq_id: int, num_tokens: int) -> bool:
         return True
 

@@ -7,12 +7,13 @@ from urllib.parse import unquote
 
 from starlette.types import Receive
 
-from local_gateway.edge.content_encoding import IDENTITY, decode
 from local_gateway.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
     RequestTimeoutError,
+    UnsupportedMediaError,
 )
+from local_gateway.wire.content_coding import CODINGS, ContentCodingError, ContentDecoder, DecodedTooLargeError
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -25,6 +26,7 @@ LARGE_BYTES = 256_000  # a body from here on is decoded and parsed off the event
 # What Open WebUI says of its user, where it is told to; the first that is there counts.
 USER_HEADERS = (b"x-openwebui-user-email", b"x-openwebui-user-id", b"x-openwebui-user-name")
 MAX_USER = 200  # characters
+ENCODINGS = "gzip, deflate, br and zstd"
 WEBSOCKETS = (
     "Websockets are not served here: post to /v1/responses or /v1/chat/completions, with stream: true for events."
 )
@@ -71,7 +73,7 @@ def end_user_of(headers: Headers) -> str:
 
 async def read_body(headers: Headers, receive: Receive, *, max_bytes: int, timeout: float) -> bytes:  # noqa: ASYNC109 (one limit for all of it)
     """All of it, decompressed. Raises a RequestError if it is too large or late, ClientLeftError if it breaks off."""
-    encoding = header(headers, b"content-encoding")
+    encoding = header(headers, b"content-encoding").lower()
     length = header(headers, b"content-length")
     if length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
@@ -80,9 +82,32 @@ async def read_body(headers: Headers, receive: Receive, *, max_bytes: int, timeo
             raw = await _read(receive, max_bytes)
     except TimeoutError:
         raise RequestTimeoutError("The body of the request did not arrive in time.") from None
-    if encoding.lower() in IDENTITY:
+    if encoding in ("", "identity"):
         return raw
     return await asyncio.to_thread(decode, raw, encoding, max_bytes)
+
+
+def decode(raw: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The decompressed body. `encoding` is one of CODINGS, in lower case: clients do not put one into another.
+
+    Raises UnsupportedMediaError for any other encoding, PayloadTooLargeError for more than `max_bytes` decoded bytes,
+    InvalidRequestError for data that is damaged, cut off, or followed by more.
+    """
+    if encoding not in CODINGS:
+        raise UnsupportedMediaError(f"Request bodies may be compressed with {ENCODINGS}, one of them at a time.")
+    decoder = ContentDecoder(encoding, max_bytes)
+    try:
+        decoded = b"".join(decoder.feed(raw))
+        decoder.end()
+    except DecodedTooLargeError:
+        raise PayloadTooLargeError(
+            f"The body of the request is larger than {max_bytes} bytes when it is decompressed."
+        ) from None
+    except ContentCodingError as error:
+        raise InvalidRequestError(f"The body of the request cannot be decoded from {encoding}: {error}.") from None
+    if decoder.has_padding:
+        raise InvalidRequestError(f"The {encoding} body of the request is followed by other bytes.")
+    return decoded
 
 
 async def _read(receive: Receive, max_bytes: int) -> bytes:

@@ -1,4 +1,6 @@
-"""Compressed bodies, decoded piece by piece with a limit: gzip, deflate, br and zstd, also one in another.
+"""Compressed bodies of requests and answers, decoded piece by piece with a limit: gzip, deflate, br and zstd.
+
+One coding may be in another.
 
 No piece that comes out is large, whatever its source expands to, so a bomb costs time up to the limit and no memory.
 """
@@ -28,6 +30,10 @@ class ContentCodingError(GatewayError):
     """The body cannot be decoded: an unknown coding, damaged or cut data, or more than the limit."""
 
 
+class DecodedTooLargeError(ContentCodingError):
+    """The decoded body is over the limit; what came out before is within it."""
+
+
 class _Coding(Protocol):
     """One layer. Both raise ContentCodingError or the library's own error."""
 
@@ -38,6 +44,11 @@ class _Coding(Protocol):
     @property
     def is_complete(self) -> bool:
         """Whether the data may end here."""
+        ...
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether bytes after the end of the data were left out."""
         ...
 
 
@@ -60,13 +71,18 @@ class ContentDecoder:
     def is_identity(self) -> bool:
         return not self._layers
 
+    @property
+    def has_padding(self) -> bool:
+        """Whether bytes after the end of the data were left out: servers pad, a request has no reason to."""
+        return any(layer.has_padding for layer in self._layers)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The next bytes of the body, decoded as far as they go."""
         try:
             for piece in _through(self._layers, data):
                 self._num_bytes += len(piece)
                 if self._num_bytes > self._max_bytes:
-                    raise ContentCodingError(f"it has more than {self._max_bytes} bytes when decoded")
+                    raise DecodedTooLargeError(f"it has more than {self._max_bytes} bytes when decoded")
                 yield piece
         except (zlib.error, brotli.error, zstd.ZstdError, EOFError) as error:
             raise ContentCodingError("its compressed data is damaged") from error
@@ -103,12 +119,14 @@ class _Zlib:
         self._window = window
         self._decoder = zlib.decompressobj(window)
         self._has_begun = False
+        self.has_padding = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._decoder.eof:
                 if not (self._window > zlib.MAX_WBITS and data.startswith(b"\x1f")):
-                    return  # padding
+                    self.has_padding = True
+                    return
                 self._decoder = zlib.decompressobj(self._window)
             yield from filter(None, [self._decode(data)])
             data = self._decoder.unconsumed_tail or self._decoder.unused_data
@@ -132,9 +150,11 @@ class _Zlib:
 class _Brotli:
     def __init__(self) -> None:
         self._decoder = brotli.Decompressor()
+        self.has_padding = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._decoder.is_finished():
+            self.has_padding = self.has_padding or bool(data)
             return
         decoded = self._decoder.process(data, output_buffer_limit=PIECE_BYTES)
         while decoded:  # a limit that it may pass by half
@@ -152,7 +172,9 @@ def _zstd_decoder() -> zstd.ZstdDecompressor:
 
 
 class _Zstd:
-    """Also of several frames."""
+    """Also of several frames. Padding would be a damaged frame."""
+
+    has_padding = False
 
     def __init__(self) -> None:
         self._decoder = _zstd_decoder()

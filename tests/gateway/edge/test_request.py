@@ -10,9 +10,9 @@ import pytest
 from backports import zstd
 from starlette.types import Message
 
-from local_gateway.edge.content_encoding import decode
 from local_gateway.edge.request import (
     ClientLeftError,
+    decode,
     end_user_of,
     forwarded_headers,
     header,

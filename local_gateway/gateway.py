@@ -30,7 +30,7 @@ from local_gateway.routing.cold_start import ColdStartFallback
 from local_gateway.routing.dispatcher import Dispatcher
 from local_gateway.routing.model_list import ModelList
 from local_gateway.routing.router import Router
-from local_gateway.routing.target import Target, names_of
+from local_gateway.routing.target import STATES, Target, names_of
 from local_gateway.sharing.shared_answers import SharedAnswers, Sharing
 from local_gateway.telemetry.live_requests import LiveRequests
 from local_gateway.telemetry.logs import log_request
@@ -148,7 +148,7 @@ class Gateway:
         self.metrics.requests_in_flight(self._num_requests)
         self.metrics.usage_queue(self._recorder.num_queued, self._recorder.num_dropped)
         for target in distinct(self.active.targets):
-            self.metrics.breaker_changed(target.name, target.states[-1])
+            self.metrics.breaker_changed(target.name, target.states[-1], STATES)
         return self.metrics.exposition()
 
     def request_ended(self, record: UsageRecord, *, is_known: bool) -> None:

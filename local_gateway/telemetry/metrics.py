@@ -4,7 +4,7 @@ Label values are names from the configuration and words of ours, never a client'
 """
 
 from collections.abc import Collection, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -32,7 +32,6 @@ from local_gateway.errors import (
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-BreakerState = Literal["closed", "half_open", "open", "rate_limited", "config_error"]
 NONE = "-"  # the label of a request without a known model, or without a target that answered
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -121,8 +120,9 @@ class Metrics:
         _show(self._workers, health.num_starting_workers, target, "starting")
         _show(self._waiting, health.num_queued, target)
 
-    def breaker_changed(self, target: str, state: BreakerState) -> None:
-        for each in get_args(BreakerState):
+    def breaker_changed(self, target: str, state: str, states: Collection[str]) -> None:
+        """`states` are all that a breaker can be in: each is a series, 1 where it is the present one."""
+        for each in states:
             self._breaker.labels(target, each).set(each == state)
 
     def forget_targets_except(self, targets: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from local_gateway.errors import (
     TargetUnreachableError,
     UnavailableError,
 )
+from local_gateway.routing.target import STATES
 from local_gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from tests.gateway.usage_samples import answered
 
@@ -117,8 +118,8 @@ def test_failures_of_targets(error: RequestError, reason: str) -> None:
 def test_breaker() -> None:
     """It is in one state."""
     metrics = Metrics()
-    metrics.breaker_changed("a", "open")
-    metrics.breaker_changed("a", "half_open")
+    metrics.breaker_changed("a", "open", STATES)
+    metrics.breaker_changed("a", "half_open", STATES)
     states = {
         state: value(metrics, "gateway_breaker_state", target="a", state=state)
         for state in ("closed", "half_open", "open", "rate_limited", "config_error")
@@ -155,7 +156,7 @@ def test_targets_that_are_gone() -> None:
     """Their state is not shown any more; what they did stays counted."""
     metrics = Metrics()
     for target in ("a", "b"):
-        metrics.breaker_changed(target, "closed")
+        metrics.breaker_changed(target, "closed", STATES)
         metrics.endpoint_health(target, Health(True, "", 1, 1, 1))
         metrics.cold_start(target, 1.0)
     metrics.forget_targets_except(["b"])

@@ -213,7 +213,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 
 def _greet(gateway: Gateway, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    sys.stdout.write(greeting(gateway.active.settings, host, port))
+    sys.stdout.write(greeting(gateway.active.settings, host, port, needs_key=gateway.auth.needs_key))
     sys.stdout.flush()
 
 

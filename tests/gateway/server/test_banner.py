@@ -8,9 +8,11 @@ from local_gateway.config.settings import GatewaySettings
 from local_gateway.server.banner import greeting
 
 
-def lines_for(*models: tuple[str, dict[str, Any]], host: str = "127.0.0.1", port: int = 8000) -> str:
+def lines_for(
+    *models: tuple[str, dict[str, Any]], host: str = "127.0.0.1", port: int = 8000, needs_key: bool = False
+) -> str:
     parts = {name: {"targets": [target]} for name, target in models}
-    return greeting(GatewaySettings.model_validate({"models": parts}), host, port)
+    return greeting(GatewaySettings.model_validate({"models": parts}), host, port, needs_key=needs_key)
 
 
 def test_worker_on_this_machine() -> None:
@@ -36,3 +38,16 @@ def test_another_port() -> None:
 def test_addresses(host: str, shown: str) -> None:
     """One that can be reached from here."""
     assert f"http://{shown}:8000/v1" in lines_for(("m", {"type": "openai"}), host=host)
+
+
+def test_keys() -> None:
+    """Where clients need a key, every way to chat takes it from the shell, and `none` is in no line."""
+    text = lines_for(("m", {"type": "openai"}), needs_key=True)
+
+    assert "export GATEWAY_API_KEY=" in text
+    assert "keys create NAME" in text
+    assert '-H "Authorization: Bearer $GATEWAY_API_KEY"' in text
+    assert text.count('OPENAI_API_KEY="$GATEWAY_API_KEY"') == 2
+    assert 'api_key=os.environ["GATEWAY_API_KEY"]' in text
+    assert "none" not in text
+    assert "GATEWAY_API_KEY" not in lines_for(("m", {"type": "openai"}))

@@ -152,9 +152,9 @@ class ErrorResponse(NamedTuple):
 
 
 def to_response(error: BaseException) -> ErrorResponse:
-    """The one mapping to the wire. Of an unforeseen error only the log tells more: its text may hold secrets."""
+    """The one mapping to the wire. Of an unexpected error only the log tells more: its text may hold secrets."""
     if not isinstance(error, RequestError):
-        log.error("A request failed with an error nobody foresaw.", exc_info=error)
+        log.error("A request failed with an unexpected error.", exc_info=error)
         error = EngineError("The worker failed to process this request. Its log says why.", code="internal_error")
     return ErrorResponse(
         error.status,

@@ -12,6 +12,7 @@ import aiohttp
 from openai import AsyncOpenAI
 
 from tests.runpod_emulator import Emulator, Endpoint, EndpointSettings, Event, Json, Settings, State, Worker
+from tests.waiting import eventually
 
 T = TypeVar("T")
 
@@ -141,6 +142,12 @@ class Stage:
         if not any(worker.is_present for worker in self.fleet.workers.values()):
             self.fleet.start()
         return (await self.until(lambda: self.fleet.of_state(State.READY), "a worker is ready"))[0]
+
+    async def stands_still(self, worker: Worker) -> None:
+        """The process has stopped running after SIGSTOP, which it gets while it still may be on a processor."""
+        assert worker.process is not None
+        stat = Path(f"/proc/{worker.process.pid}/stat")
+        await eventually(lambda: stat.read_text().rpartition(") ")[2].startswith("T"))
 
     def printed(self, worker_id: str = "") -> str:
         """All that the workers have printed."""

@@ -8,10 +8,11 @@ import pytest
 from tests.contract.stage import MANY, ODD_WORKER, SETTINGS, Model, Stage, content, stage
 from tests.runpod_emulator import Fault, Json
 
+MINUTE = 60.0
 SLOW = {"ODD_STEP_SECONDS": "0.02"}
+FROZEN = {"ODD_FROZEN_SECONDS": str(MINUTE)}
 STREAM: Json = {"prompt": "hello", "temperature": 0, "max_tokens": 60, "stream": True}
 SHORT: Json = {"prompt": "hello", "temperature": 0, "max_tokens": 3}
-MINUTE = 60.0
 
 
 async def test_started_on_demand_and_stopped_when_idle(model: Model) -> None:
@@ -75,49 +76,51 @@ async def test_killed_in_mid_job(model: Model) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
-async def frozen_while_idle(model: Model) -> Stage:
+async def test_frozen_for_a_minute_while_idle(model: Model) -> None:
     """FlashBoot's freeze: the poll that was open then is cut off, and clocks have jumped when it thaws."""
-    async with stage(model, flashboot=True, idle_timeout=0.1) as here:
+    async with stage(model, command=ODD_WORKER, env=FROZEN, flashboot=True, idle_timeout=0.1) as here:
         gate = asyncio.Event()
         first = await here.runsync(SHORT)
         here.emulator.faults.add(Fault("job-take", gate=gate, drops=True))
         here.emulator.faults.add(Fault("job-take-batch", gate=gate, drops=True))
-        await here.happens("worker_frozen")
+        frozen = await here.happens("worker_frozen")
         gate.set()
-        await asyncio.sleep(MINUTE)
+        await here.stands_still(here.fleet.workers[frozen.worker_id])
+        here.log.clock.advance(MINUTE)
         here.emulator.faults.clear()
         second = await here.runsync(SHORT)
+        await here.prints("clocks jumped")
 
         assert first["workerId"] == second["workerId"]
         assert first["output"][0]["choices"] == second["output"][0]["choices"]
-    return here
+    assert_undisturbed(here)
 
 
-async def frozen_while_it_works(model: Model) -> Stage:
-    """The machine stands still for a minute: the job goes on where it was."""
+async def test_frozen_for_a_minute_while_it_works(model: Model) -> None:
+    """The machine stands still: the job goes on where it was."""
     settings = replace(SETTINGS, ping_deadline=1000, lost_job_after=None)
-    async with stage(model, settings=settings, command=ODD_WORKER, env=SLOW) as here:
+    async with stage(model, settings=settings, command=ODD_WORKER, env=SLOW | FROZEN) as here:
         job_id = await here.run(STREAM)
         await here.happens("chunk", job_id=job_id)
-        process = (await here.worker()).process
-        assert process is not None
-        process.freeze()
-        await asyncio.sleep(MINUTE)
-        assert not here.log.find("ended")
-        process.thaw()
+        worker = await here.worker()
+        assert worker.process is not None
+        worker.process.freeze()
+        await here.stands_still(worker)
+        here.log.clock.advance(MINUTE)
+        worker.process.thaw()
+        await here.prints("clocks jumped")
         job = await here.ends(job_id)
         other = await here.runsync(SHORT)
 
         assert (job["status"], other["status"]) == ("COMPLETED", "COMPLETED")
-    return here
+    assert_undisturbed(here)
 
 
-async def test_frozen_for_a_minute(model: Model) -> None:
-    """Both at once, since a minute is long. The minute is the story, not a wait for something."""
-    for here in await asyncio.gather(frozen_while_idle(model), frozen_while_it_works(model)):
-        assert "Traceback" not in here.printed()
-        assert not here.log.find("worker_killed")
-        assert not here.log.find("requeued")
+def assert_undisturbed(here: Stage) -> None:
+    """No worker was lost, and no job was started twice."""
+    assert "Traceback" not in here.printed()
+    assert not here.log.find("worker_killed")
+    assert not here.log.find("requeued")
 
 
 @pytest.mark.parametrize(

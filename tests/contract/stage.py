@@ -1,5 +1,6 @@
 """Where the stories play: an emulated platform, an endpoint of real worker processes, and what clients do."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -115,6 +116,19 @@ class Stage:
         assert value, f"did not happen: {what or condition}\n" + "\n".join(map(str, self.log.events[-NUM_SHOWN:]))
         return value
 
+    def failed_starts(self) -> list[Event]:
+        """The ends of workers that ended by themselves before they were ready, and did not tell the platform why."""
+        explained = {
+            event.worker_id
+            for name in ("worker_ready", "worker_unhealthy", "worker_stopped", "worker_killed")
+            for event in self.log.find(name)
+        }
+        return [
+            gone
+            for gone in self.log.find("worker_gone")
+            if gone.worker_id not in explained and gone.detail.startswith("exit code") and gone.detail != "exit code 0"
+        ]
+
     async def happens(self, name: str, *, job_id: str = "", worker_id: str = "", times: int = 1) -> Event:
         """The event, once it has happened so many times."""
         events = await self.until(
@@ -161,15 +175,33 @@ async def stage(
     settings: Settings = SETTINGS,
     command: tuple[str, ...] = HANDLER,
     env: dict[str, str] | None = None,
+    starts: bool = True,
     **own: Any,
 ) -> AsyncIterator[Stage]:
-    """`own` are EndpointSettings. In the end no worker is left."""
+    """`own` are EndpointSettings. In the end no worker is left.
+
+    Where `starts`, the story fails as soon as a worker ends by itself before it was ready, and tells what it printed.
+    """
     own = {"requests_per_worker": 100, "idle_timeout": 1000.0, "max_workers": 1, "restart_pause": 0.1} | own
     async with Emulator(settings) as emulator, aiohttp.ClientSession() as session:
         endpoint = emulator.add_endpoint(
             "ep", EndpointSettings(command=command, env={**model.env, **(env or {})}, **own)
         )
-        yield Stage(emulator, endpoint, session)
+        here = Stage(emulator, endpoint, session)
+        try:
+            async with asyncio.timeout(None) as patience:
+
+                def hear(event: Event) -> None:
+                    if event.name == "worker_gone" and here.failed_starts() and not patience.expired():
+                        patience.reschedule(0)  # now
+
+                emulator.log.listener = hear if starts else None
+                yield here
+        except TimeoutError:
+            assert not patience.expired(), f"a worker did not start:\n{here.printed()}"
+            raise
+        finally:
+            emulator.log.listener = None
 
 
 def content(events: str) -> str:

@@ -27,7 +27,7 @@ async def test_model_that_does_not_answer(model: Model, tmp_path: Path) -> None:
 
 async def test_model_that_is_not_there(model: Model, tmp_path: Path) -> None:
     """It says in one line what is wrong, and ends."""
-    async with stage(model, env={"MODEL": str(tmp_path / "none.gguf")}) as here:
+    async with stage(model, env={"MODEL": str(tmp_path / "none.gguf")}, starts=False) as here:
         worker = here.fleet.start()
         gone = await here.happens("worker_gone", worker_id=worker.id)
 

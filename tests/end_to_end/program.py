@@ -66,7 +66,7 @@ class Server:
         """Ask until it is so; fails if it does not become so, or if the process ends."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            assert self.process.poll() is None, "the server ended"
+            assert self.process.poll() is None, f"the server ended:\n{self.log.read_text(errors='replace')}"
             assert time.monotonic() < deadline, "it did not become so"
             time.sleep(0.02)
 

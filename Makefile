@@ -21,7 +21,7 @@ test: model  ## Run all tests.
 	@$(BIN)/pytest $(ARGS)
 
 # Tests that need a compiled llama.cpp, real processes or other programs; the rest are unit tests.
-STAGES := tests/contract tests/emulator tests/end_to_end tests/engine/llama tests/gateway/process
+STAGES := tests/contract tests/emulator tests/end_to_end tests/engine/llama tests/gateway/process tests/web
 
 unit: .venv/.unit-installed  ## Run the unit tests: nothing is compiled, no network, under two minutes.
 	@$(BIN)/pytest $(STAGES:%=--ignore=%) $(ARGS)

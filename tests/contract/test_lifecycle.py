@@ -137,6 +137,9 @@ async def test_lost_result(model: Model, fault: Fault) -> None:
     async with stage(model) as here:
         here.emulator.faults.add(fault)
         job_id = await here.run(SHORT)
+        await here.happens("fault", times=fault.num_times or 1)
+        assert SETTINGS.lost_job_after is not None
+        here.log.clock.advance(SETTINGS.lost_job_after)
         job = await here.ends(job_id)
 
     assert (job["status"], job["retries"]) == ("COMPLETED", 1)

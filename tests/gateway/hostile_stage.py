@@ -16,8 +16,8 @@ from tests.gateway.gateway_process import GatewayProcess, create_key, running
 from tests.gateway.targets.on_socket import FakeOpenAI, Received, Reply, usual
 
 TARGET_KEY = "sk-target-0123456789abcdef0123456789abcdef"
-WRONG_KEY = "lg-a-wrong-one-that-somebody-mistyped-0123456789"
-PROMPT = "a prompt that nobody may log"
+WRONG_KEY = "lg-a-wrong-one-that-was-once-mistyped-0123456789"
+PROMPT = "a prompt that no log may hold"
 MAX_BODY_BYTES = 1_000_000
 MAX_REQUESTS = 40
 BODY_TIMEOUT = 1.0  # seconds

@@ -61,7 +61,7 @@ def test_a_key_in_any_of_its_headers(headers: Headers) -> None:
     ],
 )
 def test_whatever_is_wrong_the_answer_is_the_same(headers: Headers) -> None:
-    """None, unknown, or contradictory: nobody learns how near it was."""
+    """None, unknown, or contradictory: the answer does not tell how near it was."""
     with pytest.raises(AuthenticationError) as caught:
         authenticator().authenticate(headers)
 
@@ -99,7 +99,7 @@ def test_without_keys_everybody_is_welcome() -> None:
 
 
 def test_keys_may_be_required_before_there_are_any() -> None:
-    """Then nobody gets in."""
+    """Then no key gets in."""
     with pytest.raises(AuthenticationError):
         authenticator(require_keys=True, keyring=Keyring()).authenticate([])
 
@@ -114,7 +114,7 @@ def test_keys_that_vanish_open_no_door() -> None:
         auth.authenticate([])
 
 
-def test_while_the_keys_are_unknown_nobody_is_served() -> None:
+def test_while_the_keys_are_unknown_no_client_is_served() -> None:
     """The database may hold keys: who cannot read it cannot know that there are none."""
     auth = Authenticator(require_keys=False, clock=lambda: NOW)
 

@@ -135,7 +135,7 @@ async def test_request_that_failed() -> None:
 
 
 async def test_shared_answers_are_paid_once() -> None:
-    """Also when those who wait for one leave one by one before it comes."""
+    """Also when the requests that wait for one leave one by one before it comes."""
     shared = models(prompt=1000.0)
     shared["llama"]["coalesce"] = "team"
     backend = ScriptedBackend(asyncio.Event())

@@ -94,7 +94,7 @@ def test_requests_per_minute() -> None:
 
 
 def test_refused_requests_take_nothing() -> None:
-    """Whoever hammers on is not kept out longer."""
+    """A client that hammers on is not kept out longer."""
     bob = Keyholder(max_rpm=1, budget=1.0)
     bob.admit().release()
     for _ in range(10):
@@ -105,7 +105,7 @@ def test_refused_requests_take_nothing() -> None:
     assert bob.is_admitted()
 
 
-def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
+def test_a_clock_that_is_set_back_locks_no_key_out() -> None:
     """The bucket goes on leaking from the new time."""
     bob = Keyholder(max_rpm=1)
     bob.admit()

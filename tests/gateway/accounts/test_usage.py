@@ -31,7 +31,7 @@ def test_a_streams_own_counts_are_taken() -> None:
     assert meter.usage == Usage(10, 8, 3)
 
 
-def test_a_usage_chunk_nobody_asked_for_is_swallowed() -> None:
+def test_a_usage_chunk_that_was_not_asked_for_is_swallowed() -> None:
     """Old clients break on a chunk without choices; all other bytes stay as they are."""
     block = delta("a") + usage_chunk(prompt_tokens=1, completion_tokens=1) + DONE
 

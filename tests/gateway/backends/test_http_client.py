@@ -1,4 +1,4 @@
-"""HTTP to targets: what is sent, what comes back, and that nobody works for a client who left."""
+"""HTTP to targets: what is sent, what comes back, and that no target works for a client that left."""
 
 import asyncio
 import errno
@@ -206,7 +206,7 @@ async def test_a_connection_is_kept_after_a_whole_answer() -> None:
 
 
 async def test_closing_ends_the_work() -> None:
-    """The target sees that nobody listens any more, at once."""
+    """The target sees at once that its client is gone."""
     ended = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
@@ -290,7 +290,7 @@ def closing_when_asked_again(*, resets: bool) -> RawScript:
 @pytest.mark.parametrize("resets", [True, False])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_kept_connection_that_is_closed(method: str, resets: bool) -> None:
-    """The request goes out once more on a new one, and nobody notices."""
+    """The request goes out once more on a new one, unnoticed."""
     async with target_and_client(closing_when_asked_again(resets=resets)) as (target, http):
         await http.fetch("GET", f"{target.url}/first", timeout=10)
         upstream = await http.open(method, f"{target.url}/second", body=b"{}")

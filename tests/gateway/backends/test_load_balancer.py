@@ -142,7 +142,7 @@ async def test_errors_of_a_worker(status: int, body: object) -> None:
     ],
 )  # fmt: skip
 async def test_health(status: int, body: object, is_ok: bool, num_ready: int | None, detail: str) -> None:
-    """What /ping says, or the balancer while there is nobody to ask."""
+    """What /ping says, or the balancer while there is no worker to ask."""
     async with target_and_client(always(reply(status, body))) as (target, http):
         health = await backend_of(f"{target.url}/v1", http).health()
         path = target.exchanges[0].path

@@ -117,7 +117,7 @@ async def test_a_crash_is_survived() -> None:
         assert (await ask(backend))["pid"] != first["pid"]
 
 
-async def test_killed_by_somebody() -> None:
+async def test_killed_from_outside() -> None:
     """As by a machine that is out of memory."""
     async with backend_of() as backend:
         first = await ask(backend)
@@ -152,7 +152,7 @@ async def test_closing_ends_it() -> None:
 
 
 async def test_a_worker_that_cannot_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """The log and `check` say why; a client, who may be anybody, is not told the paths of this machine."""
+    """The log and `check` say why; a client, which may be a stranger, is not told the paths of this machine."""
     source = "import sys; sys.exit('error: MODEL=/secret/model.gguf: there is no such file.')"
     monkeypatch.setattr(local_backend, "WORKER", (sys.executable, "-c", source))
     async with backend_of() as backend:
@@ -170,8 +170,8 @@ async def test_a_worker_that_cannot_run(monkeypatch: pytest.MonkeyPatch, caplog:
     ) in caplog.record_tuples
 
 
-async def test_a_port_that_somebody_else_has() -> None:
-    """Whoever listens there is not taken for the worker."""
+async def test_a_port_that_another_program_has() -> None:
+    """The program that listens there is not taken for the worker."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         async with backend_of(port=taken.getsockname()[1]) as backend:
             with pytest.raises(TargetError):

@@ -128,7 +128,7 @@ async def test_pieces_that_end_within_an_event() -> None:
 
 
 async def test_the_end_of_the_text_is_the_end() -> None:
-    """Nobody waits until RunPod knows that the job is over; and it is not cancelled then."""
+    """No request waits until RunPod knows that the job is over; and it is not cancelled then."""
     async with played() as p:
         job, upstream = await p.begin(event("a"), DONE)
         body = await read(upstream)
@@ -302,7 +302,7 @@ async def test_jobs_without_an_answer(what: str, kind: type[TargetError], messag
 
 
 async def test_an_endpoint_that_is_gone() -> None:
-    """Nobody needs to ask it again."""
+    """It is not asked again."""
     async with played(endpoint_id="other") as p:
         with pytest.raises(TargetConfigError, match="does not know the endpoint"):
             await p.backend.open(CHAT)
@@ -340,7 +340,7 @@ def backend_of(url: str, http: HttpClient, **client: Any) -> RunpodQueueBackend:
     return RunpodQueueBackend(settings, http, RunpodClient(settings, http, pause=no_pause, **client))
 
 
-# Nobody works for a client who left
+# No worker works for a client that left
 
 
 async def test_leaving_while_the_job_waits() -> None:
@@ -381,7 +381,7 @@ async def test_leaving_in_mid_stream() -> None:
 
 
 async def test_leaving_while_the_job_is_submitted() -> None:
-    """Its id comes with the answer to a call that nobody waits for any more; then it is cancelled."""
+    """Its id comes with the answer to a call that no client waits for any more; then it is cancelled."""
     gate = asyncio.Event()
     async with played() as p:
         p.emulator.faults.add(Fault("run", gate=gate))
@@ -412,7 +412,7 @@ async def test_leaving_just_before_the_gateway_stops() -> None:
 
 
 async def test_leaving_at_any_moment() -> None:
-    """Between any two steps of a call: in the end no job is left that somebody would work for."""
+    """Between any two steps of a call: in the end no job is left for a worker to take."""
     async with played() as p:
         for num_steps in range(0, 180, 2):  # less than 100: then cancels would have to wait
             opening = p.open()
@@ -489,7 +489,7 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
 )
 @pytest.mark.parametrize("begun", [True, False])
 async def test_polls_that_fail(fault: Fault, begun: bool) -> None:
-    """What RunPod told and nobody heard is in the job's whole output, and comes from there."""
+    """What RunPod told to a broken connection is in the job's whole output, and comes from there."""
     texts = events("a", "b", "c", "d", "é")
     fault.num_applied = 0
     async with played() as p:
@@ -613,7 +613,7 @@ async def test_another_worker_goes_on_at_once(forgets: bool) -> None:
 
 
 async def test_a_worker_dies_before_it_answers() -> None:
-    """Nobody notices."""
+    """The client does not notice."""
     async with played() as p:
         opening = p.open()
         job = await p.take()

@@ -98,7 +98,7 @@ async def test_nothing_runs_before_it_is_wanted(stage: Stage) -> None:
 
 
 async def test_ready_waits_for_the_answer(stage: Stage) -> None:
-    """Whoever asks while the program starts is let through when it answers."""
+    """A request that comes while the program starts is let through when it answers."""
     waiting = asyncio.create_task(stage.supervisor.ready())
     await stage.process()
     assert not stage.supervisor.is_ready
@@ -111,7 +111,7 @@ async def test_ready_waits_for_the_answer(stage: Stage) -> None:
 
 
 async def test_a_start_that_fails_is_told_to_all_who_wait(stage: Stage) -> None:
-    """With the program's own words, and at once also to those who come before the next start."""
+    """With the program's own words, and at once also to requests that come before the next start."""
     stage.is_held = True
     waiting = [asyncio.create_task(stage.supervisor.ready()) for _ in range(2)]
     (await stage.process()).end(1, "there is no such file.")
@@ -136,7 +136,7 @@ async def test_a_start_that_failed_is_tried_again(stage: Stage) -> None:
 
 
 async def test_a_crash_is_waited_out(stage: Stage) -> None:
-    """A program that has answered before is given a second chance before anybody is told."""
+    """A program that has answered before is given a second chance before a request fails."""
     stage.answers = True
     await stage.supervisor.ready()
     stage.answers = False
@@ -181,7 +181,7 @@ async def test_a_machine_that_has_no_room_for_a_process(stage: Stage) -> None:
 
 
 async def test_closing_stops_the_program(stage: Stage) -> None:
-    """And tells those who still wait for it."""
+    """And tells the requests that still wait for it."""
     waiting = asyncio.create_task(stage.supervisor.ready())
     process = await stage.process()
 

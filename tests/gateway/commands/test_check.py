@@ -43,11 +43,11 @@ def test_report(health: Health, word: str, status: int, capsys: pytest.CaptureFi
     assert f"openai:[x] llama {word} {health.detail}" in rows
 
 
-def test_target_that_nobody_answers_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_target_at_a_dead_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With real backends. A worker on this machine is not started for it."""
     path = tmp_path / "gateway.yaml"
-    nobody = {"type": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-s3cret"}
-    path.write_text(json.dumps({"models": {"a": {"targets": [nobody]}, "b": {"targets": [{"type": "local"}]}}}))
+    dead = {"type": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-s3cret"}
+    path.write_text(json.dumps({"models": {"a": {"targets": [dead]}, "b": {"targets": [{"type": "local"}]}}}))
 
     status = check.run(Namespace(), load(path, {"HOME": "/"}))
     shown = capsys.readouterr().out

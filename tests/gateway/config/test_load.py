@@ -80,7 +80,7 @@ def test_json_is_yaml_too() -> None:
 
 
 def test_characters_in_halves() -> None:
-    """As JSON writes those that are not in the first 65,536; a half alone cannot be sent to anybody."""
+    """As JSON writes those that are not in the first 65,536; a half alone cannot be sent."""
     smile = "\N{SLIGHTLY SMILING FACE}"
     settings = loaded(json.dumps({"models": {smile: {"targets": [{"type": "local"}], "description": smile}}}))
 

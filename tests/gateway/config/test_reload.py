@@ -189,7 +189,7 @@ async def test_bad_file_is_told_once(path: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("refusal", [ConfigError("a public address without keys"), RuntimeError("a mistake of ours")])
-async def test_settings_that_nobody_can_take(path: Path, refusal: Exception, caplog: pytest.LogCaptureFixture) -> None:
+async def test_settings_that_cannot_apply(path: Path, refusal: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """The current ones stay, and so does the watcher."""
     take = Taker()
     take.refusal = refusal

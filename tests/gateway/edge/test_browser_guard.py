@@ -41,7 +41,7 @@ def test_origins(origin: str, allowed: tuple[str, ...], passes: bool) -> None:
     ],
 )
 def test_hosts(host: str, passes: bool) -> None:
-    """A name that somebody let point here is not ours."""
+    """A name that was made to point here is not ours."""
     assert _passes(lambda: check_host(host, "own.example")) is passes
 
 

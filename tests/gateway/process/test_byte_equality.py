@@ -80,7 +80,7 @@ STREAMS: dict[str, Sequence[Step]] = {
     "no space after the colon": [event.replace(b"data: ", b"data:") for event in wire.text_events("Par", "is.")],
     "a mark of the byte order": [b"\xef\xbb\xbf" + sent(wire.text_events("Par", "is."))],
     "bad UTF-8": [wire.chunk({"content": "Hi"}).replace(b"Hi", b"H\xff\xfei"), wire.DONE],
-    "events that nobody knows": [wire.event({"a": [1e400, 0.10, 10**30]}), b"data: text\n\n", *wire.text_events("Hi")],
+    "unknown events": [wire.event({"a": [1e400, 0.10, 10**30]}), b"data: text\n\n", *wire.text_events("Hi")],
     "half a megabyte in one event": wire.text_events(500_000 * "x"),
     "much at once": [sent(wire.text_events(*(f"{number} " for number in range(5000))))],
     "after [DONE]": [*wire.text_events("Hi"), b": bye\n\n"],
@@ -127,7 +127,7 @@ async def test_events_come_as_they_are_sent(gateway: GatewayProcess, target: Fak
     assert got == sent(events)
 
 
-async def test_counts_that_nobody_asked_for(gateway: GatewayProcess, target: FakeOpenAI) -> None:
+async def test_counts_that_were_not_asked_for(gateway: GatewayProcess, target: FakeOpenAI) -> None:
     """The gateway asks for token counts itself. Its client gets the stream without them, and else all of it."""
     target.once += [Reply(wire.USAGE_AT_END), Reply(wire.USAGE_AT_END)]
     hidden = (await send(gateway, {**CHAT, "model": "counted"}))[2]

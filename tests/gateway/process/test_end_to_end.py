@@ -206,7 +206,7 @@ async def test_platform_that_always_says_429(queue: Platform) -> None:
 
 
 async def test_endpoint_that_is_gone(queue: Platform) -> None:
-    """Somebody else answers; where nobody can, it is an error with a reason and not a hang."""
+    """Another target answers; where none can, it is an error with a reason and not a hang."""
     backed = await queue.ask(model="gone", stream=True)
     lost = await queue.ask(model="lost")
 

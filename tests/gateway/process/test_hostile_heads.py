@@ -110,7 +110,7 @@ async def test_head(here: Stage, head: bytes, statuses: tuple[int, ...]) -> None
 
 
 async def test_two_hosts(here: Stage) -> None:
-    """Whose request it is could be read in two ways, so it is nobody's."""
+    """Whose request it is could be read in two ways, so it is refused."""
     raw = here.chat().replace(b"host: 127.0.0.1", b"host: 127.0.0.1\r\nhost: example.com")
 
     assert (await here.call(raw)).statuses == [400]

@@ -171,7 +171,7 @@ async def test_body_that_does_not_come(here: Stage) -> None:
 
 
 async def test_body_that_breaks_off(here: Stage) -> None:
-    """Nobody is there to be answered, and the target is not asked."""
+    """No client is there to be answered, and the target is not asked."""
     for _ in range(20):
         async with here.connection() as (_, writer):
             writer.write(request(key=here.key, method="POST", content_length="100") + b'{"model"')

@@ -101,7 +101,7 @@ async def test_openai_python(client: AsyncOpenAI) -> None:
 
 
 async def test_openai_python_counts(client: AsyncOpenAI) -> None:
-    """Whoever asks for token counts gets them, at the end of the stream; who does not, does not."""
+    """A client that asks for token counts gets them at the end of the stream; others do not."""
     asked = await client.chat.completions.create(
         model="plain", messages=HI, stream=True, stream_options={"include_usage": True}
     )
@@ -249,7 +249,7 @@ async def test_chatbot_ui_is_refused(gateway: GatewayProcess, target: FakeOpenAI
 
 
 async def test_models(gateway: GatewayProcess, key: str) -> None:
-    """The list suits those who read more of it than names."""
+    """The list suits clients that read more of it than names."""
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session:
         async with session.get(f"{gateway.api}/models") as answer:
             models = await answer.json()

@@ -70,7 +70,7 @@ def key(gateway: GatewayProcess) -> str:
 
 
 def test_document(gateway: GatewayProcess) -> None:
-    """Anybody may read it."""
+    """It is read without a key."""
     assert requests.get(f"{gateway.url}/openapi.json", timeout=10).json() == DOCUMENT
 
 

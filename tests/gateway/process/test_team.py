@@ -134,7 +134,7 @@ async def test_budget(
 async def test_budget_of_requests_that_name_no_limit(
     gateway: GatewayProcess, target: FakeOpenAI, session: aiohttp.ClientSession
 ) -> None:
-    """Nobody knows what they will cost: they come through one by one, and at most the last one is too much."""
+    """Their cost is not known beforehand: they come through one by one, and at most the last one is too much."""
     key = await create_key(gateway, "unlimited", "--budget", "1.5")
     answers = await asyncio.gather(*(ask(session, gateway, key, max_tokens=None) for _ in range(MANY)))
     while (answer := await ask(session, gateway, key, max_tokens=None)).status == 200:
@@ -243,7 +243,7 @@ async def test_who_shares(
     assert len(target.received) == num_calls
 
 
-async def test_those_who_leave(gateway: GatewayProcess, target: FakeOpenAI, session: aiohttp.ClientSession) -> None:
+async def test_clients_that_leave(gateway: GatewayProcess, target: FakeOpenAI, session: aiohttp.ClientSession) -> None:
     """They do not disturb the last one; when it leaves too, the target is told."""
     key = await create_key(gateway, "leavers", "--admin")
     held = asyncio.Event()

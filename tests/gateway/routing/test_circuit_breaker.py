@@ -128,7 +128,7 @@ def test_only_failures_in_a_row_open_it(clock: FakeClock) -> None:
 
 
 def test_an_open_breaker_lets_one_probe_through_when_the_pause_is_over(clock: FakeClock) -> None:
-    """Not a moment before, and nobody else beside it."""
+    """Not a moment before, and no other request beside it."""
     breaker = open_breaker(clock)
     clock.now += 9.9
     assert not breaker.allows()

@@ -120,7 +120,7 @@ async def test_client_that_leaves() -> None:
 
 
 async def test_stop_while_warming_up() -> None:
-    """The gateway does not wait for a worker that nobody waits for."""
+    """The gateway does not wait for a worker that no client waits for."""
     upstream = stream_answer("a")
     cold = ScriptedBackend(asyncio.Event())
     async with running(models(0), cold, ScriptedBackend(upstream)) as here:

@@ -157,7 +157,7 @@ async def test_status_of_an_error_event() -> None:
 
 
 async def test_mistake_of_the_client() -> None:
-    """It is told to the client and to nobody else; the target's own words stay."""
+    """Only the client is told; the target's own words stay."""
     error = {"message": "bad temperature", "type": "invalid_request_error", "param": "temperature", "code": None}
     second = ScriptedBackend()
     setting = Setting(ScriptedBackend(json_answer({"error": error}, 400)), second)

@@ -138,7 +138,7 @@ async def test_other_targets_may_be_asked_more_often() -> None:
 
 
 async def test_timeout_says_how_the_endpoint_is() -> None:
-    """Whoever reads the error learns that no worker runs."""
+    """The error says that no worker runs."""
     backend = ScriptedBackend(asyncio.Event())
     backend.health_now = backend.health_now._replace(detail="workers: none; jobs in the queue: 1")
     timeouts = {"total": 0.2, "commit": 0}

@@ -112,7 +112,7 @@ def told(error: RequestError | None) -> tuple[int, float | None, bool | None]:
     ids=str,
 )
 def test_who_is_asked_after_an_error(error: RequestError, asked: str) -> None:
-    """The next target, then the same again if that can help; or nobody, if the client must change something."""
+    """The next target, then the same again if that can help; or none, if the client must change something."""
     story = Story(a=[error], b=gone(3))
 
     story.run()
@@ -191,7 +191,7 @@ def test_retry_after_does_not_delay_other_targets() -> None:
 
 
 def test_the_shortest_wait_wins() -> None:
-    """Whoever was asked first."""
+    """Whichever target was asked first."""
     story = Story(a=[TargetRefusedError(429, retry_after=15)], b=[TargetRefusedError(429, retry_after=3)])
     assert story.run() is None
     assert story.asked == "abb"
@@ -306,7 +306,7 @@ def test_a_probe_that_never_ends() -> None:
         (("refused_key", None), ("failed", None), UnavailableError, 10),
     ],
 )
-def test_nobody_may_be_asked(
+def test_no_target_may_be_asked(
     a: tuple[str, float | None], b: tuple[str, float | None], kind: type[RequestError], retry_after: float
 ) -> None:
     """429 if all are at their limits, else 503; with the time when the first is there again."""

@@ -129,7 +129,7 @@ def test_fallbacks_of_fallbacks() -> None:
 
 
 def test_fallbacks_in_a_circle() -> None:
-    """Nobody is asked twice."""
+    """No target is asked twice."""
     models = {
         "a": model("a1", fallbacks=("b", "b")),
         "b": model("b1", fallbacks=("c", "a")),
@@ -144,7 +144,7 @@ def test_fallbacks_in_a_circle() -> None:
 
 
 def test_paths_without_a_model() -> None:
-    """Go to the OpenAI target with the smallest priority, and to nobody else."""
+    """Go to the OpenAI target with the smallest priority, and to no other."""
     queue = {"type": "runpod_queue", "endpoint_id": "e", "api_key": "k"}
     route = router_of(
         llama={"targets": [queue]},
@@ -158,5 +158,5 @@ def test_paths_without_a_model() -> None:
 
 
 def test_paths_without_a_model_and_without_openai() -> None:
-    """Nobody serves them."""
+    """No target serves them."""
     assert router_of(llama={"targets": [{"type": "local"}]}).route_without_model() is None

@@ -41,7 +41,7 @@ def fail(target: Target) -> None:
 
 
 def test_an_error_that_passes_is_the_verdict(target: Target) -> None:
-    """Nobody has to tell the breaker."""
+    """The breaker needs not be told."""
     fail(target)
     assert target.breaker(MODEL).state == "open"
 
@@ -243,7 +243,7 @@ def test_names(config: TargetConfig, name: str) -> None:
 
 
 def test_names_are_unique() -> None:
-    """The first keeps its name, further ones get a number that nobody has."""
+    """The first keeps its name, further ones get a number that is free."""
     names = names_of([config_of(), config_of(), config_of(name="openai:api.openai.com-2"), config_of()])
     assert names == [
         "openai:api.openai.com",

@@ -248,7 +248,7 @@ async def test_identical_requests() -> None:
 
 
 async def test_cache() -> None:
-    """The second time nobody is asked; a client that wants nothing stored is served anew."""
+    """The second time no target is asked; a client that wants nothing stored is served anew."""
     backend = ScriptedBackend(json_answer(ANSWER), json_answer(ANSWER))
     models = {"llama": {**PRICED["llama"], "cache": {}}}
     async with running(models, backend) as here:

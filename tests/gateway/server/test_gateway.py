@@ -93,7 +93,7 @@ async def test_one_target_for_two_models() -> None:
 
 
 async def test_health() -> None:
-    """Alive is whoever answers; ready is who has a target that may be asked."""
+    """A gateway that answers is alive; one with a target that may be asked is ready."""
     backend = ScriptedBackend(json_answer({"error": "no"}, 401))
     async with running({"llama": {"targets": [ONE]}}, backend) as here:
         assert (await here.client.get("/healthz")).status == 200

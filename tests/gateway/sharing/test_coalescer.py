@@ -1,4 +1,4 @@
-"""Identical requests share one call, whoever comes, goes and fails, and in whatever order."""
+"""Identical requests share one call, whichever request comes, goes or fails, in whatever order."""
 
 import asyncio
 from collections.abc import Iterable
@@ -70,7 +70,7 @@ async def test_different_requests_do_not_share() -> None:
 
 
 async def test_stream_is_followed_as_it_comes() -> None:
-    """Nobody waits for the end."""
+    """No client waits for the end."""
     target = ScriptedSource(ONE)
     first, second = await both(Coalescer(), target)
     beginnings = [await anext(first.body), await anext(second.body)]
@@ -133,7 +133,7 @@ async def test_headers_belong_to_each_caller() -> None:
 
 
 async def test_first_leaves_before_there_is_an_answer() -> None:
-    """The call goes on for those who came later."""
+    """The call goes on for the requests that came later."""
     coalescer, target = Coalescer(), ScriptedSource()
     first, second = (asyncio.create_task(coalescer.answer("key", ROUTED, target)) for _ in range(2))
     await target.began.wait()
@@ -300,7 +300,7 @@ async def test_answer_breaks_off() -> None:
 
 
 async def test_call_that_is_cancelled_by_others() -> None:
-    """Nobody waits for ever when the call's own task is ended."""
+    """No request waits for ever when the call's own task is ended."""
     coalescer = Coalescer()
 
     class Cancelled:
@@ -343,7 +343,7 @@ async def test_much_too_slow_reader_is_given_up() -> None:
     assert sharings([slow, fast]) == ["miss", "miss"]
 
 
-async def test_target_is_not_read_for_nobody() -> None:
+async def test_target_is_not_read_without_a_client() -> None:
     """When all are slow the target waits for them, as it would for one."""
     piece = bytes(READ_AHEAD_BYTES // 2)
     target = ScriptedSource(*9 * [piece], END)

@@ -50,7 +50,7 @@ def test_urls_as_people_write_them(url: str, scheme: str) -> None:
 
 
 def test_many_gateways_start_at_once(url: str) -> None:
-    """Each finds the tables whole, whoever makes them; their keys and spending add up."""
+    """Each finds the tables whole, whichever makes them; their keys and spending add up."""
     barrier = threading.Barrier(NUM_GATEWAYS)
 
     def start(number: int) -> None:

@@ -83,7 +83,7 @@ def test_a_revoked_key_stays(store: Store) -> None:
 
 
 def test_two_active_keys_cannot_have_one_name(store: Store) -> None:
-    """Nobody could tell them apart; the database works on."""
+    """They could not be told apart; the database works on."""
     store.add_key(FULL_KEY)
 
     with pytest.raises(RefusedRowError):

@@ -185,7 +185,7 @@ def test_a_database_that_vanished_is_an_error_until_it_is_back(path: Path, tmp_p
 
 
 def test_a_commit_of_unknown_outcome_is_not_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that breaks after the commit must not make anybody pay twice."""
+    """A connection that breaks after the commit must not make a key pay twice."""
 
     def add(store: Store, records: list[UsageRecord]) -> object:
         monkeypatch.undo()

@@ -97,7 +97,7 @@ async def test_the_loop_is_told_at_once_what_is_in_the_database(url: str) -> Non
 
 
 async def test_records_are_stored_soon(url: str, path: Path) -> None:
-    """Nobody has to close anything for that."""
+    """Nothing has to be closed for that."""
     writer, inbox = writer_of(url), Inbox()
     writer.start(inbox.put)
     await inbox.wait()
@@ -174,7 +174,7 @@ async def test_closing_does_not_wait_for_a_database_that_is_away(url: str, caplo
     assert "1 usage records could not be stored" in caplog.text
 
 
-async def test_an_error_nobody_foresaw_does_not_end_the_thread(
+async def test_an_unexpected_error_does_not_end_the_thread(
     url: str, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without it no key would be revoked any more."""

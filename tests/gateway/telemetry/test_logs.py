@@ -178,7 +178,7 @@ def test_secret_beside_half_a_character() -> None:
     ],
 )
 def test_secrets_by_their_looks(text: str, expected: str) -> None:
-    """Also keys nobody configured, as a client may send or a target repeat them."""
+    """Also keys that are not in the configuration, as a client may send or a target repeat them."""
     assert Redactor()(text) == expected
 
 

@@ -74,8 +74,8 @@ def test_request_that_reached_no_target() -> None:
         answered(alias="", model="made up", target="", status=404, outcome="refused", num_attempts=0),
     )
 
-    nobody = {"model": "-", "target": "-"}
-    assert value(metrics, "gateway_requests_total", **nobody, status="404", outcome="refused") == 1
+    unknown = {"model": "-", "target": "-"}
+    assert value(metrics, "gateway_requests_total", **unknown, status="404", outcome="refused") == 1
     assert b"made up" not in metrics.exposition()
 
 

@@ -1,4 +1,4 @@
-"""Spans of requests, for those who want them."""
+"""Spans of requests, where OpenTelemetry is configured."""
 
 import logging
 import subprocess
@@ -155,7 +155,7 @@ def test_traces_are_asked_for() -> None:
 
 
 def test_packages_are_missing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever asked for traces is told what to install."""
+    """A gateway that is asked for traces says what to install."""
     monkeypatch.setattr(tracing, "NEEDED", ("no_such_package.sdk",))
     with caplog.at_level(logging.WARNING):
         tracer = tracer_from(ENDPOINT)

@@ -67,7 +67,7 @@ def test_vendored_files_are_what_was_published() -> None:
     assert {one["file"] for one in listed} == {name for name in names if name.endswith(".js")}
 
 
-def test_page_asks_nobody_else_for_anything() -> None:
+def test_page_loads_nothing_from_elsewhere() -> None:
     """No address of another host in what a browser loads, no script or style in the page itself."""
     loaded = assets.load()
     page = loaded["index.html"].content.decode()

@@ -78,8 +78,9 @@ def estimate(path: str, body: bytes, sent: Iterable[Sent], *, num_media: int = 0
         num_prompt = estimate_prompt_tokens(len(body), fields) + num_media * MEDIA_TOKENS
         expected = most = 0
         if path not in WITHOUT_COMPLETION:
-            expected = max_completion_tokens(fields, DEFAULT_COMPLETION_TOKENS)
-            most = max_completion_tokens(fields, context_length or UNLIMITED_COMPLETION_TOKENS)
+            expected, most = max_completion_tokens(
+                fields, DEFAULT_COMPLETION_TOKENS, context_length or UNLIMITED_COMPLETION_TOKENS
+            )
         cost = cost_of(Usage(num_prompt, 0, most), price, EXPECTED_SECONDS)
         worst = Estimate(max(worst[0], num_prompt), max(worst[1], expected), max(worst[2], cost))
     return worst
@@ -93,14 +94,16 @@ def estimate_prompt_tokens(num_bytes: int, fields: Mapping[str, Any]) -> int:
     return max(1, num_text_bytes // BYTES_PER_TOKEN, num_ids) + len(media) * MEDIA_TOKENS
 
 
-def max_completion_tokens(fields: Mapping[str, Any], unlimited: int) -> int:
-    """Of all answers that are asked for together. `unlimited` is that of one whose limit is missing or not readable."""
+def max_completion_tokens(fields: Mapping[str, Any], *unlimited: int) -> list[int]:
+    """Of all answers that are asked for together, for each `unlimited`: that of one without a limit that is readable."""
     nested = fields.get("options")
     places = (fields, nested) if isinstance(nested, dict) else (fields,)
-    named = [place[name] for place in places for name in TOKEN_LIMITS if place.get(name) is not None]
-    limits = [_count(value) or unlimited for value in named] or [unlimited]
-    num_answers = math.prod(min(_count(fields.get(name)) or 1, MAX_COUNT) for name in NUM_ANSWERS)
-    return min(max(limits), MAX_COMPLETION_TOKENS) * num_answers * _num_prompts(fields.get("prompt"))
+    named = [value for place in places for name in TOKEN_LIMITS if (value := place.get(name)) is not None]
+    limits = [_count(value) for value in named] or [0]
+    asked = [value for name in NUM_ANSWERS if (value := fields.get(name)) is not None]
+    num_answers = math.prod([min(_count(value) or 1, MAX_COUNT) for value in asked])
+    num_answers *= _num_prompts(fields.get("prompt"))
+    return [min(max(limit or each for limit in limits), MAX_COMPLETION_TOKENS) * num_answers for each in unlimited]
 
 
 def _num_prompts(prompt: object) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from local_gateway.wire.answer import Sharing
-from local_gateway.wire.reported_usage import MARK, ReportedUsage, usage_in
+from local_gateway.wire.reported_usage import ReportedUsage, may_tell_usage, usage_in
 from local_gateway.wire.sse import data_of, split_events
 
 RequestOutcome = Literal["ok", "client_error", "target_error", "client_left", "cancelled", "refused", "stopped"]
@@ -96,7 +96,7 @@ class UsageMeter:
         That is without the chunk that holds nothing but usage, unless the client asked for it; else byte for byte.
         """
         self._has_begun = True
-        if MARK.search(block):
+        if may_tell_usage(block):
             return self._read_events(block)
         if self._deltas:
             self._count(self._deltas, block)
@@ -105,7 +105,7 @@ class UsageMeter:
     def read_body(self, body: bytes) -> None:
         """A whole answer that is no stream."""
         self._has_begun = True
-        if MARK.search(body):
+        if may_tell_usage(body):
             self._read_usage(body)
         if self._reported is None and self._texts:
             self._count(self._texts, body)
@@ -134,7 +134,7 @@ class UsageMeter:
     def _is_for_client(self, event: bytes) -> bool:
         if self._deltas:
             self._count(self._deltas, event)
-        body = self._read_usage(data_of(event) or b"") if MARK.search(event) else None
+        body = self._read_usage(data_of(event) or b"") if may_tell_usage(event) else None
         return self._wants_usage_chunk or body is None or body.get("choices") != []
 
     def _read_usage(self, data: bytes) -> dict[str, Any] | None:

@@ -18,9 +18,9 @@ from local_gateway.wire.content_coding import CODINGS, ContentCodingError, Conte
 Headers = Iterable[tuple[bytes, bytes]]
 
 # What a target may see of a client. Everything else stays here: keys, cookies, addresses.
-FORWARDED = (
-    *("openai-beta", "anthropic-version", "anthropic-beta", "idempotency-key"),
-    *("traceparent", "tracestate", "accept"),
+FORWARDED = frozenset(
+    {b"openai-beta", b"anthropic-version", b"anthropic-beta", b"idempotency-key"}
+    | {b"traceparent", b"tracestate", b"accept"}
 )
 LARGE_BYTES = 256_000  # a body from here on is decoded and parsed off the event loop
 # What Open WebUI says of its user, where it is told to; the first that is there counts.
@@ -55,7 +55,7 @@ def forwarded_headers(headers: Headers) -> dict[str, str]:
     return {
         key.decode("latin-1"): value.decode("latin-1")
         for key, value in headers
-        if key.decode("latin-1") in FORWARDED and key not in named
+        if key in FORWARDED and key not in named
     }
 
 

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from types import TracebackType
 
 from starlette.types import Send
@@ -154,10 +155,10 @@ class ResponseWriter:
 
     def _sendable(self, name: str, value: str) -> tuple[bytes, bytes] | None:
         """A header as the bytes that came, and None if HTTP cannot carry it. Never raises."""
-        raw_name = name.lower().encode("utf-8", "surrogateescape")
+        raw_name = _sendable_name(name)
         raw_value = self._redactor.hide_in(value.encode("utf-8", "surrogateescape"))
-        is_fit = NAME.fullmatch(raw_name) and not CONTROLS.search(raw_value) and len(raw_value) <= MAX_VALUE_BYTES
-        return (raw_name, raw_value.strip()) if is_fit else None
+        is_fit = len(raw_value) <= MAX_VALUE_BYTES and CONTROLS.search(raw_value) is None
+        return (raw_name, raw_value.strip()) if raw_name and is_fit else None
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:
         """Waits while the client reads slowly, so that the target does too. Raises ClientLeftError if it does not."""
@@ -232,6 +233,13 @@ class StreamWatch:
             self._writing = asyncio.create_task(self._response.keep_alive())
             silent = 0.0
         self._wait(max(0.001, min(self._period - silent, STALL_SECONDS - stalled)))
+
+
+@lru_cache(maxsize=256)  # most responses have the same
+def _sendable_name(name: str) -> bytes:
+    """Empty if HTTP cannot carry it."""
+    raw = name.lower().encode("utf-8", "surrogateescape")
+    return raw if NAME.fullmatch(raw) else b""
 
 
 def _as_event(body: bytes) -> bytes:

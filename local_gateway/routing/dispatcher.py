@@ -25,6 +25,7 @@ from local_gateway.errors import (
 )
 from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.routing.health_watch import ColdStartProbe
+from local_gateway.routing.idle_limit import IdleLimit
 from local_gateway.routing.retry_plan import RetryPlan
 from local_gateway.routing.router import Choice
 from local_gateway.routing.target import Target
@@ -95,15 +96,15 @@ class Dispatcher:
         async with AsyncExitStack() as stack:
             attempt = stack.enter_context(target.attempt(choice.model_name))
             tally = stack.enter_context(routed.request.calls.begin(target.name, target.settings.price))
-            stack.enter_context(_begun_jobs_cost(target, tally))
-            with ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
+            with _begun_jobs_cost(target, tally), ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
                 async with _limit(deadline - self._clock(), watch):
                     request, translation = _translated(routed.request, target)
-                    call = replace(call_for(request, choice, who=routed.who), tally=tally)
+                    call = call_for(request, choice, who=routed.who, tally=tally)
                     upstream = await target.backend.open(call)
                     stack.push_async_callback(upstream.aclose)
                     await _refuse_errors(upstream, target)
-                    pieces = _within(routed.route.settings.timeouts.idle or self._timeouts.idle, upstream)
+                    pieces = IdleLimit(aiter(upstream), routed.route.settings.timeouts.idle or self._timeouts.idle)
+                    stack.callback(pieces.close)
                     read = await _begin(pieces, upstream.headers, target, request)
                     read = translation.answer(read) if translation else read
             attempt.succeeded()
@@ -231,17 +232,3 @@ def _is_about_stream_options(error: TargetRefusedError) -> bool:
     """Whether a target that answered so does not know `stream_options`, or not `include_usage` in it."""
     said = f"{error} {error.error}"
     return error.status in (400, 422) and any(name in said for name in (STREAM_OPTIONS, "include_usage"))
-
-
-async def _within(idle: float, upstream: Upstream) -> AsyncIterator[bytes]:
-    """The pieces of the body. Raises TargetTimeoutError when none comes for `idle` seconds."""
-    pieces = aiter(upstream)
-    while True:
-        try:
-            async with asyncio.timeout(idle):
-                piece = await anext(pieces)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise TargetTimeoutError(f"The target sent nothing for {idle:g} s.") from None
-        yield piece

@@ -77,7 +77,10 @@ class Router:
         return replace(route, while_cold=self._with_fallbacks(cold.use)) if cold else route
 
     def _with_fallbacks(self, model: str) -> Route:
-        routes = [self._resolve_alone(model)]
+        alone = self._resolve_alone(model)
+        if not (alone.settings.fallbacks or alone.settings.context_fallbacks):
+            return alone
+        routes = [alone]
         for route in routes:  # it grows meanwhile: what a model names itself comes before what its fallbacks name
             known = {route.model for route in routes}
             routes += [

@@ -11,16 +11,17 @@ from local_gateway.backends.base import Call
 from local_gateway.edge.client_request import JSON_TYPE, ClientRequest, dump
 from local_gateway.routing.router import Choice
 from local_gateway.routing.target import Target
+from local_gateway.wire.call_ledger import CallTally
 
 # Only these streams have token counts to ask for by `stream_options`.
 COUNTED_STREAMS = ("/chat/completions", "/completions")
 STREAM_OPTIONS = "stream_options"
 
 
-def call_for(request: ClientRequest, choice: Choice, *, who: str = "") -> Call:
+def call_for(request: ClientRequest, choice: Choice, *, who: str = "", tally: CallTally | None = None) -> Call:
     """What this target is sent: the same bytes, unless something in them has to change for it.
 
-    `who` is the id of the key, by which conversations are told apart. Raises InvalidRequestError for a body that is
+    `who` is the id of the key, by which conversations are told apart; `tally` counts what the call costs. Raises InvalidRequestError for a body that is
     nested too deeply to be written anew.
     """
     raw, content_type = request.raw, request.content_type
@@ -41,6 +42,7 @@ def call_for(request: ClientRequest, choice: Choice, *, who: str = "") -> Call:
         is_stream=request.is_stream,
         request_id=request.request_id,
         conversation=request.conversation(who) if choice.target.settings.type == "runpod_lb" else "",
+        tally=tally or CallTally(),
     )
 
 

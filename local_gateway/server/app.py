@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from local_gateway.accounts.auth import Principal
 from local_gateway.config.settings import ServerSettings
-from local_gateway.edge.api_paths import canonical
+from local_gateway.edge.api_paths import MODEL_PATHS, canonical
 from local_gateway.edge.browser_guard import BrowserGuard
 from local_gateway.edge.openapi import DOCUMENT
 from local_gateway.edge.response import ResponseWriter
@@ -41,6 +41,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     async def run_as(principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         await Exchange(gateway, scope, receive, send, principal).run()
 
+    api = Api(gateway)
     app = Starlette(
         routes=[
             *(Route(prefix + path, Page(gateway, page)) for path, page in pages.items() for prefix in ("", "/v1")),
@@ -50,10 +51,11 @@ def create_app(gateway: Gateway) -> ASGIApp:
             Middleware(CanonicalPaths),
             *_cors(server),
             Middleware(BrowserGuard, server=server, asks_for_keys=lambda: gateway.auth.needs_key),
+            Middleware(ModelPaths, api=api),
         ],
     )
     app.router.redirect_slashes = False
-    app.router.default = Api(gateway)  # no pattern of a route matches every path
+    app.router.default = api  # no pattern of a route matches every path
     return app
 
 
@@ -85,6 +87,19 @@ class CanonicalPaths:
         if scope["type"] == "http" and (path := canonical(scope["path"])):
             scope = {**scope, "path": path}
         await self._app(scope, receive, send)
+
+
+class ModelPaths:
+    """ASGI middleware: what models answer goes to the API at once. Comparing its path to each route would take longer
+    than to read the request, and each layer more costs time with each event."""
+
+    def __init__(self, app: ASGIApp, api: ASGIApp) -> None:
+        self._app = app
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_for_model = scope["type"] == "http" and scope["path"] in MODEL_PATHS
+        await (self._api if is_for_model else self._app)(scope, receive, send)
 
 
 class Api:

@@ -18,6 +18,7 @@ from local_gateway.accounts.usage import Usage, UsageRecord
 from local_gateway.config.settings import Price
 
 NUM_RECENT = 50  # requests that have ended and are still shown
+FREE = Price()
 
 State = Literal["waiting", "cold", "streaming"]
 
@@ -63,7 +64,7 @@ class LiveRequest:
         self._first_content: float | None = None
         self._target = ""
         self._is_cold = False
-        self._price = Price()
+        self._price = FREE
 
     def asking(self, target: str) -> None:
         """A target is asked; another one than before, if that did not answer."""

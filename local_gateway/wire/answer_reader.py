@@ -15,9 +15,10 @@ import orjson
 from local_gateway.errors import AnswerBrokenError, TargetRefusedError
 from local_gateway.wire import stream_builder, stream_collector, stream_normalizer
 from local_gateway.wire.error_body import WireError, error_in, explain
-from local_gateway.wire.event_blocks import cut, cut_lines, events_of, is_text, rejoined
+from local_gateway.wire.event_blocks import cut, cut_lines, events_of, rejoined
 from local_gateway.wire.sse import BOM, EVENT_STREAM, Event, EventBlock
 from local_gateway.wire.stream_end import COMPLETIONS, StreamEnd
+from local_gateway.wire.text_events import TextEvents
 
 JSON_TYPE = "application/json"
 LINES_TYPES = ("application/x-ndjson", "application/jsonl", "application/json-lines", "application/x-jsonlines")
@@ -206,7 +207,7 @@ async def _until_content(stream: AsyncIterator[bytes], path: str) -> list[Event]
 async def _relay(begun: list[Event], stream: AsyncIterator[bytes], wanted: Wanted) -> AsyncIterator[bytes]:
     """The events as bytes. Raises where the target reports an error, and at an end that is none."""
     path, end = wanted.path, StreamEnd(wanted.path)
-    is_completion = path in COMPLETIONS
+    texts = TextEvents() if path in COMPLETIONS else None
     is_repaired = wanted.normalize and path in stream_normalizer.PATHS
     normalizer = stream_normalizer.StreamNormalizer() if is_repaired else None
     shown, failed = _until_failure(begun, end)
@@ -214,7 +215,7 @@ async def _relay(begun: list[Event], stream: AsyncIterator[bytes], wanted: Wante
         yield block
     if failed is None:
         async for piece in stream:
-            if is_completion and is_text(piece):
+            if texts and texts.are_all(piece):
                 end.saw_text()
                 block = piece if not normalizer or normalizer.passes(piece) else _repaired(piece, normalizer)
             else:

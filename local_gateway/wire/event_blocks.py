@@ -42,23 +42,6 @@ async def cut_lines(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator
         yield last
 
 
-def is_text(block: bytes) -> bool:
-    """Whether a block is one chunk that says nothing but text of the first choice: most are, and need not be parsed.
-
-    It is only looked through. In a text the quotes are behind backslashes, so these are names of fields.
-    """
-    index = block.find(b'"index":')
-    return (
-        block.find(b"\n") == len(block) - 2  # one line
-        and block.startswith(b"data: {")
-        and block[index + 8 : index + 10] in (b"0,", b" 0", b"0}")
-        and index == block.rfind(b'"index":')
-        and (b'"finish_reason":null' in block or b'"finish_reason": null' in block)
-        and b'"error"' not in block
-        and b'"message"' not in block
-    )
-
-
 def events_of(block: bytes, path: str) -> list[Event]:
     """The events of a block, each with one chunk, which says nothing by an empty text that null says."""
     events = block.events if isinstance(block, EventBlock) else events_in(block)

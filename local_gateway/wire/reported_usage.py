@@ -17,9 +17,8 @@ Json = Mapping[str, Any]
 
 MAX_COUNT = 1_000_000_000  # no request uses more tokens: a target that says so is not believed
 # What an answer with counts has in it. In a text the quotes are behind backslashes.
-MARK = re.compile(
-    rb'"(?:usage|usageMetadata|usage_metadata|billed_units|timings)"\s*:\s*\{|"(?:prompt_)?eval_count"\s*:\s*\d'
-)
+USAGE = re.compile(rb'"usage(?:Metadata|_metadata)?"\s*:\s*\{')  # not null, which OpenAI puts into every event
+OTHERS = re.compile(rb'"(?:billed_units|timings)"\s*:\s*\{|"(?:prompt_)?eval_count"\s*:\s*\d')
 PROMPT = (
     *("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "inputTokens", "promptTokens"),
     *("prompt_eval_count", "input"),
@@ -47,6 +46,14 @@ class ReportedUsage(NamedTuple):
     def merged(self, later: "ReportedUsage") -> "ReportedUsage":
         """With what a later event says. Counts of a stream only grow; a part that is left out is not taken back."""
         return ReportedUsage(*(_larger(one, two) for one, two in zip(self, later, strict=True)))
+
+
+def may_tell_usage(data: bytes) -> bool:
+    """Whether an answer or an event, as bytes, is worth parsing in search of counts: most events are not."""
+    if USAGE.search(data) is not None:
+        return True
+    has_other = b"timings" in data or b"eval_count" in data or b"billed_units" in data
+    return has_other and OTHERS.search(data) is not None
 
 
 def usage_in(body: object) -> ReportedUsage | None:
@@ -106,12 +113,15 @@ def _with_details(usage: Json) -> Iterator[Json]:
 
 
 def _first(usage: Json, names: tuple[str, ...]) -> int | None:
-    return next((n for name in names if (n := _count(usage.get(name))) is not None), None)
+    for name in names:
+        if (count := _count(usage.get(name))) is not None:
+            return count
+    return None
 
 
 def _count(value: object) -> int | None:
     """Of a whole number, also written as 1000.0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
         return None
     return int(value) if value == int(value) else None
 

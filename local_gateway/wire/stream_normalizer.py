@@ -61,12 +61,13 @@ class StreamNormalizer:
         return b"".join(event.to_bytes() for event in done)
 
     def passes(self, text: bytes) -> bool:
-        """Whether an event, which is one chunk of the first choice without a reason to finish, is in order.
+        """Whether a block of text events of the first choice is one event that is in order.
 
         If so it has been seen, without being parsed. If not, or if that is not certain, `repair` looks closer.
         """
         is_in_order = (
-            (b'"delta":{' in text or b'"delta": {' in text)
+            text.find(b"\n") == len(text) - 2
+            and (b'"delta":{' in text or b'"delta": {' in text)
             and (b'"content":"' in text or b'"content": "' in text)
             and b'"content":""' not in text
             and b'"content": ""' not in text

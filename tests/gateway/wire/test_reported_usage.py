@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from local_gateway.wire.reported_usage import MARK, ReportedUsage, usage_in
+from local_gateway.wire.reported_usage import ReportedUsage, may_tell_usage, usage_in
 from local_gateway.wire.sse import encode
 
 OPENAI = {"prompt_tokens": 1000, "completion_tokens": 77, "total_tokens": 1077}
@@ -49,7 +49,7 @@ COUNTED = ReportedUsage(1000, None, 77)
 def test_where_it_is(body: Any, usage: ReportedUsage | None) -> None:
     """gateway.md D6, and what was seen beside it."""
     assert usage_in(body) == usage
-    assert usage is None or MARK.search(encode(body))
+    assert usage is None or may_tell_usage(encode(body))
 
 
 def test_a_stream() -> None:

@@ -95,7 +95,7 @@ def estimate_prompt_tokens(num_bytes: int, fields: Mapping[str, Any]) -> int:
 
 
 def max_completion_tokens(fields: Mapping[str, Any], *unlimited: int) -> list[int]:
-    """Of all answers that are asked for together, for each `unlimited`: that of one without a limit that is readable."""
+    """Of all answers that are asked for together, for each `unlimited`: that of one without a readable limit."""
     nested = fields.get("options")
     places = (fields, nested) if isinstance(nested, dict) else (fields,)
     named = [value for place in places for name in TOKEN_LIMITS if (value := place.get(name)) is not None]

@@ -38,6 +38,8 @@ class ProxyRules:
 
     def proxy_for(self, url: str) -> str | None:
         """The proxy for a target's URL. None: it is reached directly."""
+        if not (self.http or self.https):
+            return None
         parts = urlsplit(url)
         proxy = self.https if parts.scheme == "https" else self.http
         host = (parts.hostname or "").rstrip(".")

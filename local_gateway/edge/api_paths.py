@@ -52,6 +52,8 @@ def canonical(path: str) -> str:
 
 def parse_path(path: str, method: str = "POST") -> ApiPath:
     """Of a decoded path as the client sent it. Raises RouteNotFoundError for what OpenAI's API cannot have."""
+    if path in MODEL_PATHS:  # as the application's middleware has made most of them
+        return ApiPath(path, "model")
     path = canonical(path)
     deployment = ""
     if match := DEPLOYMENT.fullmatch(path):

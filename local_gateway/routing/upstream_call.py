@@ -21,8 +21,8 @@ STREAM_OPTIONS = "stream_options"
 def call_for(request: ClientRequest, choice: Choice, *, who: str = "", tally: CallTally | None = None) -> Call:
     """What this target is sent: the same bytes, unless something in them has to change for it.
 
-    `who` is the id of the key, by which conversations are told apart; `tally` counts what the call costs. Raises InvalidRequestError for a body that is
-    nested too deeply to be written anew.
+    `who` is the id of the key, by which conversations are told apart; `tally` counts what the call costs. Raises
+    InvalidRequestError for a body that is nested too deeply to be written anew.
     """
     raw, content_type = request.raw, request.content_type
     if request.body is not None:
@@ -55,8 +55,10 @@ def adapted_body(request: ClientRequest, choice: Choice) -> dict[str, Any]:
     if adds_stream_options(request, choice.target):
         body["stream_options"] = _with_usage(body.get("stream_options"))
     body = _renamed(body, settings.rename_params) | settings.set_params
+    if not settings.drop_params:
+        return body
     dropped = {name.casefold() for name in settings.drop_params}  # a target may not care about case
-    return {name: value for name, value in body.items() if name.casefold() not in dropped} if dropped else body
+    return {name: value for name, value in body.items() if name.casefold() not in dropped}
 
 
 def adds_stream_options(request: ClientRequest, target: Target) -> bool:

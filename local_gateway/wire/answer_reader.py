@@ -15,7 +15,7 @@ import orjson
 from local_gateway.errors import AnswerBrokenError, TargetRefusedError
 from local_gateway.wire import stream_builder, stream_collector, stream_normalizer
 from local_gateway.wire.error_body import WireError, error_in, explain
-from local_gateway.wire.event_blocks import cut, cut_lines, events_of, rejoined
+from local_gateway.wire.event_blocks import cut, cut_lines, events_of
 from local_gateway.wire.sse import BOM, EVENT_STREAM, Event, EventBlock
 from local_gateway.wire.stream_end import COMPLETIONS, StreamEnd
 from local_gateway.wire.text_events import TextEvents
@@ -309,9 +309,9 @@ def _too_large() -> AnswerBrokenError:
 
 
 async def _all_of(first: bytes, rest: AsyncIterator[bytes]) -> bytes:
-    parts: list[bytes] = []
-    num_bytes = 0
-    async for piece in rejoined(first.removeprefix(BOM), rest):
+    parts = [first.removeprefix(BOM)]
+    num_bytes = len(first)
+    async for piece in rest:
         parts.append(piece)
         num_bytes += len(piece)
         if num_bytes > MAX_BODY_BYTES:
@@ -319,5 +319,13 @@ async def _all_of(first: bytes, rest: AsyncIterator[bytes]) -> bytes:
     return b"".join(parts)
 
 
-async def _only(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+class _only(AsyncIterator[bytes]):  # noqa: N801 (used like a function)
+    """One piece. An asynchronous generator would be registered in the event loop and finalized by it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = iter((body,))
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration

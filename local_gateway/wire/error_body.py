@@ -175,7 +175,7 @@ def _says_error(body: Json) -> bool:
         return body.get("status") == "failed"
     if error := body.get("error"):
         return isinstance(error, dict | list | str) or error is True
-    if any(body.get(key) is not None for key in RESULTS):
+    if any(body[key] is not None for key in RESULTS & body.keys()):
         return False
     if isinstance(body.get("message"), dict) and body["message"].keys() & {"content", "role"}:
         return False  # Ollama's own chat

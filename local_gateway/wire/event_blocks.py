@@ -45,7 +45,18 @@ async def cut_lines(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator
 def events_of(block: bytes, path: str) -> list[Event]:
     """The events of a block, each with one chunk, which says nothing by an empty text that null says."""
     events = block.events if isinstance(block, EventBlock) else events_in(block)
-    return [tidy for event in events for tidy in _tidy(event, path)]
+    return events if _is_tidy(block) else [tidy for event in events for tidy in _tidy(event, path)]
+
+
+def _is_tidy(block: bytes) -> bool:
+    """Whether `_tidy` would change none of its events, as far as one look at all of them can tell."""
+    return (
+        b"\r" not in block
+        and block.count(b"\ndata:") == block.count(b"\n\ndata:")  # each event has one line of data
+        and b'"message"' not in block
+        and b'"finish_reason":""' not in block
+        and b'"finish_reason": ""' not in block
+    )
 
 
 def _tidy(event: Event, path: str) -> list[Event]:

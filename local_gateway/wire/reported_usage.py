@@ -114,14 +114,14 @@ def _with_details(usage: Json) -> Iterator[Json]:
 
 def _first(usage: Json, names: tuple[str, ...]) -> int | None:
     for name in names:
-        if (count := _count(usage.get(name))) is not None:
+        if (value := usage.get(name)) is not None and (count := _count(value)) is not None:
             return count
     return None
 
 
 def _count(value: object) -> int | None:
     """Of a whole number, also written as 1000.0."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
         return None
     return int(value) if value == int(value) else None
 

@@ -101,13 +101,15 @@ class Event:
     @property
     def is_done(self) -> bool:
         """Whether it is [DONE]."""
-        return len(self.raw) < MAX_DONE_BYTES and (self.data or b"").strip() == b"[DONE]"
+        return len(self.raw) < MAX_DONE_BYTES and b"[DONE]" in self.raw and (self.data or b"").strip() == b"[DONE]"
 
     @property
     def error(self) -> WireError | None:
         """The error that it reports, in its data or by its name; None if it reports none."""
         if self.raw.startswith(ERROR_NAMES) and (data := self.data):
             return explain(data)
+        if b'"choices":[' in self.raw and b'"error"' not in self.raw:
+            return None  # a chunk as most are: one look at its bytes is enough
         return error_in(self.chunk)
 
     @property
@@ -187,7 +189,9 @@ def _choice_has_content(choice: object) -> bool:
 
 
 def _parse(data: bytes) -> object:
-    """None if it is not JSON: "[DONE]", for example."""
+    """None if it is not JSON."""
+    if data == b"[DONE]":  # an exception would cost more than all the rest of the event
+        return None
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:

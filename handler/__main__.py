@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from handler.cpu_quota import share_cores
 from handler.errors import WorkerError
 from handler.settings import Settings, names_of, quiet_runpod
 from handler.stopwatch import Stopwatch, process_started
@@ -51,6 +52,7 @@ def _main() -> int:
         command, args = _parse_args(sys.argv[1:])
         settings = Settings.from_env(_environment(args))
         _configure_log(settings)
+        share_cores(os.environ)
         start = Stopwatch(process_started())
         start.lap("interpreter")
         if command == "fetch":

@@ -1,9 +1,15 @@
-"""How many CPU cores this process may use. Containers are limited by a quota that no count of cores shows."""
+"""How many CPU cores this process may use, and how it shares them. Containers are limited by a quota that no count of
+cores shows."""
 
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+# Rounds that llama.cpp's OpenMP threads spin before they sleep. By default they spin so long that a thread which the
+# kernel has set aside for another program's holds up all others: with one busy neighbour on two cores an answer takes
+# more than four times as long. With this it takes twice as long, and a quiet one a tenth longer.
+SPIN_COUNT = "1000"
 
 
 def num_usable_cores(cgroup: Path = CGROUP) -> int:
@@ -11,6 +17,12 @@ def num_usable_cores(cgroup: Path = CGROUP) -> int:
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(cgroup)
     return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def share_cores(environ: MutableMapping[str, str]) -> None:
+    """Before llama.cpp is imported, whose OpenMP reads it then. What the user has set is left alone."""
+    if "OMP_WAIT_POLICY" not in environ and "GOMP_SPINCOUNT" not in environ:
+        environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def _quota(cgroup: Path) -> float | None:

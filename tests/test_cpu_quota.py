@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.cpu_quota import num_usable_cores
+from handler.cpu_quota import SPIN_COUNT, num_usable_cores, share_cores
 
 
 def write(path: Path, text: str) -> None:
@@ -45,3 +45,18 @@ def test_older_systems_keep_the_quota_elsewhere(tmp_path: Path, quota: str, num_
 def test_no_container_no_quota(tmp_path: Path) -> None:
     """Where the system tells nothing, every core counts."""
     assert num_usable_cores(tmp_path) == 8
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"GOMP_SPINCOUNT": SPIN_COUNT}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_threads_do_not_spin_for_long(before: dict[str, str], after: dict[str, str]) -> None:
+    """Unless the user has said how they wait."""
+    share_cores(before)
+
+    assert before == after

@@ -73,6 +73,8 @@ class ChatChunks:
 
     def _choice_events(self, index: int, output: SequenceOutput) -> str:
         turn = self._turns.get(index)
+        if turn is not None and turn.is_plain and output.finish_reason is None and not output.logprobs:
+            return self._event_template(index, Content).encode(output.text) if output.text else ""
         texts: list[str] = []
         if turn is None:
             turn = self._turns[index] = self.turn()
@@ -106,16 +108,16 @@ class ChatChunks:
     def _event(self, index: int, event: Event) -> str:
         match event:
             case Content(text) | Reasoning(text):
-                return self._event_template(index, event).encode(text)
+                return self._event_template(index, type(event)).encode(text)
             case Arguments(call, text):
-                return "" if self.is_old and call else self._event_template(index, event, call).encode(text)
+                return "" if self.is_old and call else self._event_template(index, Arguments, call).encode(text)
             case CallBegun(call, name):
                 return "" if self.is_old and call else sse.encode(self._delta(index, self._begun(call, name)))
             case _:
                 return ""
 
-    def _event_template(self, index: int, event: Event, call: int = 0) -> sse.EventTemplate:
-        key = (index, type(event), call)
+    def _event_template(self, index: int, kind: type[Event], call: int = 0) -> sse.EventTemplate:
+        key = (index, kind, call)
         if key not in self._event_templates:
             self._event_templates[key] = sse.EventTemplate(partial(self._text_chunk, *key))
         return self._event_templates[key]

@@ -44,7 +44,7 @@ class Turn:
         self._parser = OutputParser(
             form.format, form.starts_in, tools=form.tools, tokens=form.tokens, has_calls=form.has_calls
         )
-        self._is_plain = False  # all text that follows is content
+        self.is_plain = False  # all text that follows is content as it is, and `feed` may be left out for it
         self._kept = _KeptReasoning(form.format) if form.reasoning == "keep" else None
         self._logprobs = _ContentLogprobs()
 
@@ -54,14 +54,16 @@ class Turn:
         spans = self._parser.take_content_spans()
         logprobs = output.logprobs
         if logprobs or self._logprobs.are_held:
-            logprobs = self._logprobs.feed(output, spans, is_plain=self._is_plain)
+            logprobs = self._logprobs.feed(output, spans, is_plain=self.is_plain)
+        else:
+            self._logprobs.pass_over(output.text)
         if output.finish_reason is None:
             return TurnPart(events, logprobs)
         return TurnPart(events, logprobs, self._end(output.finish_reason), output.usage, output.ended_by)
 
     def _events(self, output: SequenceOutput) -> list[Event]:
         is_last = output.finish_reason is not None
-        if self._is_plain:
+        if self.is_plain:
             return [Content(output.text)] if output.text else []
         events = self._parser.feed(output.text, [offset for offset, _ in output.marks])
         if is_last:
@@ -70,7 +72,7 @@ class Turn:
             events = list(self._kept.write(events))
         elif self._form.reasoning == "hide":
             events = [event for event in events if not isinstance(event, Reasoning)]
-        self._is_plain = self._parser.is_plain and not is_last and (self._kept is None or not self._kept.is_open)
+        self.is_plain = self._parser.is_plain and not is_last and (self._kept is None or not self._kept.is_open)
         return events
 
     def _end(self, reason: FinishReason) -> AnswerEnd:
@@ -110,6 +112,10 @@ class _ContentLogprobs:
     def are_held(self) -> bool:
         return bool(self._held)
 
+    def pass_over(self, text: str) -> None:
+        """Text without logprobs: what was written for the model has none."""
+        self._num_chars += len(text)
+
     def feed(
         self, output: SequenceOutput, spans: Iterable[tuple[int, int]], *, is_plain: bool
     ) -> tuple[TokenLogprob, ...]:
@@ -125,7 +131,9 @@ class _ContentLogprobs:
                 if begins >= start:
                     chosen.append(entry)
         if is_plain or output.finish_reason is not None:
-            is_content = is_plain or self._content_end == self._num_chars
-            chosen += [entry for begins, entry in self._held if is_content and begins >= self._content_end]
+            is_content = self._content_end == self._num_chars
+            chosen += [
+                entry for begins, entry in self._held if is_plain or (is_content and begins >= self._content_end)
+            ]
             self._held.clear()
         return tuple(chosen)

@@ -40,15 +40,17 @@ class CallGrammar(NamedTuple):
     markers: Mapping[str, str]  # by rule
     untils: Mapping[str, tuple[str, ...]]  # by rule: a literal in pieces, each of them a marker or none
     announcing: str = ""  # the marker that free text ends at, where calls stand in text
+    strict_markers: frozenset[str] = frozenset()  # those that a parser reads as their token alone, if they are one
 
     def define(self, token_id: TokenId) -> str:
         """The whole grammar. `token_id` gives the id of a text that is one token of the model.
 
-        A marker that is a token is written by id; where a model may spell it instead, both are allowed. Text that ends
-        at a token is free up to it; before a literal it is lazy, which costs more a step.
+        A marker that is a token is written by id. The end of a call may be spelled instead, as models do at times.
+        Text that ends at a token is free up to it; before a literal it is lazy, which costs more a step.
         """
-        rules = [f"{rule}: {_marker(text, token_id)}" for rule, text in self.markers.items()]
-        rules += [_until(rule, pieces, token_id) for rule, pieces in self.untils.items()]
+        strict = self.strict_markers
+        rules = [f"{rule}: {_marker(text, token_id, strict)}" for rule, text in self.markers.items()]
+        rules += [_until(rule, pieces, token_id, strict) for rule, pieces in self.untils.items()]
         if self.announcing:
             rules.append(_free(self.announcing, token_id))
         return "\n".join((self.lark, *rules)) + "\n"
@@ -75,7 +77,7 @@ def call_grammar(
     if response_schema is not None:
         body = f"({body} | {grammar.message(starts_in)} {_json(response_schema, is_strict=response_is_strict)})"
     grammar.rules.insert(0, f"start: {grammar.thinking(starts_in)} {body}")
-    return CallGrammar("\n".join(grammar.rules), grammar.markers, grammar.untils, grammar.announcing)
+    return grammar.finish()
 
 
 def preface(format: Format, *, starts_in: ReasoningState) -> CallGrammar | None:
@@ -85,7 +87,7 @@ def preface(format: Format, *, starts_in: ReasoningState) -> CallGrammar | None:
     if not before:
         return None
     grammar.rules.insert(0, f"start: {before} @answer")
-    return CallGrammar("\n".join(grammar.rules), grammar.markers, grammar.untils)
+    return grammar.finish()
 
 
 class _Grammar:
@@ -100,6 +102,10 @@ class _Grammar:
         self._layout = format.layout
         if is_in_text:
             self.announcing, self._layout = _opened(format.layout)
+
+    def finish(self) -> CallGrammar:
+        rules = "\n".join(self.rules)
+        return CallGrammar(rules, self.markers, self.untils, self.announcing, self._format.announcing)
 
     def calls(self, tools: Sequence[GrammarTool], *, is_parallel: bool) -> str:
         call = self._rule("call", " | ".join(self._call(tool) for tool in tools))
@@ -269,16 +275,18 @@ def _regex(text: str) -> str:
     return re.escape(text).replace("/", "\\/").replace("\\\n", "\\n")
 
 
-def _marker(text: str, token_id: TokenId) -> str:
+def _marker(text: str, token_id: TokenId, strict: frozenset[str]) -> str:
     number = token_id(text)
-    return _quote(text) if number is None else f"(<[{number}]> | {_quote(text)})"
+    if number is None:
+        return _quote(text)
+    return f"<[{number}]>" if text in strict else f"(<[{number}]> | {_quote(text)})"
 
 
-def _until(rule: str, pieces: Sequence[str], token_id: TokenId) -> str:
+def _until(rule: str, pieces: Sequence[str], token_id: TokenId, strict: frozenset[str]) -> str:
     """Text up to the first token in the literal; what stands before that token in it is part of the text."""
     ids = [token_id(piece) for piece in pieces]
     first = next((i for i, number in enumerate(ids) if number is not None), len(pieces))
-    rest = " ".join(_marker(piece, token_id) for piece in pieces[first + 1 :])
+    rest = " ".join(_marker(piece, token_id, strict) for piece in pieces[first + 1 :])
     if first < len(pieces):
         return f"{rule}: {TEXT} <[{ids[first]}]> {rest}"
     return f"{rule}[lazy]: /(.|\\n)*{_regex(''.join(pieces))}/"

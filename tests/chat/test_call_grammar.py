@@ -172,3 +172,13 @@ def test_a_clients_guidance_is_not_followed() -> None:
 
     assert '"lenient": false' in lark
     assert '"lenient": true' not in lark
+
+
+def test_what_announces_a_call_is_not_spelled() -> None:
+    """Spelled, it would be text to the parser; an end may be spelled, for models do so."""
+    ids = {"<tool_call>": 7, "</tool_call>": 8}
+    lark = call_grammar(HERMES, TOOLS_OF_GRAMMAR, starts_in=ReasoningState.CLOSED).define(ids.get)
+
+    assert "<[7]>" in lark
+    assert '"<tool_call>"' not in lark
+    assert '(<[8]> | "</tool_call>")' in lark

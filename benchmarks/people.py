@@ -17,7 +17,7 @@ WORDS = (
     *("state", "family", "student", "group", "country", "problem", "hand", "part"),
 )
 NUM_UNIQUE = 8  # digits that a text begins with; with the space before it each is two tokens
-PATIENCE = 12.0  # seconds that answers are waited for when nobody asks any more
+PATIENCE = 12.0  # seconds that answers are waited for after the last question
 
 
 class Lengths(NamedTuple):

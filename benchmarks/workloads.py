@@ -133,7 +133,7 @@ async def trace(driver: Driver, concurrency: int) -> list[Answer]:
 
 async def structured(driver: Driver, concurrency: int) -> list[Answer]:
     """Chats whose answers follow a JSON schema, all at once. They end where it is complete, after about so many tokens
-    as the shape has; `max_tokens` is a limit for those who lose their way."""
+    as the shape has; `max_tokens` is a limit for answers that lose their way."""
 
     async def chat() -> Answer:
         about = driver.words(driver.shape.prompt)

@@ -23,7 +23,7 @@ class FakePlatform:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.posts: list[Any] = []  # outputs of a stream, as posted
         self.result: Json | None = None
-        self._generators: list[object] = []  # as in the SDK, nobody closes one that was cancelled while it posted
+        self._generators: list[object] = []  # as in the SDK, nothing closes one that was cancelled while it posted
         self._answer = asyncio.Event()
         self._answer.set()
         monkeypatch.setattr(rp_job, "stream_result", self._stream_result)

@@ -70,7 +70,7 @@ def test_a_code_may_be_more_precise() -> None:
         StopAsyncIteration("hf_secret"),
     ],
 )
-def test_what_nobody_foresaw_is_told_to_the_log_alone(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_told_to_the_log_alone(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """Its text may hold secrets, so the client gets none of it."""
     with caplog.at_level(logging.ERROR):
         response = to_response(error)

@@ -121,7 +121,7 @@ def test_unknown_variant_is_refused(tmp_path: Path) -> None:
 
 
 def test_slim_removes_only_what_is_installed() -> None:
-    """A name that no longer is would be a package nobody looks at any more."""
+    """A name that no longer is would be a package that is not looked at any more."""
     (listed,) = re.findall(r"^unused=\((.*?)^\)", (ROOT / "builder/slim.sh").read_text(), re.MULTILINE | re.DOTALL)
     pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements/worker.txt").read_text(), re.MULTILINE))
 

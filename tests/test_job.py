@@ -91,7 +91,7 @@ async def test_answer_is_one_dict(platform: FakePlatform) -> None:
 
 @pytest.mark.parametrize("job_input", [{"openai_route": "/v1/models"}, {"route": "/models", "method": "GET"}])
 async def test_models(platform: FakePlatform, job_input: Json) -> None:
-    """RunPod tells no method; whoever tells one may."""
+    """RunPod tells no method; a job may."""
     with fake_worker() as worker:
         result = await platform.run(worker.api, job_input)
 
@@ -203,7 +203,7 @@ async def test_error_within_a_stream_is_an_event(platform: FakePlatform) -> None
     assert "Traceback" not in str(platform.result)
 
 
-async def test_what_nobody_foresaw_leaves_no_traceback(platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unexpected_error_leaves_no_traceback(platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK would send it to the client."""
     with fake_worker() as worker:
         monkeypatch.setattr(worker.api, "call", None)

@@ -188,7 +188,7 @@ def file_of(name: str) -> str:
 
 
 def test_environment_has_one_reader() -> None:
-    """Who else would look there has settings nobody documents. A worker is given its environment."""
+    """A module that reads it elsewhere has settings that are not documented. A worker is given its environment."""
     readers = {
         name_of(path)
         for path in [*WORKER, *GATEWAY]

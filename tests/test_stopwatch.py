@@ -23,7 +23,7 @@ def test_process_began_before_this_test() -> None:
     assert 0 < time.monotonic() - process_started() < 24 * 3600
 
 
-def test_process_began_now_where_nobody_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_process_began_now_where_its_start_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A start is then timed from where the worker's own code begins."""
     monkeypatch.setattr(stopwatch, "STAT", tmp_path / "stat")
 

@@ -200,7 +200,7 @@ async def test_answer_under_a_schema_is_cut_off(fields: dict[str, Any], text: st
 
 
 async def test_answer_that_breaks_its_schema_is_an_error() -> None:
-    """It ends with that sequence; others, and those who come later, are answered."""
+    """It ends with that sequence; others, and later ones, are answered."""
     with fake_worker(ANSWERS_JSON) as worker:
         wrong, right = await asyncio.gather(
             worker.chat("Wrong", **UNDER_SCHEMA), worker.chat("Hi", **UNDER_SCHEMA), return_exceptions=True

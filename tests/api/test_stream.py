@@ -125,7 +125,7 @@ async def test_reader_that_stops_frees_its_slot() -> None:
 
 
 async def test_engine_that_stops_ends_the_stream() -> None:
-    """Whoever still reads is told that the worker is stopping."""
+    """A client that still reads is told that the worker is stopping."""
     with fake_worker(num_cells=1_000_000) as worker:
         items = aiter(await worker.stream_chat("endless"))
         await anext(items)

@@ -22,7 +22,7 @@ def row(answers: list[Answer], workload: str = "equal", concurrency: int = 1, se
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 3), (0.95, 4), (1.0, 4)])
 def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
-    """No mean of two, which nobody has seen."""
+    """No mean of two, which was not measured."""
     assert percentile([4, 1, 3, 2], share) == value
 
 

@@ -254,7 +254,7 @@ def test_a_broken_template_stops_who_asked_for_it() -> None:
     ("source", "words"), [(None, "no chat template"), ("", "no chat template"), ("{{", "cannot be")]
 )
 def test_a_model_without_a_usable_template_still_loads(source: str | None, words: str) -> None:
-    """Completions need none; those who chat are told why not."""
+    """Completions need none; a chat is told why not."""
     find = model_template(source, bos_token="", eos_token="")
 
     with pytest.raises(TemplateError, match=words):

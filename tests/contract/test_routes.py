@@ -97,7 +97,7 @@ async def test_run_and_stream(shared: Stage) -> None:
 
 
 async def test_runsync_streams_too(shared: Stage) -> None:
-    """A stream that nobody reads is the job's output."""
+    """A stream that is not read is the job's output."""
     job = await shared.runsync({"prompt": "hello", "stream": True, **GREEDY})
 
     events = parse_events("".join(job["output"]))

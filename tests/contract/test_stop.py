@@ -1,4 +1,4 @@
-"""The stop channel: a job that nobody waits for frees its slot, wherever it is just then, and nothing else stops.
+"""The stop channel: a job that no client waits for frees its slot, wherever it is just then, and nothing else stops.
 
 Times prove nothing on a busy machine, so these stories look at the order of events: what the worker prints (each step,
 each slot that is freed) between what happens on the platform.
@@ -98,7 +98,7 @@ async def test_queued_on_the_platform(slow: Stage) -> None:
 
 
 async def test_queued_in_the_sdk(slow: Stage) -> None:
-    """For up to 100 ms the SDK has a job that it cannot stop [SRC]. It ends by itself, and nobody hears of it."""
+    """For up to 100 ms the SDK has a job that it cannot stop [SRC]. It ends by itself, unheard."""
     job_id = await slow.run({"prompt": "hello", "max_tokens": 5})
     await slow.happens("taken", job_id=job_id)
     await slow.cancel(job_id)

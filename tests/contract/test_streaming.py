@@ -91,7 +91,7 @@ async def test_too_much_gathers(traced: Stage) -> None:
 
 
 async def test_runsync_takes_more(shared: Stage) -> None:
-    """20 MB: the same answer fits. Its one piece is too large for the stream; nobody reads that."""
+    """20 MB: the same answer fits. Its one piece is too large for the stream, which is not read."""
     job = await shared.runsync({**VERBOSE, "n": 8, "max_tokens": 1000})
 
     assert job["status"] == "COMPLETED"

@@ -99,7 +99,7 @@ async def test_from_run_to_status() -> None:
 
 
 async def test_batch_takes_what_is_there() -> None:
-    """Nobody waits for a batch to fill."""
+    """No worker waits for a batch to fill."""
     async with wire() as w:
         jobs = [await w.run() for _ in range(3)]
         status, batch = await w._call("GET", "job-take-batch/w?gpu=EMU&batch_size=8", None, "worker-key")

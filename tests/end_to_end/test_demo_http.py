@@ -120,7 +120,7 @@ async def test_more_chats_than_slots(client: openai.AsyncOpenAI, server: Server)
     await asyncio.to_thread(server.wait_until, lambda: num_open() == 0)
 
 
-async def test_whole_answer_that_nobody_waits_for(client: openai.AsyncOpenAI, server: Server) -> None:
+async def test_whole_answer_that_no_client_waits_for(client: openai.AsyncOpenAI, server: Server) -> None:
     """A connection that closes before the answer frees its slot as well."""
     asking = asyncio.create_task(ask(client, STORY, max_tokens=None, extra_body={"ignore_eos": True}))
     await asyncio.to_thread(server.wait_until, lambda: server.health()["num_running"] == 1)

@@ -187,7 +187,7 @@ def test_only_the_lane_has_work(stage: Stage) -> None:
 
 
 def test_an_aborted_sequence_is_cancelled_in_the_lane(stage: Stage) -> None:
-    """What comes all the same is dropped, whoever has the slot by then."""
+    """What comes all the same is dropped, whichever sequence has the slot by then."""
     stage.steps_to_generate(stage.add("hello"))
     second = stage.add(LONG)
     stage.step()

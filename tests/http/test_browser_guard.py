@@ -46,7 +46,7 @@ async def test_foreign_names(host: str) -> None:
     "host", ["localhost", "LOCALHOST:8001", "127.0.0.1:8001", "[::1]:8001", "api.localhost", "host.docker.internal:1"]
 )
 async def test_own_names(host: str) -> None:
-    """Addresses and names that nobody can point here."""
+    """Addresses and names that cannot be made to point here."""
     assert await status_of({}, {"host": host}) == 200
 
 

@@ -232,7 +232,7 @@ async def test_key_is_asked_for_before_anything_is_told() -> None:
 
 
 async def test_busy() -> None:
-    """Whoever finds no place in the queue is asked to come again."""
+    """A request that finds no place in the queue is asked to come again."""
     with fake_worker(held=True, num_slots=1, max_queue=1) as worker:
         waiting = [Caller(edge_of(worker), ENDLESS).start() for _ in range(2)]
         await eventually(lambda: len(worker.runner.samplers) == 2)
@@ -380,7 +380,7 @@ async def test_server_that_cancels_its_request(stream: bool) -> None:
 
 
 async def test_request_cancelled_as_its_stream_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stream is there, nobody has it yet, and the request is over: its slot is free, too."""
+    """The stream is there, not yet taken, and the request is over: its slot is free, too."""
     with fake_worker(held=True) as worker:
         answer = worker.api.call
 

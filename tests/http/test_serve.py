@@ -36,7 +36,7 @@ def test_the_greeting_does_not_show_the_key() -> None:
 
 
 async def test_a_worker_with_a_dead_engine_ends() -> None:
-    """Nobody else would notice on a pod: a process that ends is started anew."""
+    """Nothing else would notice on a pod: a process that ends is started anew."""
     serving = asyncio.create_task(asyncio.Event().wait())
     with pytest.raises(EngineError, match="engine is dead"):
         await until_done_or_dead(cast(asyncio.Task[None], serving), cast(Engine, SimpleNamespace(is_healthy=False)))

@@ -95,7 +95,7 @@ def test_partial_file_longer_than_the_servers_starts_over(server: ModelServer, t
 
 
 def test_partial_file_of_unknown_version_starts_over(server: ModelServer, target: Path) -> None:
-    """Without a note of its version nobody knows whether the rest would fit."""
+    """Without a note of its version it is unknown whether the rest would fit."""
     leave_part(target, b"x" * HALF)
     target.with_name("model.gguf.part.etag").unlink()
     fetch(server, target, Served(MODEL))
@@ -299,7 +299,7 @@ def test_progress_is_not_logged_before(progress: Callable[[], list[str]]) -> Non
 
 
 class OnWaiting(logging.Handler):
-    """Opens the gate when the log says that somebody waits for the lock."""
+    """Opens the gate when the log says that a process waits for the lock."""
 
     def __init__(self, gate: Event) -> None:
         super().__init__()

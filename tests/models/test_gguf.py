@@ -76,7 +76,7 @@ def test_tensors_of_many_dimensions_are_refused(tmp_path: Path) -> None:
 
 
 def test_future_versions_are_left_to_llama_cpp(tmp_path: Path) -> None:
-    """A version nobody knows yet is not refused here."""
+    """An unknown version is not refused here."""
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<I", 4) + b"whatever")
     check_gguf(path)

@@ -1,4 +1,4 @@
-"""What happened, in order; and the bell that wakes whoever waits for something to happen.
+"""What happened, in order; and the bell that wakes the tasks that wait for something to happen.
 
 Every change of the platform's state is an event, so "wait until" is: look again after each event.
 """

@@ -32,7 +32,7 @@ class Settings:
     ping_deadline: float = 60.0  # silent for so long, a worker counts as dead [UNK]
     lost_job_after: float | None = 30.0  # a job its worker's pings do not list for so long is lost; None: never [UNK]
     max_retries: int = 3  # of a job whose worker died or lost it; then it fails [UNK]
-    forget_stream_on_retry: bool = True  # chunks of the dead worker that nobody read yet are dropped [UNK]
+    forget_stream_on_retry: bool = True  # chunks of the dead worker that are not read yet are dropped [UNK]
 
     # Jobs.
     execution_timeout: float = 600.0  # policy.executionTimeout, 5 s to 7 days [DOC]

@@ -35,7 +35,7 @@ class WorkerApi(Calls):
 
     @call
     async def take_batch(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        """Those that are there, up to `batch_size`: nobody waits for a batch to fill."""
+        """Those that are there, up to `batch_size`: no worker waits for a batch to fill."""
         jobs = await endpoint.take(request.match_info["worker"], int(request.query["batch_size"]))
         return await self._hand_out(request, endpoint, jobs, [job.wire() for job in jobs])
 

@@ -94,7 +94,7 @@ def test_a_short_one_is_forgotten() -> None:
     assert bench.copies() == []
 
 
-def test_a_conversation_goes_on_in_place_if_nobody_runs() -> None:
+def test_a_conversation_goes_on_in_place_if_nothing_runs() -> None:
     """Wherever it lies."""
     bench = SplitBench()
     for name in "abcd":

@@ -121,7 +121,7 @@ def test_least_recently_used_slot_goes_first() -> None:
     assert text(first) == "aaaaa"
 
 
-def test_what_nobody_comes_back_for_expires() -> None:
+def test_what_is_not_continued_expires() -> None:
     """One slot at a time, the one that has waited longest, and not before its time; claimed ones never."""
     bench = UnifiedBench()
     running = bench.start("running")

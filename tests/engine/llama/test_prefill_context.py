@@ -91,7 +91,7 @@ async def answers(engine: Engine) -> list[str]:
 
 
 def test_texts_are_those_without_a_lane(tiny_model_paths: Mapping[Architecture, Path], runner: ModelRunner) -> None:
-    """Float32 and one thread: equal, whoever computed the prompt."""
+    """Float32 and one thread: equal, whichever context computed the prompt."""
     taken: list[int] = []
 
     class CountingLane(PrefillLane):

@@ -39,6 +39,6 @@ def test_drafts_are_verified_side_by_side() -> None:
     )
 
 
-def test_nobody_draws() -> None:
+def test_no_sequence_draws() -> None:
     """A step of prompts alone has no rows."""
     assert verified([], []) == ([], [])

@@ -53,7 +53,36 @@ One of these may constrain an answer; two are a 400. A constrained answer ends w
 Of a schema, keywords that cannot be enforced (`not`, `if`, `uniqueItems`, `contains`, look-around in a `pattern`,
 bounds beyond 2^53 and others) are let go, unless it has `"strict": true`: then it is a 400 that names them. What
 constrains nothing is never refused. Integers beyond 2^53 in `const` and `enum` are a 400, because they would not come
-out exactly. A constraint has 131,072 characters at most, and five seconds to be compiled.
+out exactly. A constraint has 131,072 characters at most, and five seconds to be compiled. Where a model reasons, it
+begins behind the reasoning.
+
+## Tools
+
+Whole answers and streams are made of the same events: what a client assembles from the deltas is the whole message.
+
+- `tool_choice`: `none` leaves the tools in the prompt and forbids the marker of a call; `auto` constrains nothing
+  unless a tool is `strict`, `parallel_tool_calls` is false, or `allowed_tools` leaves some out; `required`, a named
+  tool and `allowed_tools` of mode `required` hold the whole answer to calls, by the schemas of the tools, in the form
+  that the model was trained on. `functions` and `function_call` ask for the same in the older words, and are
+  answered in them.
+- With `response_format` and `auto`, the answer is either calls or of that form; other constraints beside tools that may
+  be called are a 400.
+- `finish_reason` is `tool_calls` where a call is whole and `length` where the answer ends within one. Ids are opaque;
+  the template gets those that its family knows. Arguments of calls that are not held to a schema are what the model
+  wrote, and may be wrong JSON.
+- Stop strings apply to content, logprobs are those of content: neither to reasoning nor to calls. A call that no marker
+  announces, bare JSON, counts as content for stop strings.
+- How a model writes calls is found from its chat template; `TOOL_FORMAT` overrides it. `python -m handler parse` shows
+  what becomes of a model's raw text.
+
+## Reasoning
+
+- It comes as `reasoning_content`, with `REASONING_TWICE` as `reasoning` too; all names that clients have for it are
+  understood in messages. `REASONING_FORMAT`, or a request's `reasoning_format` (`none`: keep it in the content) and
+  `include_reasoning`, say otherwise. `usage.completion_tokens_details.reasoning_tokens` counts it.
+- `reasoning_effort` and `chat_template_kwargs` go to the template; `none` switches thinking off where it knows how.
+- `reasoning_budget_tokens` (`thinking_budget_tokens`, `thinking_token_budget`; -1: no limit) closes reasoning by force,
+  behind `reasoning_budget_message`.
 """
 
 

@@ -40,8 +40,12 @@ class ToolRequest:
 
     @property
     def needs_grammar(self) -> bool:
-        """Calls are held to a grammar where one must come, and where one that may come is strict."""
-        return self.is_required or (self.choice == "auto" and any(tool.is_strict for tool in self.grammar_tools()))
+        """Calls are held to a grammar where one must come, where one that may come is strict, and where not all tools
+        or not several calls are allowed."""
+        if self.choice != "auto" or self.is_required:
+            return self.is_required
+        is_narrowed = len(self.allowed) < len(self.tools) or not (self.is_parallel or self.is_old)
+        return is_narrowed or any(tool.is_strict for tool in self.grammar_tools())
 
     def grammar_tools(self) -> list[GrammarTool]:
         """Those that may be called."""

@@ -73,7 +73,11 @@ def call_grammar(
     """
     grammar = _Grammar(format, is_in_text=not is_required)
     is_parallel = is_parallel and format.has_parallel_calls
-    body = grammar.calls(tools, is_parallel=is_parallel) if is_required else grammar.text_with_calls(tools)
+    body = (
+        grammar.calls(tools, is_parallel=is_parallel)
+        if is_required
+        else grammar.text_with_calls(tools, is_parallel=is_parallel)
+    )
     if response_schema is not None:
         body = f"({body} | {grammar.message(starts_in)} {_json(response_schema, is_strict=response_is_strict)})"
     grammar.rules.insert(0, f"start: {grammar.thinking(starts_in)} {body}")
@@ -114,12 +118,13 @@ class _Grammar:
         after = self.literal(layout.after)
         return self._rule("calls", f"{self.literal(layout.before)} {call} {more} {after}")
 
-    def text_with_calls(self, tools: Sequence[GrammarTool]) -> str:
-        """Free text in which calls may stand, each behind the marker that announces it."""
+    def text_with_calls(self, tools: Sequence[GrammarTool], *, is_parallel: bool) -> str:
+        """Free text in which calls may stand, each behind the marker that announces it; one if not in parallel."""
         if not self.announcing:
             return TEXT
-        calls = self.calls(tools, is_parallel=bool(self._layout.after))  # within one section; others have a marker each
-        return f"({self.until(self.announcing)} {calls})* free"
+        is_section = is_parallel and bool(self._layout.after)  # of several calls; others have a marker each
+        calls = self.calls(tools, is_parallel=is_section)
+        return f"({self.until(self.announcing)} {calls}){'*' if is_parallel else '?'} free"
 
     def thinking(self, starts_in: ReasoningState) -> str:
         pair = self._format.reasoning

@@ -357,3 +357,27 @@ async def test_several_choices() -> None:
     assert len(set(ids)) == 2
     begun = {choice.index for chunk in chunks for choice in chunk.choices if choice.delta.tool_calls}
     assert begun == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields"),
+    [
+        (f"Hm.\n{CALL}\n{OTHER}", {"parallel_tool_calls": False}),
+        (
+            f"Hm.\n{CALL}",
+            {
+                "tools": [*TOOLS, {"type": "function", "function": {"name": "other"}}],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "auto",
+                    "tools": [{"type": "function", "function": {"name": "other"}}],
+                },
+            },
+        ),
+    ],
+    ids=["a second call", "a tool that is not allowed"],
+)
+async def test_calls_that_may_come_and_are_not_allowed(answer: str, fields: Json) -> None:
+    """Are held off by a grammar: a fake without masks runs into it."""
+    with worker_saying(answer) as worker, pytest.raises(RequestError, match="cannot be held"):
+        await worker.chat("Hi", **{"tools": TOOLS, **fields})

@@ -1,11 +1,13 @@
 """A request's messages in one form, whatever form they came in."""
 
+import json
 from typing import Any
 
 from handler.errors import InvalidRequestError
 
 Message = dict[str, Any]
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # by which clients give reasoning back
+NEEDLESS_ESCAPES = ("\\u", "\\/")
 THINK_OPENS, THINK_CLOSES = "<think>", "</think>"
 
 
@@ -22,8 +24,24 @@ def _normalise(message: Message, i: int) -> Message:
     given = {key: value for key, value in message.items() if value is not None}
     if not given.get("tool_calls"):
         given.pop("tool_calls", None)  # templates ask whether the key is there
+    elif isinstance(given["tool_calls"], list):
+        given["tool_calls"] = [_plainly_written(call) for call in given["tool_calls"]]
     given["content"] = _text_content(given.get("content"), f"messages[{i}].content")
     return _with_reasoning(given) if given.get("role") == "assistant" else given
+
+
+def _plainly_written(call: Any) -> Any:
+    """The call with arguments whose JSON escapes nothing that it need not: what they spell is looked for as text."""
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(arguments, str) or not any(escape in arguments for escape in NEEDLESS_ESCAPES):
+        return call
+    try:
+        arguments = json.dumps(json.loads(arguments), ensure_ascii=False)
+        arguments.encode()
+    except (ValueError, RecursionError):  # no JSON, or half a character: it stays as it came
+        return call
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def _text_content(content: object, param: str) -> str:

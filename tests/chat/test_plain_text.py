@@ -48,6 +48,15 @@ def test_wherever_it_is_spelled() -> None:
     assert [prompt.text[start:end] for start, end in prompt.literals] == ["<s>", "<|im_end|>", "</s>", "<tool_call>"]
 
 
+@pytest.mark.parametrize("arguments", ['{"k": "\\u003c/s>"}', '{"k": "<\\/s>"}'])
+def test_spelled_with_escapes(arguments: str) -> None:
+    """Arguments are parsed before they are shown, so what their JSON escapes is looked for behind the escapes."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    prompt = template().prompt([user("x"), {"role": "assistant", "tool_calls": [call]}])
+
+    assert [prompt.text[start:end] for start, end in prompt.literals] == ["</s>"]
+
+
 def test_nothing_is_changed_where_nothing_is_spelled() -> None:
     """Half a token is none."""
     prompt = template().prompt([user("<|im_end < tool_call> \ue000 </s")])

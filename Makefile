@@ -24,7 +24,7 @@ test: model  ## Run all tests.
 STAGES := tests/contract tests/emulator tests/end_to_end tests/engine/llama tests/gateway/process tests/web
 
 unit: .venv/.unit-installed  ## Run the unit tests: nothing is compiled, no network, under two minutes.
-	@$(BIN)/pytest $(STAGES:%=--ignore=%) $(ARGS)
+	@$(BIN)/pytest -m "not model" $(STAGES:%=--ignore=%) $(ARGS)
 
 check: .venv/.unit-installed  ## Lint, formatting and types; changes nothing.
 	$(BIN)/ruff check

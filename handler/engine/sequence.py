@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
-from handler.engine.answer_parts import AnswerParts
+from handler.engine.answer_parts import AnswerParts, Part
 from handler.engine.cache.slot import Slot
 from handler.engine.detokenizer import Detokenizer
 from handler.engine.sampling_params import SamplingParams
@@ -146,6 +146,8 @@ class Sequence:
         self._shown_tokens = {token_id: text.encode() for text, token_id in special.items()}
         self._held_marks: deque[Mark] = deque()  # with their offset in all of the text
         self._parts = AnswerParts(params.parts, special) if params.parts else None
+        self._divided = self._parts  # until the part cannot change any more
+        self._is_searched = True  # for stop strings
         self._reasoning_end = tuple(reasoning_end)
         self._forced: deque[int] = deque()  # tokens to write instead of those that are sampled
         self._force_end_of_reasoning()
@@ -257,10 +259,13 @@ class Sequence:
             self._held_marks.append(Mark(self._text.num_decoded, token_id))
         if sampled.logprob is not None:
             self._held_logprobs.append((self._text.num_decoded, sampled.logprob))
-        if self._parts is None:
-            return self._text.feed(piece)
-        text = self._text.feed(piece, is_searched=self._parts.feed(token_id, piece))
+        if self._divided is None:
+            return self._text.feed(piece, is_searched=self._is_searched)
+        text = self._text.feed(piece, is_searched=self._divided.feed(token_id, piece))
         self._force_end_of_reasoning()
+        if self._divided.is_settled:
+            self._is_searched = self._divided.part is Part.CONTENT
+            self._divided = None
         return text
 
     def _force_end_of_reasoning(self) -> None:

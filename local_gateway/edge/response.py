@@ -112,7 +112,7 @@ class ResponseWriter:
             if shown := meter.watch(block):
                 self._is_between_events = shown.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
                 await self._write_watched(self._redactor.hide_in(shown))
-        await self._write(b"", more=False)
+        await self._write_watched(b"", more=False)
 
     async def _body(self, answer: Answer, meter: UsageMeter) -> None:
         """JSON has come whole, and its length is told. Anything else goes on as it comes."""

@@ -6,13 +6,12 @@ reply if the client is there to get it, and one record if it is known who asked.
 
 import asyncio
 import dataclasses
-import uuid
 
 from starlette.types import Receive, Scope, Send
 
 from local_gateway.accounts.auth import Principal
 from local_gateway.accounts.pricing import Estimate, Sent, estimate
-from local_gateway.accounts.usage import UsageMeter
+from local_gateway.accounts.usage import UsageMeter, new_id
 from local_gateway.edge.api_paths import ApiPath, check_method, parse_path
 from local_gateway.edge.client_request import ClientRequest, dump, other_models, read_fields, require_model
 from local_gateway.edge.disconnect import DisconnectWatch
@@ -60,7 +59,7 @@ class Exchange:
         self._live_request: LiveRequest | None = None
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
-        self._request_id = f"req_{uuid.uuid4().hex}"
+        self._request_id = f"req_{new_id()}"
         self._response = ResponseWriter(send, {"x-request-id": self._request_id}, gateway.redactor)
         self._account = RequestAccounting(self._request_id, scope["path"])
         self._forwarded = forwarded_headers(self._headers)

@@ -99,6 +99,10 @@ class Event:
         return self._chunk
 
     @property
+    def is_parsed(self) -> bool:
+        return self._is_parsed
+
+    @property
     def is_done(self) -> bool:
         """Whether it is [DONE]."""
         return len(self.raw) < MAX_DONE_BYTES and b"[DONE]" in self.raw and (self.data or b"").strip() == b"[DONE]"

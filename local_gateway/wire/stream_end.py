@@ -59,7 +59,7 @@ class StreamEnd:
         return self._is_over or (self._is_completion and bool(self._finished) and self._begun <= self._finished)
 
     def _see_choices(self, event: Event) -> None:
-        if FINISH.search(event.raw) is None and FIRST_CHOICE.search(event.raw) is not None:
+        if not event.is_parsed and FINISH.search(event.raw) is None and FIRST_CHOICE.search(event.raw) is not None:
             self._begun.add(0)
             return
         chunk = event.chunk

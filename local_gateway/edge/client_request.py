@@ -171,7 +171,8 @@ def require_model(request: ClientRequest, path: ApiPath) -> None:
 def other_models(body: Mapping[str, Any] | None) -> Iterator[str]:
     """Models that a body names beside its own: for hosted tools, or as a provider's own fallbacks."""
     for name in ("models", "tools", "plugins", "fallbacks", "fallback_models"):
-        yield from _models_in((body or {}).get(name), is_list_of_names=name not in ("tools", "plugins"))
+        if body and name in body:
+            yield from _models_in(body[name], is_list_of_names=name not in ("tools", "plugins"))
 
 
 def _models_in(value: object, *, is_list_of_names: bool, depth: int = 0) -> Iterator[str]:

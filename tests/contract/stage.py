@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,7 +180,7 @@ async def stage(
 ) -> AsyncIterator[Stage]:
     """`own` are EndpointSettings. In the end no worker is left.
 
-    Where `starts`, the story fails as soon as a worker ends by itself before it was ready, and tells what it printed.
+    Where `starts`, each worker is expected to: see expecting_starts.
     """
     own = {"requests_per_worker": 100, "idle_timeout": 1000.0, "max_workers": 1, "restart_pause": 0.1} | own
     async with Emulator(settings) as emulator, aiohttp.ClientSession() as session:
@@ -188,20 +188,27 @@ async def stage(
             "ep", EndpointSettings(command=command, env={**model.env, **(env or {})}, **own)
         )
         here = Stage(emulator, endpoint, session)
-        try:
-            async with asyncio.timeout(None) as patience:
+        async with expecting_starts(here) if starts else nullcontext():
+            yield here
 
-                def hear(event: Event) -> None:
-                    if event.name == "worker_gone" and here.failed_starts() and not patience.expired():
-                        patience.reschedule(0)  # now
 
-                emulator.log.listener = hear if starts else None
-                yield here
-        except TimeoutError:
-            assert not patience.expired(), f"a worker did not start:\n{here.printed()}"
-            raise
-        finally:
-            emulator.log.listener = None
+@asynccontextmanager
+async def expecting_starts(here: Stage) -> AsyncIterator[None]:
+    """Fails what runs within as soon as a worker ends by itself before it was ready, and tells what it printed."""
+    try:
+        async with asyncio.timeout(None) as patience:
+
+            def hear(event: Event) -> None:
+                if event.name == "worker_gone" and here.failed_starts() and not patience.expired():
+                    patience.reschedule(0)  # now
+
+            here.log.listener = hear
+            yield
+    except TimeoutError:
+        assert not patience.expired(), f"a worker did not start:\n{here.printed()}"
+        raise
+    finally:
+        here.log.listener = None
 
 
 def content(events: str) -> str:

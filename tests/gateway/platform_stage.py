@@ -9,7 +9,7 @@ from typing import Any, Literal
 import aiohttp
 from openai import AsyncOpenAI
 
-from tests.contract.stage import ODD_WORKER, SETTINGS, Model, Stage
+from tests.contract.stage import ODD_WORKER, SETTINGS, Model, Stage, expecting_starts
 from tests.gateway.gateway_process import GatewayProcess, running
 from tests.gateway.targets.on_socket import FakeOpenAI
 from tests.runpod_emulator import Clock, Emulator, EndpointSettings, Settings
@@ -79,8 +79,9 @@ async def platform(
     async with Emulator(settings, clock=clock) as emulator, FakeOpenAI() as other, aiohttp.ClientSession() as session:
         endpoint = emulator.add_endpoint("ep", endpoint_settings)
         config = {"models": models(emulator, kind, other), "timeouts": TIMEOUTS, "retry": {**RETRY, **(retry or {})}}
-        async with running(folder, config) as gateway:
-            yield Platform(Stage(emulator, endpoint, session), gateway, other, session)
+        here = Stage(emulator, endpoint, session)
+        async with running(folder, config) as gateway, expecting_starts(here):
+            yield Platform(here, gateway, other, session)
 
 
 def models(emulator: Emulator, kind: Kind, other: FakeOpenAI) -> dict[str, Any]:

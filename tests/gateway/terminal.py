@@ -62,11 +62,18 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    async def until(self, text: str) -> None:
-        """Returns when this has been written, after what the last call waited for. Colours do not count."""
+    async def until(self, text: str, unless: str = "") -> None:
+        """Returns when this has been written, after what the last call waited for. Colours do not count.
+
+        Fails at once where `unless` is written first, or the program has ended.
+        """
         deadline = time.monotonic() + PATIENCE
+        has_ended = False
         while (found := self.read().find(text, self._num_seen)) < 0:
+            is_hopeless = has_ended or (unless and self.output.find(unless, self._num_seen) >= 0)
+            assert not is_hopeless, f"{text!r} will not come:\n{self.output}"
             assert time.monotonic() < deadline, f"{text!r} did not come:\n{self.output}"
+            has_ended = self.process.poll() is not None  # and is read once more
             await asyncio.sleep(0.01)
         self._num_seen = found + len(text)
 

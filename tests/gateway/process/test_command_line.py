@@ -86,7 +86,7 @@ async def worker_pid(gateway: Terminal) -> int:
 async def test_ctrl_c_ends_gateway_and_worker(gateway: Terminal) -> None:
     """In good order: exit status 0, no traceback, no process left."""
     pid = await worker_pid(gateway)
-    await gateway.until(": ready")
+    await gateway.until(": ready", unless="it ended with")
     assert is_running(pid)
 
     gateway.type(CTRL_C)
@@ -111,7 +111,7 @@ async def test_ctrl_c_while_the_worker_starts(gateway: Terminal) -> None:
 async def test_a_gateway_that_is_killed_leaves_no_worker(gateway: Terminal) -> None:
     """kill -9, or a machine that is out of memory."""
     pid = await worker_pid(gateway)
-    await gateway.until(": ready")
+    await gateway.until(": ready", unless="it ended with")
 
     gateway.process.kill()
 

@@ -100,7 +100,7 @@ async def test_stream_equals_whole(client: openai.AsyncOpenAI) -> None:
     fields: Json = {"messages": QUESTION, "tools": [WEATHER, NOT_STRICT], "tool_choice": "required", "seed": 1}
     whole = await ask(client, **fields)
     state = ChatCompletionStreamState(input_tools=[WEATHER])
-    async for chunk in await client.chat.completions.create(**fields, stream=True):
+    async for chunk in await client.chat.completions.create(**ASKED, **fields, stream=True):
         state.handle_chunk(chunk)
     streamed = state.get_final_completion()
 

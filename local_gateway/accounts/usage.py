@@ -1,6 +1,6 @@
 """What a request used: the counts, the record that is kept of it, and the meter that reads them off an answer."""
 
-import random
+import os
 import re
 from dataclasses import dataclass, field
 from math import ceil
@@ -41,8 +41,8 @@ class Usage(NamedTuple):
 
 
 def new_id() -> str:
-    """32 hexadecimal digits, different each time and in each process. No secret: it needs no call into the system."""
-    return f"{random.getrandbits(128):032x}"
+    """32 hexadecimal digits, different each time and in each process, and not to be guessed from earlier ones."""
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,12 @@ A client of the gateway like any other: it knows the OpenAI API and nothing of t
 """
 
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import httpx2  # what openai raises when a connection breaks off within a stream
@@ -226,12 +227,14 @@ class _Terminal:
 
     def _ask(self, question: str) -> None:
         self._console.print()
-        with self._console.status(f"[dim]waiting for {escape(self._chat.model)}[/]") as status:
+        waiting = self._console.status(f"[dim]waiting for {escape(self._chat.model)}[/]")
+        with _Interrupt() as interrupt, waiting as status:
 
             def write(text: str) -> None:
                 if text:
                     status.stop()
                     _write(text)
+                interrupt.check()
 
             try:
                 figures = self._chat.answer(question, write)
@@ -244,6 +247,28 @@ class _Terminal:
 
     def _complain(self, text: str) -> None:
         self._console.print(f"{text}\n", style="red", markup=False)
+
+
+class _Interrupt:
+    """Ctrl-C while an answer comes. Remembered, because an interrupt can get lost: compiled code that parses a chunk
+    may drop the exception, and the next read would then wait for ever."""
+
+    def __enter__(self) -> Self:
+        self._is_asked = False
+        self._previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if there was one."""
+        if self._is_asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
+        raise KeyboardInterrupt
 
 
 def _line_reader(models: list[str]) -> Callable[[str], str]:

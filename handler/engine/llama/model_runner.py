@@ -1,5 +1,7 @@
 """The model on its device: llama.cpp's low-level API through llama-cpp-python, whose calls release the GIL."""
 
+import logging
+
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
@@ -21,7 +23,9 @@ from handler.engine.speculative.verification import verify
 from handler.engine.step_times import StepTimes
 from handler.engine.structured.step_masks import StepMasks
 from handler.engine.structured.token_mask import TokenMask
-from handler.errors import CacheFullError, DecodeError, InvalidRequestError
+from handler.errors import CacheFullError, DecodeError, InvalidRequestError, ModelError
+
+log = logging.getLogger(__name__)
 
 
 class ModelRunner:
@@ -64,13 +68,15 @@ class ModelRunner:
         self.memory.clear(0)
 
     def open_prefill_context(self) -> LlamaPrefillContext | None:
-        """A second context for prompts, as planned; None where the plan has none, or the cache became a unified one.
-
-        Raises ModelError.
-        """
+        """A second context for prompts, as planned; None where the plan has none, the cache became a unified one, or
+        llama.cpp has no room for it, which the log says: the worker then computes prompts with the answers."""
         if self._plan.prefill is None or self._cache.is_unified:
             return None
-        return LlamaPrefillContext(self._model, self._plan, self._plan.prefill, self._cache)
+        try:
+            return LlamaPrefillContext(self._model, self._plan, self._plan.prefill, self._cache)
+        except ModelError as error:
+            log.warning("%s Prompts are computed with the answers.", error)
+            return None
 
     def chat_template(self) -> str | None:
         """The template stored in the GGUF."""

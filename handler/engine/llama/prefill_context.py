@@ -42,7 +42,7 @@ class LlamaPrefillContext:
         self._context: Pointer = llama.llama_init_from_model(model.pointer, params)
         if not self._context:
             reason = llama_log.last_error or "it does not say why"
-            raise ModelError(f"llama.cpp cannot make a context for prompts: {reason}")
+            raise ModelError(f"llama.cpp cannot make a context for prompts: {reason}.")
         self._memory = llama.llama_get_memory(self._context)
         self._buffer = BatchBuffer(prefill.part_tokens)
 

@@ -77,6 +77,17 @@ def test_a_state_for_another_number_of_streams_is_refused(runner: ModelRunner) -
         assert not runner.memory.restore(1, prompts.state(0))
 
 
+def test_no_room_for_a_second_context(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker starts all the same, and the log says what it does without."""
+    monkeypatch.setattr(llama, "llama_init_from_model", lambda *_: None)
+
+    with closing(runner):
+        assert runner.open_prefill_context() is None
+    assert "Prompts are computed with the answers." in caplog.text
+
+
 async def answers(engine: Engine) -> list[str]:
     """Of prompts that come while others generate."""
     texts = [""] * len(PROMPTS)

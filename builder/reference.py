@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "max_queue": "Waiting sequences",
         "prefill_context": "Prompts beside answers",
         "prefill_part": "Prompt tokens beside answers",
+        "prefill_gap": "Gaps beside prompts",
         "n_batch": "Tokens per step",
         "n_ubatch": "Tokens at once within a step",
         "prefill_chunk": "Prompt tokens per step",

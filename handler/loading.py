@@ -11,7 +11,8 @@ from handler.engine.llama.memory_info import free_gpu_bytes
 from handler.engine.llama.model import LLAMA_VERSION, LlamaModel, start_llama, supports_gpu
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.prefill_context import LlamaPrefillContext
-from handler.engine.plan import EnginePlan, Machine, offload, plan
+from handler.engine.part_size import FixedPartSize, PartSize
+from handler.engine.plan import EnginePlan, Machine, PrefillPlan, offload, plan
 from handler.engine.prefill_lane import PrefillLane
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import Speculation
@@ -97,5 +98,11 @@ def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:
         max_queue=max_queue,
         schemas=GrammarCompiler(runner.vocabulary),
         speculation=Speculation(PromptLookup(), drafts) if drafts else None,
-        lane=PrefillLane(prefill_context) if prefill_context else None,
+        lane=_lane(prefill_context, engine_plan.prefill) if prefill_context and engine_plan.prefill else None,
     )
+
+
+def _lane(prefill_context: LlamaPrefillContext, prefill: PrefillPlan) -> PrefillLane:
+    if prefill.part_tokens:
+        return PrefillLane(prefill_context, FixedPartSize(prefill.part_tokens))
+    return PrefillLane(prefill_context, PartSize(prefill.max_gap, most=prefill.max_part))

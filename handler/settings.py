@@ -115,10 +115,17 @@ class Settings(BaseModel):
         "auto: on a GPU, where each sequence has cells of its own.",
     )
     prefill_part: int = Field(
-        128,
-        ge=16,
-        description="Prompt tokens the second context computes at once: more are faster in all, fewer disturb the "
-        "running answers less.",
+        0,
+        ge=0,
+        description="Prompt tokens the second context computes at once beside running answers: more are faster in all, "
+        "fewer disturb the answers less. 0: as many as PREFILL_GAP allows, by the steps' measured times.",
+    )
+    prefill_gap: float = Field(
+        1.8,
+        gt=1,
+        le=10,
+        description="How long a step may take beside a part of a prompt, as a multiple of a quiet one; one in ten may "
+        "take longer. Less is steadier, more is faster in all.",
     )
     max_num_seqs: int = Field(
         0,

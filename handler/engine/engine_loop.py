@@ -141,6 +141,7 @@ class EngineLoop:
             self._num_failures, self._drafts_fit = 0, True
             self._speculation.learn(batch, sampled)
             outputs = self._scheduler.postprocess(batch, sampled)
+        self._lane.end_step()
         self._queue(outputs)
         self.times.lap("postprocess")
 

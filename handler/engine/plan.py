@@ -25,7 +25,8 @@ MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step 
 
 NUM_SEQS = 16
 NUM_SEQS_ON_GPU = (64, 48, 32, 24)  # where each has cells of its own: the most that fit
-NUM_PREFILL_STREAMS = 2  # prompts in progress beside running sequences: a long one, and a short one that passes it
+NUM_PREFILL_LENGTHS = 2  # of the longest prompt, which the context for prompts has room for: others pass a long one
+NUM_PREFILL_STREAMS = 32  # prompts in progress there at once
 
 
 class Machine(NamedTuple):
@@ -70,9 +71,12 @@ class ContextParams:
 class PrefillPlan(NamedTuple):
     """A context for prompts beside the one that decodes."""
 
-    num_streams: int
-    part_tokens: int
+    num_streams: int  # prompts in progress
+    num_cells: int  # tokens of all of them
     max_tokens: int  # of a prompt
+    max_part: int  # tokens computed at once while nothing generates
+    part_tokens: int  # of a part beside running sequences; 0: as many as the goal for gaps allows
+    max_gap: float  # the goal: a step beside a part, in quiet steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +143,23 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
         num_slots=_num_slots(max_num_seqs),
         max_model_len=settings.max_model_len,
         sampler_threads=settings.sampler_threads or min(machine.num_cores, MAX_SAMPLER_THREADS),
-        prefill=_prefill(settings, cache, on_gpu=on_gpu),
+        prefill=_prefill(settings, cache, n_ubatch, on_gpu=on_gpu),
     )
 
 
-def _prefill(settings: Settings, cache: CacheSize, *, on_gpu: bool) -> PrefillPlan | None:
+def _prefill(settings: Settings, cache: CacheSize, n_ubatch: int, *, on_gpu: bool) -> PrefillPlan | None:
     """On a GPU both contexts overlap; on a CPU they would only take turns."""
     if cache.is_unified or not on_gpu or settings.prefill_context == "off":
         return None
-    return PrefillPlan(NUM_PREFILL_STREAMS, settings.prefill_part, cache.n_ctx // cache.num_slots)
+    longest = cache.n_ctx // cache.num_slots
+    return PrefillPlan(
+        NUM_PREFILL_STREAMS,
+        num_cells=NUM_PREFILL_LENGTHS * longest,
+        max_tokens=longest,
+        max_part=max(n_ubatch, settings.prefill_part),
+        part_tokens=settings.prefill_part,
+        max_gap=settings.prefill_gap,
+    )
 
 
 def _n_ubatch(settings: Settings, model: ModelFacts, n_batch: int) -> int:
@@ -188,7 +200,7 @@ def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatc
         n_ubatch=n_ubatch,
         can_quantise=settings.flash_attn != "off",
         max_num_seqs=max_num_seqs,
-        num_prefill_streams=NUM_PREFILL_STREAMS if settings.prefill_context == "auto" else 0,
+        num_prefill_lengths=NUM_PREFILL_LENGTHS if settings.prefill_context == "auto" else 0,
         kv_unified=_layout(settings),
         can_split=not model.has_states and not model.window,
     )

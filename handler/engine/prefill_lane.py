@@ -2,62 +2,51 @@
 
 A prompt in the batch of running sequences makes their step two to three times as long: its tokens are a second pass
 over the weights, and no graph is reused. A second context computes it meanwhile, the GPU overlaps both, and the keys
-and values are handed over through main memory (about 2 ms for 200 tokens, equal to the bit). This is what others call
+and values are handed over through main memory (1 to 2 ms for 200 tokens, equal to the bit). This is what others call
 disaggregated prefill, within one process and one GPU.
 
-The lane is used while others generate. Where nothing runs, a burst of prompts in one batch is faster.
+Parts are as large as the running sequences' gaps allow (part_size.py). They are as large as the context takes while
+nothing generates, and in a rush: while there are more than a quarter as many prompts as running sequences. Then more
+wait than could be disturbed, and a large part computes twice as many tokens a second.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
-from handler.engine.sequence import Sequence
+from handler.engine.part_size import FixedPartSize, PartSize
+from handler.engine.prefill_queue import Piece, Prefill, PrefillQueue
 from handler.errors import DecodeError
 
 log = logging.getLogger(__name__)
 
 MIN_TOKENS = 48  # of a prompt: fewer are computed in the running sequences' batch in less time than a hand-over takes
-
-
-class KVState(Protocol):
-    """Keys and values of a prompt, as a `Memory` restores them."""
+RUSH = 4  # running sequences for each prompt in the lane: with fewer, it is a rush
 
 
 class PrefillContext(Protocol):
-    """Computes prompts, without sampling, in a few streams of its own. Used by the lane's thread alone."""
+    """Computes prompts, without sampling, in streams of its own. Used by the lane's thread alone."""
 
     num_streams: int  # prompts that can be in progress at once
-    part_tokens: int  # computed at once: more are faster in all, fewer disturb the running sequences less
+    num_cells: int  # tokens of all of them
+    part_tokens: int  # of a part, at most
     max_tokens: int  # of a prompt
 
-    def compute(self, stream: int, start: int, token_ids: list[int]) -> None:
-        """Append one part to a stream, and wait until it is done; `start` 0 empties it first. Raises DecodeError."""
+    def compute(self, pieces: list[Piece]) -> None:
+        """Append each piece to its stream, and wait until all are done; `start` 0 empties a stream first.
+
+        Raises DecodeError; then none of these streams can be continued.
+        """
         ...
 
-    def state(self, stream: int) -> KVState:
-        """A copy of what the stream holds."""
+    def state(self, stream: int) -> object:
+        """A copy of what the stream holds, as a `Memory` restores it. Raises DecodeError."""
         ...
 
     def close(self) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class Prefill:
-    """One prompt on its way through the lane: all of its tokens but the last, whose logits give the first token."""
-
-    sequence: Sequence
-    token_ids: list[int]
-    num_computed: int = 0
-    state: KVState | None = None  # None until it is finished, and for ever if it failed
-    is_cancelled: bool = False  # set by the engine thread; the lane looks between two parts
-
-    @property
-    def num_left(self) -> int:
-        return len(self.token_ids) - self.num_computed
 
 
 class NoPrefillLane:
@@ -75,18 +64,42 @@ class NoPrefillLane:
     def take_finished(self) -> list[Prefill]:
         return []
 
+    def begin_step(self, num_generating: int, num_rows: int | None) -> None:
+        """Steps need not be measured."""
+
+    def end_step(self) -> None:
+        """Steps need not be measured."""
+
     def close(self) -> None:
         """There is no thread to end."""
 
 
-@dataclass
 class PrefillLane:
     """Owns the prefill context and its thread. Its other methods are the engine thread's."""
 
-    context: PrefillContext
-    _submitted: SimpleQueue[Prefill | None] = field(default_factory=SimpleQueue)  # None: close
-    _finished: SimpleQueue[Prefill] = field(default_factory=SimpleQueue)
-    _thread: threading.Thread | None = None
+    def __init__(
+        self,
+        context: PrefillContext,
+        sizes: PartSize | FixedPartSize,
+        clock: Callable[[], float] = time.perf_counter,  # seconds
+    ) -> None:
+        self.context = context
+        self._sizes = sizes
+        self._clock = clock
+        self._submitted: SimpleQueue[Prefill | None] = SimpleQueue()  # None: close
+        self._finished: SimpleQueue[Prefill] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        # Written by the engine thread, read by the lane's
+        self._num_generating = 0
+        self._part_tokens = context.part_tokens
+        # The other way round
+        self._num_parts = 0  # begun so far
+        self._is_computing = False
+        # The engine thread's: the step that runs
+        self._num_rows: int | None = None
+        self._was_quiet = True
+        self._parts_before = 0
+        self._began = 0.0
 
     def start(self, wake: Callable[[], None]) -> None:
         """`wake` is called by the lane's thread when a prompt is finished."""
@@ -107,6 +120,21 @@ class PrefillLane:
             finished.append(self._finished.get())
         return finished
 
+    def begin_step(self, num_generating: int, num_rows: int | None) -> None:
+        """The engine's next step computes a token for so many sequences, in so many rows; None: prompts are in it,
+        so its time says nothing."""
+        self._num_generating = num_generating
+        if num_rows is not None:
+            self._part_tokens = self._sizes.tokens(num_rows)
+        self._num_rows, self._parts_before, self._began = num_rows, self._num_parts, self._clock()
+        self._was_quiet = not self._is_computing
+
+    def end_step(self) -> None:
+        if self._num_rows is not None:
+            is_quiet = self._was_quiet and self._num_parts == self._parts_before
+            self._sizes.note(self._num_rows, self._clock() - self._began, is_quiet=is_quiet)
+        self._num_rows = None
+
     def close(self) -> None:
         """End the thread after the current part, and free the context."""
         if self._thread is not None:
@@ -117,40 +145,43 @@ class PrefillLane:
     # The lane's thread
 
     def _run(self, wake: Callable[[], None]) -> None:
-        waiting: list[Prefill] = []
-        streams: dict[int, Prefill] = {}  # by stream, oldest first
-        takes_oldest = True
+        queue = PrefillQueue(self.context.num_streams, self.context.num_cells)
         while True:
-            while not self._submitted.empty() or not (waiting or streams):
+            while not self._submitted.empty() or not len(queue):
                 if (submitted := self._submitted.get()) is None:
                     return
-                waiting.append(submitted)
-            streams = {stream: prefill for stream, prefill in streams.items() if not prefill.is_cancelled}
-            waiting = [prefill for prefill in waiting if not prefill.is_cancelled]
-            for stream in range(self.context.num_streams):
-                if waiting and stream not in streams:
-                    streams[stream] = waiting.pop(0)
-            if not streams:
+                queue.add(submitted)
+            queue.remove_cancelled()
+            pieces = queue.next_part(self._size(len(queue)))
+            if not pieces:
                 continue
-            # In turns the oldest one and the one with the least left: short prompts pass long ones, which still end.
-            by_turn = next(iter(streams)) if takes_oldest else min(streams, key=lambda each: streams[each].num_left)
-            takes_oldest = not takes_oldest
-            if self._advance(by_turn, streams[by_turn]):
-                self._finished.put(streams.pop(by_turn))
+            self._num_parts += 1
+            self._is_computing = True
+            over = self._compute(pieces)
+            self._is_computing = False
+            for prefill in over:
+                queue.remove(prefill)
+                self._finished.put(prefill)
                 wake()
 
-    def _advance(self, stream: int, prefill: Prefill) -> bool:
-        """Compute a part; whether it was the last one."""
-        start = prefill.num_computed
-        part = prefill.token_ids[start : start + self.context.part_tokens]
+    def _size(self, num_prompts: int) -> int:
+        is_rush = num_prompts * RUSH > self._num_generating
+        return self.context.part_tokens if is_rush else self._part_tokens
+
+    def _compute(self, pieces: list[Piece]) -> list[Prefill]:
+        """Compute a part; return the prompts that are over, with their states, or without one where it failed."""
+        over = []
         try:
-            self.context.compute(stream, start, part)
-            prefill.num_computed += len(part)
-            if prefill.num_left:
-                return False
-            prefill.state = self.context.state(stream)
+            self.context.compute(pieces)
+            for prefill, stream, _, token_ids in pieces:
+                prefill.num_computed += len(token_ids)
+                if not prefill.num_left:
+                    prefill.state = self.context.state(stream)
+                    over.append(prefill)
         except DecodeError as error:
-            log.error("A prompt of %d tokens is computed with the others: %s", len(prefill.token_ids), error)
+            log.error("%d prompts are computed with the others: %s", len(pieces), error)
         except Exception:  # without this thread every further prompt would wait for ever
-            log.exception("A prompt of %d tokens is computed with the others.", len(prefill.token_ids))
-        return True
+            log.exception("%d prompts are computed with the others.", len(pieces))
+        else:
+            return over
+        return [piece.prefill for piece in pieces]

@@ -14,7 +14,8 @@ cache is full all the same, the youngest running sequence is preempted: it gives
 so far become its prompt.
 
 Prefill beside decode. Where there is a lane for it (prefill_lane.py), a new prompt is computed there while others
-generate, and joins them when its keys and values are handed over. Its slot is claimed meanwhile.
+generate, and joins them when its keys and values are handed over. Its slot is claimed meanwhile. So are new prompts of
+different lengths while nothing generates: the lane packs them, where a batch would be cut into parts of equal length.
 
 Shared prefill. A sequence whose prompt begins like one that is being prefilled waits for it, and is passed meanwhile by
 others. So many requests with one system prompt compute it once.
@@ -30,7 +31,8 @@ from dataclasses import dataclass
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.cache.kv_cache import KVCache
 from handler.engine.cache.slot import Match, common_prefix_length
-from handler.engine.prefill_lane import NoPrefillLane, Prefill, PrefillLane
+from handler.engine.prefill_lane import NoPrefillLane, PrefillLane
+from handler.engine.prefill_queue import Prefill
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError, RequestError
 
@@ -83,9 +85,10 @@ class Scheduler:
 
         # 1. One token for each generating sequence, unless all of them are held for the rest of their burst.
         generating = [sequence for sequence in self.running if sequence.num_pending_tokens == 1]
-        others_come = bool(self.waiting) or len(generating) + len(self._in_lane) < len(self.running)
+        others_come = bool(self.waiting) or len(generating) < len(self.running)
         have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
-        are_held = others_come and not have_begun and self._num_burst_tokens < limits.max_burst_tokens
+        is_burst = others_come and not have_begun and not self._in_lane
+        are_held = is_burst and self._num_burst_tokens < limits.max_burst_tokens
         if not are_held:
             self._num_burst_tokens = 0
             for sequence in generating:
@@ -96,7 +99,7 @@ class Scheduler:
             if (next_one := self._first_ready()) is None or not self._admit(*next_one):
                 break
 
-        # 3. While others generate, prompts of which nothing is cached go to the prefill lane.
+        # 3. Prompts of which nothing is cached go to the prefill lane, if that is faster or disturbs less.
         self._fill_lane(others_generate=have_begun)
 
         # 4. Prefill with what is left of the batch. Half of it goes to the oldest sequence, the rest to those with the
@@ -123,8 +126,11 @@ class Scheduler:
             for sequence in generating:
                 self._give_tokens(batch, sequence, 1)
 
+        is_pure = all(item.num_rows == 1 for item in batch.items)
         if batch.items:
             batch.padding_slots = self.cache.arrange(batch.items)
+        num_rows = len(batch.items) + len(batch.padding_slots)
+        self._lane.begin_step(0 if are_held else len(generating), num_rows if num_rows and is_pure else None)
         assert batch.items or self._in_lane or not self.has_work, "there is work, but nothing was scheduled"
         return batch
 
@@ -187,13 +193,20 @@ class Scheduler:
             self._preempt(youngest)
 
     def _fill_lane(self, *, others_generate: bool) -> None:
-        """Send what the lane takes: new prompts, whole."""
-        for sequence in self.running if others_generate else ():
-            num_tokens = sequence.num_tokens - 1
-            is_new = not (sequence in self._in_lane or sequence in self._refused or sequence.num_computed_tokens)
-            if is_new and self._lane.takes(num_tokens):
-                prefill = self._in_lane[sequence] = Prefill(sequence, sequence.token_ids[:num_tokens])
+        """Send what the lane takes: new prompts, whole.
+
+        While nothing generates, prompts of one length stay here: llama.cpp computes them as one part, and nothing need
+        be handed over.
+        """
+        new = [sequence for sequence in self.running if self._is_for_lane(sequence)]
+        if others_generate or self._in_lane or len({sequence.num_tokens for sequence in new}) > 1:
+            for sequence in new:
+                prefill = self._in_lane[sequence] = Prefill(sequence, sequence.token_ids[:-1])
                 self._lane.submit(prefill)
+
+    def _is_for_lane(self, sequence: Sequence) -> bool:
+        is_new = not (sequence in self._in_lane or sequence in self._refused or sequence.num_computed_tokens)
+        return is_new and self._lane.takes(sequence.num_tokens - 1)
 
     def _take_from_lane(self) -> None:
         """Let sequences join the others whose prompts are computed; one that failed is computed here."""

@@ -8,7 +8,9 @@ from queue import SimpleQueue
 import pytest
 
 from handler.engine.cache.split_cache import SplitCache
-from handler.engine.prefill_lane import MIN_TOKENS, NoPrefillLane, Prefill, PrefillLane
+from handler.engine.part_size import FixedPartSize
+from handler.engine.prefill_lane import MIN_TOKENS, NoPrefillLane, PrefillLane
+from handler.engine.prefill_queue import Piece, Prefill
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
 from handler.engine.sequence import Sequence
@@ -21,34 +23,38 @@ LONG, SHORT = "l" * 10 * PART, "s" * 2 * PART
 
 
 class FakeContext:
-    """Its states are the tokens themselves. `computed` has the first token and the length of each part, in order."""
+    """Its states are the tokens themselves. `computed` has the first token and the length of each piece, by part."""
 
-    num_streams = 2
+    num_streams = 4
+    num_cells = 2000
     part_tokens = PART
     max_tokens = 1000
 
     def __init__(self) -> None:
-        self.computed: list[tuple[str, int]] = []
+        self.computed: list[list[tuple[str, int]]] = []
         self.fails = False
         self.is_closed = False
         self.permits = threading.Semaphore(1_000_000)
         self.begun: SimpleQueue[None] = SimpleQueue()
         self._streams: dict[int, list[int]] = {}
 
-    def compute(self, stream: int, start: int, token_ids: list[int]) -> None:
+    def compute(self, pieces: list[Piece]) -> None:
         self.begun.put(None)
         assert self.permits.acquire(timeout=TIMEOUT), "no permit came"
         if self.fails:
             raise DecodeError("It is broken.")
-        held = self._streams.setdefault(stream, [])
-        if start == 0:
-            held.clear()
-        assert start == len(held), "a gap in the positions, or a position twice"
-        held += token_ids
-        self.computed.append((chr(token_ids[0]), len(token_ids)))
+        assert sum(len(piece.token_ids) for piece in pieces) <= self.part_tokens
+        for _, stream, start, token_ids in pieces:
+            held = self._streams.setdefault(stream, [])
+            if start == 0:
+                held.clear()
+            assert start == len(held), "a gap in the positions, or a position twice"
+            held += token_ids
+        assert sum(map(len, self._streams.values())) <= self.num_cells
+        self.computed.append([(chr(piece.token_ids[0]), len(piece.token_ids)) for piece in pieces])
 
     def state(self, stream: int) -> list[int]:
-        return list(self._streams[stream])
+        return self._streams.pop(stream)
 
     def close(self) -> None:
         assert not self.is_closed, "closed twice"
@@ -134,13 +140,25 @@ def test_a_prompt_goes_to_the_lane_while_others_generate(stage: Stage) -> None:
     assert answer(second) == stage.runner.answer(LONG, 5)
 
 
-def test_the_first_prompts_are_computed_together(stage: Stage) -> None:
-    """Nothing generates yet that they could disturb, and one batch of them is faster."""
+def test_first_prompts_of_one_length_are_computed_together(stage: Stage) -> None:
+    """Nothing generates yet that they could disturb, and they are one part."""
     stage.add(LONG)
-    stage.add(SHORT)
+    stage.add(LONG.upper())
     stage.step()
 
     assert stage.lane.submitted == []
+
+
+def test_a_rush_of_different_prompts_goes_to_the_lane(stage: Stage) -> None:
+    """The first to be finished answers while the others are computed."""
+    long, short = stage.add(LONG), stage.add(SHORT)
+    assert stage.step() == []
+    stage.lane.finish(1)
+
+    assert [stage.step(), stage.step()] == [[short], [short]]
+    stage.lane.finish(0)
+    stage.steps_to_generate(long)
+    assert answer(long) == stage.runner.answer(LONG, long.num_completion_tokens)
 
 
 def test_a_short_prompt_stays_with_the_others(stage: Stage) -> None:
@@ -212,7 +230,7 @@ def context() -> FakeContext:
 
 @pytest.fixture
 def lane(context: FakeContext) -> Iterator[PrefillLane]:
-    with closing(PrefillLane(context)) as lane:
+    with closing(PrefillLane(context, FixedPartSize(PART))) as lane:
         yield lane
     assert context.is_closed
 
@@ -239,7 +257,7 @@ class Waker:
 
 
 def test_a_short_prompt_passes_a_long_one(lane: PrefillLane, context: FakeContext) -> None:
-    """Parts are computed in turns, so that neither waits for the other to end."""
+    """The one that has less left goes first."""
     waker = Waker()
     long, short = prefill_of(LONG), prefill_of(SHORT)
     context.permits = threading.Semaphore(0)
@@ -280,7 +298,7 @@ def test_a_cancelled_prompt_is_not_computed_on(lane: PrefillLane, context: FakeC
     context.permits.release(1000)
 
     assert waker.wait(lane, 1) == [short]
-    assert [name for name, _ in context.computed].count("l") == 1
+    assert [piece for part in context.computed for piece in part].count(("l", PART)) == 1
 
 
 def test_a_failure_is_told(lane: PrefillLane, context: FakeContext) -> None:
@@ -300,7 +318,7 @@ def test_a_failure_is_told(lane: PrefillLane, context: FakeContext) -> None:
 async def test_an_engine_with_a_lane(context: FakeContext) -> None:
     """Texts are those of an engine without one, also of prompts that come when nothing else runs any more."""
     runner = FakeRunner(kind="split", num_slots=6, num_cells=6 * 500, max_model_len=500)
-    engine = create_engine(runner, Limits(4, 64, 16), lane=PrefillLane(context))
+    engine = create_engine(runner, Limits(4, 64, 16), lane=PrefillLane(context, FixedPartSize(PART)))
     try:
         generations = []
         for number in range(12):
@@ -311,3 +329,38 @@ async def test_an_engine_with_a_lane(context: FakeContext) -> None:
             assert output.text == runner.answer(prompt, 5 + number)
     finally:
         engine.close()
+
+
+def test_parts_are_large_while_nothing_generates(context: FakeContext) -> None:
+    """And in a rush; beside running sequences they are as large as their gaps allow."""
+    waker = Waker()
+    with closing(PrefillLane(context, FixedPartSize(PART // 4))) as lane:
+        lane.start(waker)
+        for num_generating in (0, 4, 3):  # with one prompt in the lane, 3 are less than a quarter of it
+            lane.begin_step(num_generating, num_generating)
+            lane.submit(prefill_of("x" * PART))
+            waker.wait(lane, 1)
+            lane.end_step()
+
+    assert [[length for _, length in part] for part in context.computed] == [[PART], *[[PART // 4]] * 4, [PART]]
+
+
+def test_steps_are_quiet_if_no_part_runs_within_them(context: FakeContext) -> None:
+    """Their times teach how large parts may be."""
+    noted: list[tuple[float, bool]] = []
+
+    class Noting(FixedPartSize):
+        def note(self, num_rows: int, seconds: float, *, is_quiet: bool) -> None:
+            noted.append((seconds, is_quiet))
+
+    waker, times = Waker(), iter([0.0, 1.0, 10.0, 12.0])
+    with closing(PrefillLane(context, Noting(PART), lambda: next(times))) as lane:
+        lane.start(waker)
+        lane.begin_step(4, 4)
+        lane.end_step()
+        lane.begin_step(4, 4)
+        lane.submit(prefill_of("x" * PART))
+        waker.wait(lane, 1)
+        lane.end_step()
+
+    assert noted == [(1.0, True), (2.0, False)]

@@ -48,7 +48,7 @@ class CacheRequest(NamedTuple):
     n_ubatch: int
     can_quantise: bool  # llama.cpp needs flash attention for it
     max_num_seqs: int  # slots that there must be at least
-    num_prefill_streams: int  # sequences that a context for prompts has room for beside them
+    num_prefill_lengths: int  # longest sequences that a context for prompts has room for beside them
     kv_unified: Layout
     can_split: bool  # whether the model's memory can be copied slot by slot
 
@@ -110,7 +110,7 @@ def _num_split_cells(
     are no part of N_CTX; 0 where the cache may not be split."""
     if request.kv_unified != "auto" or not request.can_split or request.max_num_seqs < 2:
         return 0
-    fitting = int(_usable(free) / shape.cell_bytes(*types)) - request.num_prefill_streams * _padded(longest)
+    fitting = int(_usable(free) / shape.cell_bytes(*types)) - request.num_prefill_lengths * _padded(longest)
     return max(0, min(fitting, request.n_ctx or fitting))
 
 

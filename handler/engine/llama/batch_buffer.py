@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.batch import Batch, ScheduledSequence
+from handler.engine.prefill_queue import Piece
 
 PAD = 0  # any token: its result is discarded
 
@@ -67,11 +68,15 @@ class BatchBuffer:
         self._logits[:end] = 0
         self._logits[rows] = 1
 
-    def fill_part(self, seq_id: int, start: int, token_ids: list[int]) -> None:
-        """A part of one prompt, without rows of logits."""
-        end = self.struct.n_tokens = len(token_ids)
-        self._token[:end], self._seq_id[:end], self._logits[:end] = token_ids, seq_id, 0
-        self._pos[:end] = np.arange(start, start + end)
+    def fill_pieces(self, pieces: list[Piece]) -> None:
+        """Pieces of prompts, without rows of logits."""
+        end = 0
+        for _, stream, start, token_ids in pieces:
+            begin, end = end, end + len(token_ids)
+            self._token[begin:end], self._seq_id[begin:end] = token_ids, stream
+            self._pos[begin:end] = np.arange(start, start + len(token_ids))
+        self._logits[:end] = 0
+        self.struct.n_tokens = end
 
     def fill_token(self, token_id: int) -> None:
         """A single token at the beginning of slot 0."""

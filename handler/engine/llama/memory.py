@@ -3,9 +3,8 @@
 import ctypes
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
-import numpy.typing as npt
 
+from handler.engine.llama.host_buffers import HostState
 from handler.engine.llama.model import Pointer
 from handler.engine.plan import ModelFacts
 
@@ -39,9 +38,9 @@ class ModelMemory:
             llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             llama.llama_memory_seq_rm(self._memory, target, num_tokens, -1)
 
-    def restore(self, seq_id: int, state: npt.NDArray[np.uint8]) -> bool:
-        data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        return bool(llama.llama_state_seq_set_data(self._context, data, state.size, seq_id) == state.size)
+    def restore(self, seq_id: int, state: HostState) -> bool:
+        data = state.data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return bool(llama.llama_state_seq_set_data(self._context, data, state.data.size, seq_id) == state.data.size)
 
     def truncate(self, seq_id: int, num_tokens: int) -> bool:
         return bool(llama.llama_memory_seq_rm(self._memory, seq_id, num_tokens, -1))

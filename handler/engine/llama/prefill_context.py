@@ -1,4 +1,8 @@
-"""A second context on the same weights, for prompts alone."""
+"""A second context on the same weights, for prompts alone.
+
+Its cache is a unified one, so that a part may have pieces of any prompts and any lengths: llama.cpp computes a batch of
+streams by parts of equal length, one after the other. The mask that this costs is small, since few prompts are in it.
+"""
 
 import ctypes
 import struct
@@ -11,16 +15,16 @@ import numpy.typing as npt
 from handler.engine.cache.cache_size import CacheSize
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import native_params
+from handler.engine.llama.host_buffers import HostBuffers, HostState
 from handler.engine.llama.model import LlamaModel, Pointer, llama_log
 from handler.engine.plan import EnginePlan, PrefillPlan
+from handler.engine.prefill_queue import Piece
 from handler.errors import DecodeError, ModelError
 
 # What llama_state_seq_get_data writes (llama-context.cpp, llama-kv-cache.cpp): magic, seq_id and the number of streams;
 # then for each stream the number of its cells, and their data where there are some.
 HEADER = struct.Struct("<IiI")
 COUNT_BYTES = 4
-
-State = npt.NDArray[np.uint8]
 
 
 class LlamaPrefillContext:
@@ -33,48 +37,49 @@ class LlamaPrefillContext:
     def __init__(self, model: LlamaModel, plan: EnginePlan, prefill: PrefillPlan, cache: CacheSize) -> None:
         """Raises ModelError if there is no room."""
         self.num_streams = prefill.num_streams
-        self.part_tokens = prefill.part_tokens
+        self.num_cells = prefill.num_cells
+        self.part_tokens = prefill.max_part
         self.max_tokens = prefill.max_tokens
         self._num_target_streams = cache.num_slots
-        size = cache._replace(n_ctx=prefill.num_streams * prefill.max_tokens, num_slots=prefill.num_streams)
+        size = cache._replace(n_ctx=prefill.num_cells, num_slots=prefill.num_streams, is_unified=True)
         params = native_params(plan.context, size)
-        params.n_batch = params.n_ubatch = prefill.part_tokens
+        params.n_batch = params.n_ubatch = prefill.max_part
         self._context: Pointer = llama.llama_init_from_model(model.pointer, params)
         if not self._context:
             reason = llama_log.last_error or "it does not say why"
             raise ModelError(f"llama.cpp cannot make a context for prompts: {reason}.")
         self._memory = llama.llama_get_memory(self._context)
-        self._buffer = BatchBuffer(prefill.part_tokens)
+        self._buffer = BatchBuffer(prefill.max_part)
+        self._states = HostBuffers()
 
-    def compute(self, stream: int, start: int, token_ids: list[int]) -> None:
-        if start == 0:
-            llama.llama_memory_seq_rm(self._memory, stream, -1, -1)
-        self._buffer.fill_part(stream, start, token_ids)
+    def compute(self, pieces: list[Piece]) -> None:
+        for _, stream, start, _ in pieces:
+            if start == 0:
+                llama.llama_memory_seq_rm(self._memory, stream, -1, -1)
+        self._buffer.fill_pieces(pieces)
         code = llama.llama_decode(self._context, self._buffer.struct)
         if code != 0:
             raise DecodeError(f"llama_decode returned {code}.")
         llama.llama_synchronize(self._context)
 
-    def state(self, stream: int) -> State:
-        """Bytes for the decoding context: with its number of streams, of which one has cells."""
+    def state(self, stream: int) -> HostState:
+        """Bytes for the decoding context: with its number of streams, of which the first one written has cells. The
+        stream is empty afterwards."""
         size = llama.llama_state_seq_get_size(self._context, stream)
-        written = np.empty(size + COUNT_BYTES * self._num_target_streams, np.uint8)
+        state = self._states.take(size + COUNT_BYTES * (self._num_target_streams - 1))
+        written = state.data
         if llama.llama_state_seq_get_data(self._context, _pointer(written), size, stream) != size:
             raise DecodeError("llama.cpp does not give the state of a prompt.")
         magic, seq_id, _ = HEADER.unpack(written[: HEADER.size].tobytes())
-        # Around the cells are the counts of the other streams, all zero: those before them become the header, and as
-        # many follow as the other context expects.
-        begin = COUNT_BYTES * stream
-        end = size - COUNT_BYTES * (self.num_streams - 1 - stream)
         header = HEADER.pack(magic, seq_id, self._num_target_streams)
-        written[begin : begin + HEADER.size] = np.frombuffer(header, np.uint8)
-        length = end - begin + COUNT_BYTES * (self._num_target_streams - 1)
-        written[end : begin + length] = 0
-        return written[begin : begin + length]
+        written[: HEADER.size] = np.frombuffer(header, np.uint8)
+        written[size:] = 0
+        llama.llama_memory_seq_rm(self._memory, stream, -1, -1)
+        return state
 
     def close(self) -> None:
         llama.llama_free(self._context)
 
 
-def _pointer(array: State) -> Any:
+def _pointer(array: npt.NDArray[np.uint8]) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from handler.engine.cache.split_cache import SplitCache
 from handler.engine.engine import Engine
 from handler.engine.llama import context
+from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import native_params
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.prefill_context import LlamaPrefillContext
+from handler.engine.part_size import FixedPartSize
 from handler.engine.plan import PrefillPlan
-from handler.engine.prefill_lane import MIN_TOKENS, NoPrefillLane, Prefill, PrefillLane
+from handler.engine.prefill_lane import MIN_TOKENS, NoPrefillLane, PrefillLane
+from handler.engine.prefill_queue import Piece, Prefill, PrefillQueue
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
 from handler.engine.sequence import Sequence
@@ -46,7 +51,12 @@ def runner(tiny_model_paths: Mapping[Architecture, Path], monkeypatch: pytest.Mo
     plan = tiny_plan(
         n_ctx=N_CTX, n_batch=256, num_slots=NUM_SLOTS, is_unified=False, flash_attn="off", cache_type="f32"
     )
-    with_prefill = replace(plan, prefill=PrefillPlan(num_streams=2, part_tokens=PART, max_tokens=N_CTX))
+    with_prefill = replace(
+        plan,
+        prefill=PrefillPlan(
+            num_streams=4, num_cells=2 * N_CTX, max_tokens=N_CTX, max_part=64, part_tokens=PART, max_gap=1.8
+        ),
+    )
     return ModelRunner(LlamaModel(tiny_model_paths["llama"], ON_CPU), with_prefill)
 
 
@@ -56,25 +66,55 @@ def open_prefill(runner: ModelRunner) -> LlamaPrefillContext:
     return prefill_context
 
 
-@pytest.mark.parametrize("stream", [0, 1])
-def test_a_state_moves_to_any_slot(runner: ModelRunner, stream: int) -> None:
-    """Whichever of its streams computed the prompt: the next tokens are those of a prompt computed in place."""
+def compute(prompts: LlamaPrefillContext, runner: ModelRunner, part: int) -> list[Prefill]:
+    """All of PROMPTS, packed into parts as the lane does."""
+    queue = PrefillQueue(prompts.num_streams, prompts.num_cells)
+    prefills = [Prefill(sequence_of(runner, prompt, 1), prompt[:-1]) for prompt in PROMPTS]
+    for prefill in prefills:
+        queue.add(prefill)
+    while pieces := queue.next_part(part):
+        prompts.compute(pieces)
+        for prefill, stream, _, token_ids in pieces:
+            prefill.num_computed += len(token_ids)
+            if not prefill.num_left:
+                prefill.state = prompts.state(stream)
+                queue.remove(prefill)
+    for prefill in prefills:
+        prefill.sequence.close()
+    return prefills
+
+
+@pytest.mark.parametrize("part", [PART, 64])
+def test_states_move_to_any_slot(runner: ModelRunner, part: int) -> None:
+    """However the prompts shared the parts: the next token's logits are those of a prompt computed in place."""
     with closing(runner), closing(open_prefill(runner)) as prompts:
-        prompt = PROMPTS[2]
-        for start in range(0, len(prompt) - 1, PART):
-            prompts.compute(stream, start, prompt[start : min(start + PART, len(prompt) - 1)])
-        state = prompts.state(stream)
-        for seq_id in (3, 0):
-            assert runner.memory.restore(seq_id, state)
+        for prefill, prompt in zip(compute(prompts, runner, part), PROMPTS, strict=True):
+            for seq_id in (3, 0):
+                assert runner.memory.restore(seq_id, prefill.state)
+            moved, in_place = logits(runner, prompt, 3, len(prompt) - 1), logits(runner, prompt, 2, 0)
+            assert np.allclose(moved, in_place, rtol=0, atol=1e-4)
+
+
+def logits(runner: ModelRunner, prompt: list[int], seq_id: int, start: int) -> npt.NDArray[np.float32]:
+    """Of the token after the prompt, of which the first `start` tokens are in the slot."""
+    tokens = prompt[start:]
+    buffer = BatchBuffer(len(tokens))
+    with closing(sequence_of(runner, prompt, 1)) as sequence:
+        buffer.fill_pieces([Piece(Prefill(sequence, []), seq_id, start, tokens)])
+    buffer.struct.logits[len(tokens) - 1] = 1
+    if start == 0:
+        runner.memory.clear(seq_id)
+    assert llama.llama_decode(runner._context, buffer.struct) == 0
+    pointer = llama.llama_get_logits(runner._context)
+    return np.ctypeslib.as_array(pointer, shape=(runner.vocabulary.num_tokens,)).copy()
 
 
 def test_a_state_for_another_number_of_streams_is_refused(runner: ModelRunner) -> None:
     """By llama.cpp itself, without harm."""
     with closing(runner), closing(open_prefill(runner)) as prompts:
         prompts._num_target_streams = NUM_SLOTS + 1
-        prompts.compute(0, 0, PROMPTS[0][:PART])
 
-        assert not runner.memory.restore(1, prompts.state(0))
+        assert not runner.memory.restore(1, compute(prompts, runner, PART)[0].state)
 
 
 def test_no_room_for_a_second_context(
@@ -111,7 +151,7 @@ def test_texts_are_those_without_a_lane(tiny_model_paths: Mapping[Architecture, 
             return super().takes(num_tokens)
 
     limits = Limits(4, 256, 64)
-    lane = CountingLane(open_prefill(runner))
+    lane = CountingLane(open_prefill(runner), FixedPartSize(PART))
     with closing(Engine(runner, limits, max_queue=9, schemas=GrammarCompiler(runner.vocabulary), lane=lane)) as engine:
         with_lane = asyncio.run(answers(engine))
     plan = tiny_plan(
@@ -137,7 +177,7 @@ class InlineLane(NoPrefillLane):
 
     def submit(self, prefill: Prefill) -> None:
         for start in range(0, len(prefill.token_ids), PART):
-            self._context.compute(0, start, prefill.token_ids[start : start + PART])
+            self._context.compute([Piece(prefill, 0, start, prefill.token_ids[start : start + PART])])
         prefill.state = self._context.state(0)
         self._finished.append(prefill)
 

@@ -17,6 +17,7 @@
 #   equal*     prompts and answers of 128 tokens, all at once, 32 and 64, beside llama-server   80 s
 #   unequal*   equal prompts, 130 to 140, log-normal: the worker alone        40 s
 #   steps*     where a step goes at 32 and 64, without HTTP                   40 s
+#   prefill    packed prompts in the context for them, by the size of a part, and hand-overs   20 s
 #   long*      gaps of running chats while a prompt of 4,000 tokens comes     60 s
 #   python     llama-cpp-python's example server in the closed loop at 32 (LLAMA_CPP_PYTHON_SERVER names it)
 #   one        the closed loop with one chat                                  60 s
@@ -31,7 +32,7 @@ model=${MODEL:?MODEL must name a GGUF file}
 limit=${LIMIT:-$((120 * ${REPEAT:-1}))}
 parts=" ${*:-${PARTS:-ceilings loop8 loop32 loop64 defaults32 defaults64 equal unequal steps long}} "
 known=" ceilings loop8 loop32 loop64 ours8 ours32 ours64 one python defaults32 defaults64 equal unequal long"
-known+=" steps whole unified start turns shared structured seeded cost "
+known+=" steps prefill whole unified start turns shared structured seeded cost "
 for name in $parts; do
     [[ $known == *" $name "* ]] || { echo "gpu.sh: no part $name; there are:$known" >&2 && exit 2; }
 done
@@ -87,6 +88,8 @@ throughput long "gaps of running chats while a prompt of 4,000 tokens comes, and
 steps=("$python" benchmarks/step.py --concurrency 32,64)
 export N_CTX=${N_CTX:-36864} MAX_MODEL_LEN=${MAX_MODEL_LEN:-512}
 part steps "where a step goes, without HTTP" "${steps[@]}" --tokens 128 --json "$out/steps.json"
+MAX_MODEL_LEN=1024 N_CTX=131072 part prefill "packed prompts in the context for them" \
+    "$python" benchmarks/prefill.py --parts 64,96,128,256,512,1024
 part whole "the same with samplers that get the whole vocabulary" \
     "${steps[@]}" --tokens 64 --whole --json "$out/whole.json"
 KV_UNIFIED=on part unified "the same with one cache for all slots" \

@@ -5,7 +5,7 @@ other, so nothing is padded, and the last piece of one prompt shares its part wi
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from handler.engine.sequence import Sequence
 
@@ -19,7 +19,7 @@ class Prefill:
     sequence: Sequence
     token_ids: list[int]
     num_computed: int = 0
-    state: object | None = None  # as a `Memory` restores it; None until it is finished, and for ever if it failed
+    state: Any = None  # as a `Memory` restores it; None until it is finished, and for ever if it failed
     is_cancelled: bool = False  # set by the engine thread; the lane looks between two parts
     stream: int | None = None  # of the prefill context, from its first piece on
     came_after: int = 0  # tokens that its queue had given out by then

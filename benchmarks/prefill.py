@@ -27,7 +27,6 @@ from handler.loading import load_model
 from handler.settings import Settings
 
 FRAME = 32  # tokens of a chat's template around a question
-TOKEN_ID = 1000
 
 
 class Row(NamedTuple):
@@ -51,7 +50,7 @@ def lengths(source: random.Random, number: int) -> dict[str, list[int]]:
 def measure(runner: ModelRunner, context: LlamaPrefillContext, name: str, sizes: list[int], part: int) -> Row:
     queue = PrefillQueue(context.num_streams, context.num_cells)
     for number, size in enumerate(sizes):
-        token_ids = [TOKEN_ID + (number * 7919 + place * 31) % 100_000 for place in range(size)]
+        token_ids = [(number * 7919 + place * 31) % runner.vocabulary.num_tokens for place in range(size)]
         sequence = Sequence(token_ids, SamplingParams(), vocabulary=runner.vocabulary, max_num_tokens=size + 1)
         queue.add(Prefill(sequence, token_ids))
     begun, num_parts, takes, restores = time.perf_counter(), 0, [], []

@@ -3,8 +3,9 @@
     python benchmarks/scripted.py --port 9001 --step-ms 2
     python -m benchmarks.cost --url http://127.0.0.1:9001/v1 --name scripted --concurrency 64
 
-The second drives it; profile it meanwhile (`py-spy record --pid`), to see the engine's and the edge's cost at
-concurrencies that would otherwise need a GPU. Its tokens are letters.
+The second drives it; profile it meanwhile (`py-spy record --gil --pid`), to see the engine's and the edge's cost at
+concurrencies that would otherwise need a GPU. Its tokens are letters. With `--prefill-ms` each slot has cells of its
+own, and prompts are computed beside answers, as on a GPU: a part in so many milliseconds.
 """
 
 import argparse
@@ -27,6 +28,9 @@ from handler.chat.template import ChatTemplate
 from handler.engine.batch import Batch
 from handler.engine.constraint import Constraint
 from handler.engine.engine import Engine
+from handler.engine.part_size import FixedPartSize
+from handler.engine.prefill_lane import PrefillLane
+from handler.engine.prefill_queue import Piece
 from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
@@ -38,7 +42,7 @@ from handler.http.edge import HttpEdge
 from handler.settings import Settings
 from handler.worker import Worker
 
-NUM_CELLS = 262_144
+NUM_CELLS, SLOT_CELLS = 262_144, 8_192
 MAX_NUM_SEQS = 64
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 LETTERS = b" etaoinshrdlu"
@@ -66,7 +70,10 @@ class Letters:
 class NoMemory:
     """Cells cost nothing here."""
 
-    shares_prefixes = is_unified = True
+    shares_prefixes = True
+
+    def __init__(self, *, is_unified: bool) -> None:
+        self.is_unified = is_unified
 
     def can_resume(self, seq_id: int, num_tokens: int) -> bool:
         return True
@@ -99,10 +106,11 @@ class NoSchemas:
 class ScriptedRunner:
     """Steps of a fixed length, in which the GIL is free, as while a GPU computes."""
 
-    def __init__(self, step_seconds: float) -> None:
+    def __init__(self, step_seconds: float, *, is_unified: bool = True) -> None:
         self.num_slots = 2 * MAX_NUM_SEQS
-        self.num_cells = self.max_model_len = NUM_CELLS
-        self.memory = NoMemory()
+        self.num_cells = NUM_CELLS if is_unified else self.num_slots * SLOT_CELLS
+        self.max_model_len = NUM_CELLS if is_unified else SLOT_CELLS
+        self.memory = NoMemory(is_unified=is_unified)
         self.vocabulary = Letters()
         self.num_steps = 0
         self._step_seconds = step_seconds
@@ -128,13 +136,32 @@ class ScriptedRunner:
     def close(self) -> None: ...
 
 
-def create_engine(runner: ScriptedRunner, max_num_seqs: int) -> Engine:
+class ScriptedPrefillContext:
+    """Parts of a fixed length."""
+
+    num_streams, num_cells, part_tokens, max_tokens = 32, 2 * SLOT_CELLS, 512, SLOT_CELLS
+
+    def __init__(self, part_seconds: float) -> None:
+        self._part_seconds = part_seconds
+
+    def compute(self, pieces: list[Piece]) -> None:
+        time.sleep(self._part_seconds)
+
+    def state(self, stream: int) -> int:
+        return stream
+
+    def close(self) -> None: ...
+
+
+def create_engine(runner: ScriptedRunner, max_num_seqs: int, lane: PrefillLane | None = None) -> Engine:
     limits = Limits(max_num_seqs, max_batch_tokens=16384, max_prompt_tokens=16384)
-    return Engine(runner, limits, max_queue=1000, schemas=NoSchemas())
+    return Engine(runner, limits, max_queue=1000, schemas=NoSchemas(), lane=lane)
 
 
-def make_worker(runner: ScriptedRunner) -> Worker:
-    engine = create_engine(runner, MAX_NUM_SEQS)
+def make_worker(runner: ScriptedRunner, part_seconds: float | None = None) -> Worker:
+    part = FixedPartSize(512)
+    lane = None if part_seconds is None else PrefillLane(ScriptedPrefillContext(part_seconds), part)
+    engine = create_engine(runner, MAX_NUM_SEQS, lane)
     names = ServedNames(("scripted",))
     template = ChatTemplate(TEMPLATE, bos_token="", eos_token="")
     chat, completions = ChatCompletions(engine, lambda: template, names), Completions(engine, names)
@@ -142,9 +169,9 @@ def make_worker(runner: ScriptedRunner) -> Worker:
     return Worker(api, engine)
 
 
-async def serve(port: int, runner: ScriptedRunner) -> None:
+async def serve(port: int, runner: ScriptedRunner, part_seconds: float | None) -> None:
     edge = HttpEdge(Settings.from_env({}))
-    edge.worker = make_worker(runner)
+    edge.worker = make_worker(runner, part_seconds)
     config = uvicorn.Config(edge.app, port=port, lifespan="off", ws="none", log_config=None, access_log=False)
     await uvicorn.Server(config).serve()
     edge.worker.engine.close()
@@ -154,8 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=9001)
     parser.add_argument("--step-ms", type=float, default=2.0)
+    parser.add_argument("--prefill-ms", type=float, help="of a part of 512 tokens beside the answers")
     args = parser.parse_args()
-    asyncio.run(serve(args.port, ScriptedRunner(args.step_ms / 1000)))
+    part_seconds = None if args.prefill_ms is None else args.prefill_ms / 1000
+    runner = ScriptedRunner(args.step_ms / 1000, is_unified=part_seconds is None)
+    asyncio.run(serve(args.port, runner, part_seconds))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class EngineLoop:
         self._lane = lane
         self._admission = admission
         self._outbox = Outbox()
+        self._unwritten: list[tuple[Generation, Sequence]] = []  # that have tokens without text
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._generations: dict[Sequence, Generation] = {}
         self._num_failures = 0  # failed steps in a row
@@ -165,7 +166,9 @@ class EngineLoop:
     def _queue(self, outputs: Outputs) -> None:
         """Outputs leave with the next step; without one, at once."""
         for sequence, output in outputs:
-            if output != NOTHING_NEW:
+            if output is None:
+                self._unwritten.append((self._generations[sequence], sequence))
+            elif output != NOTHING_NEW:
                 self._outbox.put(self._generations[sequence], sequence, output)
             if sequence.is_finished:
                 self._forget(sequence)
@@ -173,6 +176,10 @@ class EngineLoop:
             self._flush()
 
     def _flush(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for generation, sequence in unwritten:
+            if (output := sequence.write()) != NOTHING_NEW:
+                self._outbox.put(generation, sequence, output)
         if not self._outbox.is_empty:
             for generation in self._outbox.flush():
                 self.abort(generation)

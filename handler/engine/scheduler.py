@@ -38,7 +38,7 @@ from handler.errors import EngineError, RequestError
 
 MARGIN = 32  # cells left free for each running sequence when another is admitted
 
-Outputs = list[tuple[Sequence, SequenceOutput]]
+Outputs = list[tuple[Sequence, SequenceOutput | None]]  # None: the sequence writes it later
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Scheduler:
         self._is_under_pressure = False
         sampling = batch.sampling
         num_tokens = sum(item.sequence.num_tokens for item in sampling)
-        outputs = [(item.sequence, item.sequence.extend(new)) for item, new in zip(sampling, sampled, strict=True)]
+        outputs = [(item.sequence, item.sequence.advance(new)) for item, new in zip(sampling, sampled, strict=True)]
         self.cache.append((item.slot, item.true_token_ids) for item in batch.items)
         for item in batch.items:
             if item.draft_token_ids:
@@ -159,8 +159,9 @@ class Scheduler:
 
     def fail(self, sequences: Iterable[Sequence], error: RequestError) -> Outputs:
         """End sequences with an error and forget all that was computed: none of it can be trusted."""
-        outputs = [(sequence, sequence.finish(FinishReason.ERROR, error=error)) for sequence in list(sequences)]
-        for sequence, _ in outputs:
+        outputs: Outputs = []
+        for sequence in list(sequences):
+            outputs.append((sequence, sequence.finish(FinishReason.ERROR, error=error)))
             self._remove(sequence)
         for sequence in reversed(self.running.copy()):
             self._preempt(sequence)

@@ -145,6 +145,7 @@ class Sequence:
         special = {text: token_id for text, token_id in shown.items() if token_id is not None}
         self._shown_tokens = {token_id: text.encode() for text, token_id in special.items()}
         self._held_marks: deque[Mark] = deque()  # with their offset in all of the text
+        self._unwritten: list[SampledToken] = []  # appended, and not yet in the text
         self._parts = AnswerParts(params.parts, special) if params.parts else None
         self._divided = self._parts  # until the part cannot change any more
         self._is_searched = True  # for stop strings
@@ -197,6 +198,24 @@ class Sequence:
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
 
+    def advance(self, sampled: list[SampledToken]) -> SequenceOutput | None:
+        """As `extend`, but None where no text can decide whether the sequence ends: `write` makes it later, while a
+        device computes the next step."""
+        if self.matcher is not None or self.params.stop or self._divided or self._forced:
+            return self.extend(sampled)
+        for token in sampled:
+            self.token_ids.append(token.token_id)
+            if self._is_end(token.token_id):
+                return self.finish(FinishReason.STOP, ended_by=token.token_id)
+            self._unwritten.append(token)
+            if self.num_tokens >= self._max_num_tokens:
+                return self.finish(FinishReason.LENGTH)
+        return None
+
+    def write(self) -> SequenceOutput:
+        """What is new since the last output, of a sequence that was advanced."""
+        return self._output(self._write_rest())
+
     def extend(self, sampled: list[SampledToken]) -> SequenceOutput:
         """Append the sampled tokens of a step, at least one, up to the one that ends the sequence."""
         output = self.append(sampled[0])
@@ -234,7 +253,7 @@ class Sequence:
     ) -> SequenceOutput:
         """End the sequence. The output has the text that was held back, unless a stop string was found."""
         self.status = SequenceStatus.FINISHED
-        text += self._text.finish()
+        text = self._write_rest() + text + self._text.finish()
         output = self._output(text, is_last=not self._text.stopped)
         return output._replace(finish_reason=reason, usage=self.usage, error=error, ended_by=ended_by)
 
@@ -267,6 +286,10 @@ class Sequence:
             self._is_searched = self._divided.part is Part.CONTENT
             self._divided = None
         return text
+
+    def _write_rest(self) -> str:
+        unwritten, self._unwritten = self._unwritten, []
+        return "".join(map(self._write, unwritten))
 
     def _force_end_of_reasoning(self) -> None:
         """Let its end be written as soon as it has taken as long as it may, and a character is whole."""

@@ -59,7 +59,7 @@ class Bench:
 
     def note(self, outputs: Outputs) -> None:
         for sequence, output in outputs:
-            self.outputs.setdefault(sequence, []).append(output)
+            self.outputs.setdefault(sequence, []).append(output or sequence.write())
 
     def text(self, sequence: Sequence) -> str:
         return "".join(output.text for output in self.outputs.get(sequence, []))

@@ -1,5 +1,6 @@
 """One generation: when it ends, what it shows, what it counts."""
 
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -77,6 +78,32 @@ def test_what_comes_after_an_end_is_dropped(
     output = sequence.extend([SampledToken(token_id) for token_id in token_ids])
     assert (output.text, output.usage) == (text, SequenceUsage(5, 0, num_tokens))
     assert sequence.is_finished
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "options"),
+    [
+        ([*"aß€b".encode(), END], {}),
+        ([*"aß".encode(), CONTROL, *b"cd"], {"max_tokens": 4}),
+        (list(b"axyb"), {"stop": ("xy",)}),
+        (list(b"abcd"), {"max_num_tokens": 8}),
+    ],
+    ids=["end", "length", "stop", "context"],
+)
+def test_text_that_is_written_later(token_ids: list[int], options: dict[str, Any]) -> None:
+    """Tokens at once, text later: the same outputs as together, and the same end."""
+    tokens = [SampledToken(token_id, logprob(token_id)) for token_id in token_ids]
+    together, apart = create_sequence(**options), create_sequence(**options)
+    expected = together.extend(tokens)
+    outputs = []
+    for number, token in enumerate(tokens):
+        if not apart.is_finished:
+            given = apart.advance([token])
+            assert apart.token_ids == together.token_ids[: apart.num_tokens]
+            if given is not None or number % 2:
+                outputs.append(given or apart.write())
+
+    assert reduce(SequenceOutput.followed_by, outputs) == expected
 
 
 def test_who_may_draft() -> None:

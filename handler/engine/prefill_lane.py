@@ -52,6 +52,8 @@ class PrefillContext(Protocol):
 class NoPrefillLane:
     """Every prompt is computed with the running sequences."""
 
+    num_computed_tokens = 0
+
     def start(self, wake: Callable[[], None]) -> None:
         """There is no thread to start."""
 
@@ -93,6 +95,7 @@ class PrefillLane:
         self._num_generating = 0
         self._part_tokens = context.part_tokens
         # The other way round
+        self.num_computed_tokens = 0  # in all
         self._num_parts = 0  # begun so far
         self._is_computing = False
         # The engine thread's: the step that runs
@@ -102,7 +105,7 @@ class PrefillLane:
         self._began = 0.0
 
     def start(self, wake: Callable[[], None]) -> None:
-        """`wake` is called by the lane's thread when a prompt is finished."""
+        """`wake` is called by the lane's thread after each part."""
         self._thread = threading.Thread(target=self._run, args=(wake,), name="prefill", daemon=True)
         self._thread.start()
 
@@ -162,7 +165,8 @@ class PrefillLane:
             for prefill in over:
                 queue.remove(prefill)
                 self._finished.put(prefill)
-                wake()
+            self.num_computed_tokens += sum(len(piece.token_ids) for piece in pieces)
+            wake()
 
     def _size(self, num_prompts: int) -> int:
         is_rush = num_prompts * RUSH > self._num_generating

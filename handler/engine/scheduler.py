@@ -16,6 +16,7 @@ so far become its prompt.
 Prefill beside decode. Where there is a lane for it (prefill_lane.py), a new prompt is computed there while others
 generate, and joins them when its keys and values are handed over. Its slot is claimed meanwhile. So are new prompts of
 different lengths while nothing generates: the lane packs them, where a batch would be cut into parts of equal length.
+In such a rush the others take a step only now and then, so that prompts have the device.
 
 Shared prefill. A sequence whose prompt begins like one that is being prefilled waits for it, and is passed meanwhile by
 others. So many requests with one system prompt compute it once.
@@ -31,12 +32,14 @@ from dataclasses import dataclass
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.cache.kv_cache import KVCache
 from handler.engine.cache.slot import Match, common_prefix_length
-from handler.engine.prefill_lane import NoPrefillLane, PrefillLane
+from handler.engine.prefill_lane import RUSH, NoPrefillLane, PrefillLane
 from handler.engine.prefill_queue import Prefill
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError, RequestError
 
 MARGIN = 32  # cells left free for each running sequence when another is admitted
+RUSH_STEPS = 4  # steps in a rush, for each burst's tokens, at least
+FRESH = 8  # in a rush, a step also comes when one in so many sequences has no token yet and waits for nothing else
 
 Outputs = list[tuple[Sequence, SequenceOutput | None]]  # None: the sequence writes it later
 
@@ -68,6 +71,8 @@ class Scheduler:
         self.running: list[Sequence] = []  # in the order of admission
         self.num_preemptions = 0
         self._num_burst_tokens = 0  # prefilled so far while sequences were held
+        self._is_rush = False  # the lane has most of the sequences, and had all when it began
+        self._num_lane_tokens = 0  # computed in the lane by the last step of a rush
         self._is_under_pressure = False  # llama.cpp refused the last batch: the next one must be smaller
 
     @property
@@ -89,6 +94,7 @@ class Scheduler:
         have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
         is_burst = others_come and not have_begun and not self._in_lane
         are_held = is_burst and self._num_burst_tokens < limits.max_burst_tokens
+        are_held = are_held or self._waits_in_rush(generating)
         if not are_held:
             self._num_burst_tokens = 0
             for sequence in generating:
@@ -122,7 +128,7 @@ class Scheduler:
             self._give_tokens(batch, sequence, num_tokens)
 
         # 5. There was nothing to prefill after all: no reason to hold anything.
-        if not batch.items:
+        if not batch.items and not (are_held and self._in_lane):
             for sequence in generating:
                 self._give_tokens(batch, sequence, 1)
 
@@ -193,6 +199,18 @@ class Scheduler:
             batch.remove(youngest)
             self._preempt(youngest)
 
+    def _waits_in_rush(self, generating: list[Sequence]) -> bool:
+        """Whether the lane should have the device for itself, until the first token of enough sequences can be drawn or
+        enough prompt tokens were computed."""
+        self._is_rush = self._is_rush and len(self._in_lane) * RUSH > len(generating)
+        num_fresh = sum(not sequence.num_completion_tokens for sequence in generating)
+        num_computed = self._lane.num_computed_tokens
+        is_soon = (num_computed - self._num_lane_tokens) * RUSH_STEPS < self.limits.max_burst_tokens
+        if self._is_rush and is_soon and num_fresh * FRESH < len(self.running):
+            return True
+        self._num_lane_tokens = num_computed
+        return False
+
     def _fill_lane(self, *, others_generate: bool) -> None:
         """Send what the lane takes: new prompts, whole.
 
@@ -201,6 +219,7 @@ class Scheduler:
         """
         new = [sequence for sequence in self.running if self._is_for_lane(sequence)]
         if others_generate or self._in_lane or len({sequence.num_tokens for sequence in new}) > 1:
+            self._is_rush = self._is_rush or (bool(new) and not others_generate)
             for sequence in new:
                 prefill = self._in_lane[sequence] = Prefill(sequence, sequence.token_ids[:-1])
                 self._lane.submit(prefill)

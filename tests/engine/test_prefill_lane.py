@@ -87,11 +87,12 @@ class HandLane(NoPrefillLane):
 class Stage:
     """A scheduler on a fake model, and a lane that is moved by hand."""
 
-    def __init__(self) -> None:
-        self.runner = FakeRunner(kind="split", num_slots=6, num_cells=6 * 500, max_model_len=500)
+    def __init__(self, max_num_seqs: int = 4, max_burst_tokens: int = 0) -> None:
+        num_slots = max_num_seqs + 2
+        self.runner = FakeRunner(kind="split", num_slots=num_slots, num_cells=num_slots * 500, max_model_len=500)
         self.lane = HandLane()
-        cache = SplitCache(self.runner.memory, num_slots=6, num_cells=6 * 500)
-        self.scheduler = Scheduler(cache, Limits(4, 64, 16), self.lane)
+        cache = SplitCache(self.runner.memory, num_slots=num_slots, num_cells=num_slots * 500)
+        self.scheduler = Scheduler(cache, Limits(max_num_seqs, 64, 16, max_burst_tokens=max_burst_tokens), self.lane)
 
     def add(self, prompt: str, max_tokens: int = 50) -> Sequence:
         sequence = create_sequence(self.runner, prompt, max_tokens=max_tokens)
@@ -159,6 +160,28 @@ def test_a_rush_of_different_prompts_goes_to_the_lane(stage: Stage) -> None:
     stage.lane.finish(0)
     stage.steps_to_generate(long)
     assert answer(long) == stage.runner.answer(LONG, long.num_completion_tokens)
+
+
+def test_in_a_rush_steps_wait_for_several_prompts() -> None:
+    """So the lane has the device; but not for more than a quarter of a burst's tokens, and not after the rush."""
+    stage = Stage(max_num_seqs=16, max_burst_tokens=4000)
+    sequences = [stage.add(f"{number:x}" * (100 + number)) for number in range(16)]
+    assert stage.step() == []
+
+    stage.lane.finish(0)
+    assert stage.step() == []
+    stage.lane.finish(1)
+    assert stage.step() == sequences[:2]
+
+    stage.lane.finish(2)
+    assert stage.step() == []
+    stage.lane.num_computed_tokens += 1000
+    assert stage.step() == sequences[:3]
+    assert stage.step() == []
+
+    for number in range(3, 13):
+        stage.lane.finish(number)
+    assert [len(stage.step()), len(stage.step())] == [13, 13]
 
 
 def test_a_short_prompt_stays_with_the_others(stage: Stage) -> None:

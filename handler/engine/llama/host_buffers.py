@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 MIN_BYTES = 1 << 20
-MAX_FREE = 8  # buffers kept for later
+MAX_FREE = 16  # buffers kept for later
 GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
 
 _ggml: Any = llama._lib  # it depends on ggml's libraries, so their functions are found in it

@@ -5,7 +5,7 @@ SETUP := .venv/.installed handler/engine/llama/libdraw.so
 BIN := .venv/bin
 comma := ,
 
-.PHONY: help run gateway test unit check deploy-check fix bench model docs screenshots lock image wheel clean
+.PHONY: help run gateway test unit check deploy-check docs-check fix bench model docs screenshots lock image wheel clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ check: .venv/.unit-installed  ## Lint, formatting and types; changes nothing.
 
 deploy-check:  ## Check compose.yaml, deploy/, the Tiltfile, Dockerfiles and workflows with the tools that read them.
 	@deploy/check/run.sh $(ARGS)
+
+docs-check: model  ## Run what the documentation says, with the real programs; check its links.
+	@deploy/check/run.sh deploy/check/test_links.py
+	@$(BIN)/python -m tests.docs $(ARGS)
 
 fix: .venv/.unit-installed  ## Format, and repair what the linter can.
 	$(BIN)/ruff check --fix

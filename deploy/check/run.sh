@@ -11,4 +11,5 @@ if [ ! -e $tools/.installed ] || [ deploy/check/requirements.txt -nt $tools/.ins
     $tools/bin/pip install --quiet --require-hashes -r deploy/check/requirements.txt
     touch $tools/.installed
 fi
-PATH=$PWD/$tools/bin:$PATH exec $tools/bin/python -m pytest -c deploy/check/pytest.ini "$@" deploy/check
+[[ $* == *deploy/check/* ]] || set -- "$@" deploy/check
+PATH=$PWD/$tools/bin:$PATH exec $tools/bin/python -m pytest -c deploy/check/pytest.ini "$@"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROGRAM = "python -m local_gateway"
 INTERRUPTED = 130  # the exit status that shells give to Ctrl-C
 PROVIDERS = ("RUNPOD_", "OPENAI_")
-CHAT_URL = "http://127.0.0.1:8000/v1"
+CHAT_URL = "http://127.0.0.1:{port}/v1"
 
 Environ = Mapping[str, str]
 
@@ -175,7 +175,8 @@ def _usage(args: argparse.Namespace) -> int:
 
 def _add_chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="its name (default: the gateway's first)")
-    parser.add_argument("--url", default=CHAT_URL, help=f"of the gateway (default: {CHAT_URL})")
+    url = CHAT_URL.format(port=os.environ.get("GATEWAY_PORT") or 8000)
+    parser.add_argument("--url", default=url, help="of the gateway (default: this machine, at $GATEWAY_PORT or 8000)")
     parser.add_argument("--system", default="", metavar="TEXT", help="instructions for the whole conversation")
 
 

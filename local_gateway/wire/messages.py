@@ -4,6 +4,7 @@ Every field of the request becomes chat's, is the same there, or is refused by n
 would run are left out: no target has them.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,8 @@ STOP_REASONS = {
     "content_filter": "refusal",
 }
 EFFORT_TOKENS = ((4_096, "low"), (16_384, "medium"))  # of a budget for thinking; above it is high
+# Claude Code's first line, for Anthropic's accounting. It differs each time: no prefix would be found in a cache.
+ATTRIBUTION = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n*")
 TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -57,7 +60,8 @@ def to_chat(body: Json) -> Json:
 
 
 def _system(system: object) -> list[Json]:
-    text = system if isinstance(system, str) else "\n\n".join(_texts(system))
+    texts = [system] if isinstance(system, str) else _texts(system)
+    text = "\n\n".join(filter(None, (ATTRIBUTION.sub("", text) for text in texts)))
     return [{"role": "system", "content": text}] if text else []
 
 

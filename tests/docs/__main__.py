@@ -15,8 +15,6 @@ from pathlib import Path
 from tests.docs.pages import ROOT, Fence, fences_of, pages
 from tests.docs.reader import BlockError, Reader, copy_repository
 
-RUN = ("run", "serve", "output")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The number of pages that failed, which is the exit status."""
@@ -42,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def is_run(fence: Fence) -> bool:
-    return fence.mark is not None and fence.mark.verb in RUN
+    """Whether the reader has something to do for it."""
+    return fence.mark is not None and (fence.mark.verb in ("run", "serve", "output") or "file" in fence.mark.options)
 
 
 def follow(page: Sequence[Fence]) -> int:

@@ -2,11 +2,13 @@
 
 A mark is an HTML comment, which GitHub does not show:
 
-    <!-- run -->                            sh, python: it is run, and must succeed
+    <!-- run -->                            sh, python, js: it is run, and must succeed
     <!-- run typed="Hello" prints="Hi" -->  with this text on its standard input; the text that must be printed
+    <!-- run with="llm==0.32.1" -->         after this was installed, by pip or for js by npm, into a folder of its own
     <!-- serve -->                          sh: a gateway for the blocks below, until the page ends
     <!-- serve: COMMAND -->                 the same, where the page has no block for it
     <!-- config -->                         yaml: a gateway.yaml, which the gateway's own reader accepts
+    <!-- config file="gateway.yaml" -->     the same, kept in the page's folder under this name
     <!-- output -->                         text: what the block before printed; `...` stands for anything
     <!-- skip: REASON -->                   it is not run, and why
 """
@@ -18,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-VERBS = {"run": ("sh", "python"), "serve": ("sh",), "config": ("yaml",), "output": ("text",), "skip": ()}
-OPTIONS = ("typed", "prints")
+VERBS = {"run": ("sh", "python", "js"), "serve": ("sh",), "config": ("yaml",), "output": ("text",), "skip": ()}
+OPTIONS = ("typed", "prints", "with", "file")
 MUST_BE_MARKED = ("sh", "python", "yaml", "js")
 
 _FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`]*)")

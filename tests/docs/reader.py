@@ -3,6 +3,7 @@
 The models are those of this machine, so that nothing is downloaded twice.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -58,9 +59,11 @@ class Reader:
             self._serve(text)
         elif fence.mark.verb == "output":
             self._compare(fence.text)
+        elif fence.mark.verb == "config":
+            (self.folder / fence.mark.options["file"]).write_text(text)
         elif fence.mark.verb == "run":
-            shell = ["bash", "-euo", "pipefail", "-c"] if fence.language == "sh" else [sys.executable, "-c"]
-            self._run([*shell, text], fence.mark.options)
+            packages = fence.mark.options.get("with", "").split()
+            self._run(command_for(fence.language, text, packages), fence.mark.options)
 
     def _run(self, command: list[str], options: Mapping[str, str]) -> None:
         try:
@@ -135,6 +138,37 @@ class Reader:
             "MODELS_DIR": str(Settings.from_env(os.environ).models_dir.expanduser()),
             "GATEWAY_PORT": str(self._port),
         }
+
+
+def command_for(language: str, text: str, packages: Sequence[str]) -> list[str]:
+    """A shell, Python or Node that finds these packages."""
+    if language == "js":
+        folder = installed(["npm", "install", "--silent", "--no-audit", "--no-fund"], packages)
+        script = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.mjs"
+        script.write_text(text)  # packages are looked for beside it
+        return ["node", str(script)]
+    bin_folder = installed([str(Path("bin", "pip")), "install", "--quiet"], packages) / "bin" if packages else None
+    if language == "sh":
+        path = f'PATH="{bin_folder}:$PATH"\n' if bin_folder else ""
+        return ["bash", "-euo", "pipefail", "-c", path + text]
+    return [str(bin_folder / "python") if bin_folder else sys.executable, "-c", text]
+
+
+def installed(install: Sequence[str], packages: Sequence[str]) -> Path:
+    """A folder with these packages, made once per machine. `install` is called in it."""
+    name = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gguf-on-runpod"
+    folder = home / f"docs-{name}"
+    if not (folder / "is-complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if install[0] != "npm":
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        done = subprocess.run([*install, *packages], cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BlockError(f"{' '.join(packages)} cannot be installed:\n{done.stderr}")
+        (folder / "is-complete").touch()
+    return folder
 
 
 def copy_repository(folder: Path) -> None:

@@ -119,6 +119,20 @@ def test_messages_become_a_chat() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("as_blocks", [True, False], ids=["blocks", "text"])
+def test_messages_without_what_differs_each_time(as_blocks: bool) -> None:
+    """Claude Code's line for Anthropic's accounting: behind it a target would find no prefix in its cache."""
+    line = "x-anthropic-billing-header: cc_version=2.1.177.01c; cc_entrypoint=cli; cch=36ee5;"
+    blocks = [{"type": "text", "text": line}, {"type": "text", "text": "Be brief."}]
+    system = blocks if as_blocks else f"{line}\nBe brief."
+    body = {"system": system, "messages": [{"role": "user", "content": line}]}
+
+    assert Translation("/messages", body).chat["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": line},
+    ]
+
+
 def test_responses_become_a_chat() -> None:
     """Reasoning, text and calls of one turn are one message; tools of OpenAI's servers are left out."""
     body = {

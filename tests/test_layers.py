@@ -96,7 +96,7 @@ GATEWAY_OWNERS: dict[str, tuple[str, ...]] = {
     "openai": ("local_gateway/commands/chat.py",),  # drops unknown fields, so it is kept out of every request's way
     "opentelemetry": ("local_gateway/telemetry/otel.py",),
     "prometheus_client": ("local_gateway/telemetry/metrics.py",),
-    "rich": ("local_gateway/commands/",),
+    "rich": ("local_gateway/commands/chat.py",),  # in the extra `chat` only
     "sqlalchemy": ("local_gateway/storage/",),
     "uvicorn": ("local_gateway/server/serve.py", "local_gateway/edge/head_limits.py"),
     "ruamel": ("local_gateway/config/yaml_document.py",),

@@ -61,8 +61,9 @@ docs: $(SETUP)  ## Write from the settings: docs/configuration.md, docs/gateway.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-screenshots: $(SETUP)  ## Pictures of the dashboard into docs/images, by Debian's Chromium.
+screenshots: model  ## Pictures of the dashboard, by Debian's Chromium, and of the terminal into docs/images.
 	@$(BIN)/python -m tests.web.screenshots docs/images
+	@$(BIN)/python -m tests.docs.still docs/images/terminal.svg
 
 lock: $(SETUP)  ## Pin versions and hashes in requirements/ from pyproject.toml.
 	$(COMPILE) $(ARGS) --group pip -o requirements/pip.txt

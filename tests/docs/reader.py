@@ -43,7 +43,7 @@ class Reader:
         self.folder.mkdir()
         self._home.mkdir()
         (self._home / ".curlrc").write_text(CURLRC)
-        self._port = _free_port()
+        self.port = _free_port()
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class Reader:
     def follow(self, fence: Fence) -> None:
         """Do what the block's mark says. Raises BlockError."""
         assert fence.mark is not None
-        text = PORT.sub(str(self._port), fence.text)
+        text = PORT.sub(str(self.port), fence.text)
         if fence.mark.verb == "serve":
             self._serve(text)
         elif fence.mark.verb == "output":
@@ -70,7 +70,7 @@ class Reader:
             done = subprocess.run(
                 command,
                 cwd=self.folder,
-                env=self._environment(),
+                env=self.environment(),
                 input=options.get("typed", ""),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -98,7 +98,7 @@ class Reader:
             self._server = subprocess.Popen(
                 ["bash", "-euo", "pipefail", "-c", command],
                 cwd=self.folder,
-                env=self._environment(),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -124,19 +124,19 @@ class Reader:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Nothing of ours but what finds programs and models; no key of anybody's."""
         return {
             "PATH": f"{self.folder}/.venv/bin:{os.environ['PATH']}",
             "HOME": str(self._home),
             "LANG": "C.UTF-8",
             "MODELS_DIR": str(Settings.from_env(os.environ).models_dir.expanduser()),
-            "GATEWAY_PORT": str(self._port),
+            "GATEWAY_PORT": str(self.port),
         }
 
 

@@ -52,6 +52,18 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
+def test_readme_shows_it() -> None:
+    """The dashboard in both schemes, and a terminal that fetches nothing."""
+    text = (ROOT / "README.md").read_text()
+    pictures = re.findall(r'(?:src|srcset)="(docs/images/[^"]+)"', text)
+    terminal = (ROOT / "docs/images/terminal.svg").read_text()
+
+    assert {"docs/images/now-desktop-dark.png", "docs/images/now-desktop-light.png"} < set(pictures)
+    assert all((ROOT / picture).stat().st_size < 250_000 for picture in pictures)
+    assert "@font-face" not in terminal
+    assert "url(http" not in terminal
+
+
 def page(folder: Path, text: str) -> list[Fence]:
     path = folder / "page.md"
     path.write_text(text)

@@ -20,6 +20,8 @@ from handler.engine.structured.grammar import GrammarCompiler
 from handler.errors import ModelError
 from handler.models.checked import mark_of, note
 from handler.models.locate import locate
+from handler.models.source import parts_of
+from handler.progress import Progress
 from handler.settings import Settings
 from handler.stopwatch import Stopwatch
 
@@ -44,7 +46,8 @@ def load_model(settings: Settings) -> LoadedModel:
     if check:
         check.require()
         load_time.lap("check")
-    model = LlamaModel(path, offload(settings))
+    with Progress(f"loading {path.name}", _num_bytes_of(path)) as progress:
+        model = LlamaModel(path, offload(settings), progress.share)
     load_time.lap("model")
     try:
         machine = Machine(num_usable_cores(), supports_gpu(), tuple(free_gpu_bytes()))
@@ -63,6 +66,12 @@ def load_model(settings: Settings) -> LoadedModel:
         runner.max_model_len,
     )  # fmt: skip
     return LoadedModel(runner, engine_plan, prefill_context)
+
+
+def _num_bytes_of(path: Path) -> int:
+    """Of all parts of the model that are there."""
+    parts = (path.with_name(name) for name in parts_of(path.name))
+    return sum(part.stat().st_size for part in parts if part.exists())
 
 
 class _Check(NamedTuple):

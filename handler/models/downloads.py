@@ -5,8 +5,7 @@ Knows nothing about models, repositories or settings. Never shows the query of a
 
 import logging
 import re
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -16,16 +15,15 @@ from urllib.parse import urlsplit
 import requests
 from pydantic import SecretStr
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 from urllib3 import Retry
 
 from handler.errors import ModelError, NetworkError
-from handler.models.storage import discard, etag_of, num_bytes_of, part_of, readable, require_space, store
+from handler.models.storage import discard, etag_of, num_bytes_of, part_of, require_space, store
+from handler.progress import Progress
 
 CONNECT_TIMEOUT = 3.5  # seconds for each address of the host; short, because `demo` has a second source
 READ_TIMEOUT = 30.0  # seconds without a byte
 CHUNK_BYTES = 1 << 20
-SECONDS_PER_LOG_LINE = 10.0
 
 # Busy servers are asked again after 0, 2 and 4 seconds. A broken connection is `_fill`'s to resume.
 _RETRY = Retry(
@@ -163,22 +161,10 @@ def _save(response: requests.Response, part: Path, num_have: int, num_total: int
     etag = response.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):  # a weak one does not promise the same bytes
         etag_of(part).write_text(etag)
-    with part.open("ab") as file:
-        for chunk in _reported(response.iter_content(CHUNK_BYTES), part.stem, num_have, num_total):
-            file.write(chunk)
-
-
-def _reported(chunks: Iterable[bytes], name: str, num_bytes: int, num_total: int | None) -> Iterator[bytes]:
-    """Pass the chunks on and show how far they got: a bar on a terminal, elsewhere a log line every ten seconds."""
-    next_line = time.monotonic() + SECONDS_PER_LOG_LINE
-    with tqdm(desc=name, initial=num_bytes, total=num_total, unit="B", unit_scale=True, disable=None) as bar:
-        for chunk in chunks:
-            yield chunk
-            num_bytes += len(chunk)
-            bar.update(len(chunk))
-            if bar.disable and time.monotonic() >= next_line:
-                log.info("%s: %s of %s", name, readable(num_bytes), readable(num_total) if num_total else "unknown")
-                next_line = time.monotonic() + SECONDS_PER_LOG_LINE
+    with part.open("ab") as file, Progress(part.stem, num_total, num_have) as progress:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            num_have += file.write(chunk)
+            progress.reach(num_have)
 
 
 def _refusal(response: requests.Response, file: Download) -> str:

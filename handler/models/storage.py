@@ -18,6 +18,7 @@ from pathlib import Path
 
 from handler.errors import ModelError
 from handler.models.gguf import check_gguf
+from handler.progress import readable
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,6 @@ def require_space(directory: Path, num_bytes: int) -> None:
             f"No space for the model in {directory}: {readable(num_bytes)} are to come and {readable(num_free)} are "
             "free. Free some, or set MODELS_DIR to a larger disk."
         )
-
-
-def readable(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 @contextmanager

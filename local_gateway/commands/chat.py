@@ -17,11 +17,13 @@ import openai
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from local_gateway.errors import GatewayError, one_line
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROMPT = "\001\033[1;36m\002>\001\033[0m\002 "  # \001 and \002 tell readline what has no width
+SHORT_WAIT = 5.0  # seconds that a worker which runs may take
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but line ends and tabs: models may repeat hostile text
 HELP = """\
 /model NAME     another model answers from now on
@@ -227,7 +229,7 @@ class _Terminal:
 
     def _ask(self, question: str) -> None:
         self._console.print()
-        waiting = self._console.status(f"[dim]waiting for {escape(self._chat.model)}[/]")
+        waiting = self._console.status(_Waiting(self._chat.model))
         with _Interrupt() as interrupt, waiting as status:
 
             def write(text: str) -> None:
@@ -247,6 +249,24 @@ class _Terminal:
 
     def _complain(self, text: str) -> None:
         self._console.print(f"{text}\n", style="red", markup=False)
+
+
+class _Waiting:
+    """What is shown beside the spinner, each time that it turns."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._began = time.monotonic()
+
+    def __rich__(self) -> Text:
+        return Text(waiting_text(self._model, time.monotonic() - self._began), "dim")
+
+
+def waiting_text(model: str, seconds: float) -> str:
+    """With the seconds once they are many, and what may be the reason. The gateway's log knows it."""
+    if seconds < SHORT_WAIT:
+        return f"waiting for {model}"
+    return f"waiting for {model}, {seconds:.0f} s: its worker may be starting"
 
 
 class _Interrupt:

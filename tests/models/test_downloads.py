@@ -289,7 +289,7 @@ def test_progress_is_logged_after_the_interval(
     progress: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Away from a terminal a chunk that comes after the interval has a line."""
-    monkeypatch.setattr(downloads, "SECONDS_PER_LOG_LINE", 0.0)
+    monkeypatch.setattr("handler.progress.MAX_PAUSE", 0.0)
     assert len(progress()) == 22
 
 

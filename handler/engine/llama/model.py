@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,13 @@ def supports_gpu() -> bool:
 class LlamaModel:
     """Owns llama.cpp's model: weights, vocabulary and metadata, without a context. `close` once no context is left."""
 
-    def __init__(self, path: Path, offload: Offload) -> None:
-        """Load it. Takes seconds to minutes, without the GIL; raises ModelError."""
+    def __init__(self, path: Path, offload: Offload, report: Callable[[float], None] | None = None) -> None:
+        """Load it. Takes seconds to minutes, without the GIL; raises ModelError.
+
+        `report` is told how much is loaded, from 0 to 1, in this thread; what it raises ends the load.
+        """
         start_llama()
-        self.pointer: Pointer = _load(path, offload)
+        self.pointer: Pointer = _load(path, offload, report)
         self.facts = ModelFacts(
             n_ctx_train=llama.llama_model_n_ctx_train(self.pointer),
             window=llama.llama_model_n_swa(self.pointer),
@@ -74,8 +78,14 @@ class LlamaModel:
         llama.llama_model_free(self.pointer)
 
 
-def _load(path: Path, offload: Offload) -> Pointer:
+def _load(path: Path, offload: Offload, report: Callable[[float], None] | None) -> Pointer:
+    def go_on(share: float, _user_data: object) -> bool:
+        if report is not None:
+            report(share)
+        return True
+
     params = llama.llama_model_default_params()
+    params.progress_callback = llama.llama_progress_callback(go_on)  # which params keep alive
     params.n_gpu_layers = offload.n_gpu_layers
     params.split_mode = SPLIT_MODES[offload.split_mode]
     params.main_gpu = offload.main_gpu

@@ -50,6 +50,15 @@ def test_a_choice_that_llama_refuses_is_halved(path: Path, monkeypatch: pytest.M
             ModelRunner(model, planned(model, **settings))
 
 
+def test_a_load_tells_how_far_it_is(path: Path) -> None:
+    """From nothing to all, never back."""
+    shares: list[float] = []
+    LlamaModel(path, ON_CPU, shares.append).close()
+
+    assert shares == sorted(shares)
+    assert (shares[0] < 0.5, shares[-1]) == (True, 1.0)
+
+
 def test_the_facts_of_a_model(path: Path) -> None:
     """Read from what llama.cpp has loaded."""
     model = LlamaModel(path, ON_CPU)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from local_gateway.commands.chat import Chat, ChatError
+from local_gateway.commands.chat import Chat, ChatError, waiting_text
 from tests.gateway.targets.on_socket import FakeOpenAI, Received, Script
 from tests.gateway.targets.on_socket import Reply as Sent
 from tests.gateway.wire_samples import text_events
@@ -84,3 +84,9 @@ async def test_an_answer_does_not_steer_the_terminal() -> None:
         written, _ = await ask(chat, "Hi")
 
     assert written == "[2JHello"
+
+
+def test_a_long_wait_is_counted() -> None:
+    """A cold start takes a minute: a person must see that it goes on."""
+    assert waiting_text("llama", 4.9) == "waiting for llama"
+    assert waiting_text("llama", 42.4) == "waiting for llama, 42 s: its worker may be starting"

@@ -95,6 +95,20 @@ async def test_chat_streams(stage: Stage, browser: Browser) -> None:
         await expect(messages.locator(".stats")).to_contain_text("cost")
 
 
+async def test_cost_after_a_cold_start(stage: Stage, browser: Browser) -> None:
+    """The stream is opened before a target is chosen: its name and the cost are told when they are known."""
+    secret, _ = stage.add_key("ada")
+    async with looking(browser, "desktop-light", stage.url) as looker:
+        await looker.sign_in(stage.url, secret, "playground")
+        async with looker.page.expect_response("**/ui/v1/chat/completions") as opened:
+            await send(looker, "start")
+        assert "x-gateway-target" not in await (await opened.value).all_headers()
+        stage.models["runpod"].go_on.set()
+        stats = looker.page.locator(".messages .stats")
+        await expect(stats).to_contain_text("runpod")
+        await expect(stats).to_contain_text("cost")
+
+
 async def test_long_answer_is_followed(stage: Stage, browser: Browser) -> None:
     """The newest words stay in sight while they come, unless the reader has scrolled up."""
     stage.models["runpod"].text = "\n\n".join(f"Line {number} of many." for number in range(80))

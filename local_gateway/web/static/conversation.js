@@ -60,7 +60,8 @@ export class Conversation {
 
   _take(answer, event, headers, began) {
     const { stats } = answer;
-    stats.target = headers.get("x-gateway-target") ?? "";
+    stats.target ||= headers.get("x-gateway-target") ?? "";
+    stats.requestId = headers.get("x-request-id") ?? "";
     if (event.usage) stats.usage = event.usage;
     const delta = event.choices?.[0]?.delta ?? {};
     const thought = delta.reasoning_content ?? delta.reasoning ?? "";
@@ -100,8 +101,20 @@ export class Conversation {
   }
 }
 
-// What an answer cost by the target's prices; null while that is not known.
+// A stream that was opened while a worker starts does not name its target in its head; the picture of what happens does.
+// When the request has ended, what was accounted for it is there too.
+export function complete(stats, live) {
+  if (!stats.requestId || !live) return stats;
+  const isThis = (each) => each.id === stats.requestId;
+  const ended = live.recent.find(isThis);
+  stats.target ||= (ended ?? live.requests.find(isThis))?.target ?? "";
+  stats.cost ??= ended?.cost ?? null;
+  return stats;
+}
+
+// What an answer cost, by the target's prices until it is accounted; null while that is not known.
 export function costOf(stats, prices) {
+  if (stats.cost != null) return stats.cost;
   const price = prices[stats.target];
   if (!price || stats.promptTokens == null) return null;
   const cached = stats.usage?.prompt_tokens_details?.cached_tokens ?? 0;

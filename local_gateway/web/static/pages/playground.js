@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html-3.3.3.min.js";
 import { get } from "../api.js";
-import { Conversation, costOf } from "../conversation.js";
+import { Conversation, complete, costOf } from "../conversation.js";
 import { count, money, seconds, speed } from "../format.js";
 import { command } from "../parts.js";
 
@@ -71,12 +71,12 @@ const column = (talk, index, app) => html`
       ${talk.isBusy ? html`<button type="button" class="small danger" @click=${() => talk.stop()}>Stop</button>` : nothing}
     </div>
     <div class="messages" tabindex="0" role="group" aria-label="Messages of conversation ${index + 1}">
-      ${talk.messages.length ? talk.messages.map((message) => shown(message, talk)) : html`
+      ${talk.messages.length ? talk.messages.map((message) => shown(message, talk, app.live)) : html`
         <p class="muted">Ask something below; <kbd>Enter</kbd> sends it, <kbd>Shift</kbd> <kbd>Enter</kbd> begins a line.</p>`}
     </div>
   </section>`;
 
-function shown(message, talk) {
+function shown(message, talk, live) {
   if (message.role === "user") return html`<div class="message user">${message.text}</div>`;
   const isLast = message === talk.messages.at(-1);
   const isWaiting = talk.isBusy && isLast && message.stats.firstToken == null;
@@ -86,7 +86,7 @@ function shown(message, talk) {
       ${isWaiting ? html`<p class="muted">Waiting for the first token…</p>` : message.node}
       ${[...message.tools.values()].map((call) => html`<div class="tool"><strong>${call.name}</strong> <code>${call.arguments}</code></div>`)}
       ${message.error ? html`<p class="error">${message.error}</p>` : nothing}
-      ${message.stats.firstToken == null ? nothing : stats(message.stats)}
+      ${message.stats.firstToken == null ? nothing : stats(complete(message.stats, live))}
     </div>`;
 }
 

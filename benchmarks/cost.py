@@ -31,7 +31,7 @@ from benchmarks.client import CHAT, Answer, ask
 from benchmarks.connection import get
 from benchmarks.people import MOST_TOKENS, closed_loop
 from benchmarks.pricing import PRICES, Gpu, Prices, Speed, Waking, break_even, cost, price_of, read_prices
-from benchmarks.progress import Progress
+from benchmarks.progress import Progress, waited_for
 from benchmarks.row import rate_in_window
 from benchmarks.servers import FOLDER, WORKER, Load, NotHereError, room_for, spawned
 from benchmarks.start import read, seconds_to_first_text
@@ -168,7 +168,8 @@ def endpoint(args: argparse.Namespace) -> Target:
 async def wake(target: Target) -> None:
     """One short answer, so that no cold start is measured. Raises NotHereError."""
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, **target.more}
-    answer = await ask(target.url, CHAT, {name: value for name, value in body.items() if value is not None}, target.key)
+    asked = ask(target.url, CHAT, {name: value for name, value in body.items() if value is not None}, target.key)
+    answer = await waited_for("waiting for the first answer: a worker may have to start", asked)
     if answer.error:
         raise NotHereError(answer.error)
     sys.stdout.write(f"the first answer's first text came after {answer.first:.1f} s\n")

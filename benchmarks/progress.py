@@ -1,12 +1,17 @@
 """How far a long measurement is: a bar on a terminal, sparse lines in a log. On stderr, beside the tables."""
 
+import asyncio
 import sys
 import time
-from typing import TextIO
+from collections.abc import Coroutine
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
 PAUSE = 30.0  # seconds between two lines of a log
+TICK = 1.0  # and between two looks at a terminal
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -43,3 +48,21 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+async def waited_for(what: str, result: Coroutine[Any, Any, T], out: TextIO | None = None) -> T:
+    """The result of what may take minutes and has no steps, like a cold start: its seconds are counted meanwhile."""
+    out = out or sys.stderr
+    is_terminal = out.isatty()
+    began = time.monotonic()
+    task = asyncio.ensure_future(result)
+    try:
+        while not (await asyncio.wait([task], timeout=TICK if is_terminal else PAUSE))[0]:
+            seconds = time.monotonic() - began
+            out.write(f"\r{what}, {seconds:.0f} s" if is_terminal else f"{what}, {seconds:.0f} s\n")
+            out.flush()
+        return task.result()
+    finally:
+        task.cancel()
+        if is_terminal:
+            out.write("\r\x1b[K")

@@ -1,8 +1,12 @@
 """How far a long measurement is, on a terminal and in a log."""
 
+import asyncio
 import io
 
-from benchmarks.progress import Progress
+import pytest
+
+from benchmarks import progress as progress_module
+from benchmarks.progress import Progress, waited_for
 
 
 class Terminal(io.StringIO):
@@ -29,3 +33,46 @@ def test_a_terminal_gets_a_bar() -> None:
     progress.close()
 
     assert "this worker, 8 chats: 100%" in terminal.getvalue()
+
+
+class Listener(io.StringIO):
+    """Lets something happen when something was said."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        super().__init__()
+        self.was_told = asyncio.Event()
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+    def flush(self) -> None:
+        self.was_told.set()
+
+
+@pytest.mark.parametrize(("is_terminal", "end"), [(True, "\r\x1b[K"), (False, "\n")], ids=["terminal", "log"])
+async def test_a_wait_is_counted(monkeypatch: pytest.MonkeyPatch, is_terminal: bool, end: str) -> None:
+    """On one line that goes away, or in lines of a log."""
+    monkeypatch.setattr(progress_module, "TICK", 0.001)
+    monkeypatch.setattr(progress_module, "PAUSE", 0.001)
+    out = Listener(is_terminal=is_terminal)
+
+    async def answer() -> str:
+        await out.was_told.wait()
+        return "answer"
+
+    assert await waited_for("waiting", answer(), out) == "answer"
+    assert {line for line in out.getvalue().removesuffix(end).split("\r" if is_terminal else "\n") if line} == {
+        "waiting, 0 s"
+    }
+    assert out.getvalue().endswith(end)
+
+
+async def test_a_short_wait_says_nothing() -> None:
+    out = Listener(is_terminal=False)
+
+    async def answer() -> str:
+        return "answer"
+
+    assert await waited_for("waiting", answer(), out) == "answer"
+    assert out.getvalue() == ""

@@ -11,10 +11,13 @@ import orjson
 from local_gateway.wire.answer import Sharing
 from local_gateway.wire.reported_usage import ReportedUsage, may_tell_usage, usage_in
 from local_gateway.wire.sse import data_of, split_events
+from local_gateway.wire.text_events import TextBlock
 
 RequestOutcome = Literal["ok", "client_error", "target_error", "client_left", "cancelled", "refused", "stopped"]
 
 BYTES_PER_TOKEN = 4  # what text has on average, in the estimates
+ID_BYTES = 16
+NUM_DRAWN = 256  # ids at once
 
 _STRING = rb'"\s*:\s*"((?:[^"\\]++|\\.)++)"'
 # What a model wrote, where it stands in the answers of each path. In a text these names are behind \" and do not match.
@@ -40,9 +43,23 @@ class Usage(NamedTuple):
         return self.num_prompt_tokens + self.num_completion_tokens
 
 
+_ids: list[str] = []  # drawn ahead: a call into the system for each would cost more than the rest of a record
+os.register_at_fork(after_in_child=_ids.clear)  # or two processes would give the same ones
+
+
 def new_id() -> str:
     """32 hexadecimal digits, different each time and in each process, and not to be guessed from earlier ones."""
-    return os.urandom(16).hex()
+    try:
+        return _ids.pop()
+    except IndexError:
+        *drawn, last = _draw()
+        _ids.extend(drawn)
+        return last
+
+
+def _draw() -> list[str]:
+    digits = os.urandom(ID_BYTES * NUM_DRAWN).hex()
+    return [digits[at : at + 2 * ID_BYTES] for at in range(0, len(digits), 2 * ID_BYTES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +118,10 @@ class UsageMeter:
         That is without the chunk that holds nothing but usage, unless the client asked for it; else byte for byte.
         """
         self._has_begun = True
+        if isinstance(block, TextBlock):  # nothing else is in it, and it was counted when that was found
+            self._num_texts += block.num_texts
+            self._num_text_bytes += block.num_text_bytes
+            return block
         if may_tell_usage(block):
             return self._read_events(block)
         if self._deltas:

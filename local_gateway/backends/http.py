@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
@@ -286,6 +287,7 @@ def _trace_connection() -> aiohttp.TraceConfig:
     return trace
 
 
+@lru_cache(maxsize=256)  # most requests go to one of a few addresses
 def _parse_url(url: str) -> URL:
     """As it is written, but for what no address may have in it."""
     try:
@@ -331,16 +333,19 @@ def visible_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
     A header that cannot be sent on is left out: one with control characters, or too long.
     """
-    lower = {name.lower(): _as_bytes(value) for name, value in headers.items()}
-    names = VISIBLE | ({"cache-control"} if lower.get("content-type", "").startswith(EVENT_STREAM) else set())
-    visible = {
-        name: value
-        for name, value in lower.items()
-        if (name in names or (name.startswith(VISIBLE_PREFIX) and SENDABLE.fullmatch(name)))
-        and len(value) <= MAX_VALUE_CHARS
-        and SENDABLE.fullmatch(value)
+    lower = {
+        lower: _as_bytes(value)
+        for name, value in headers.items()
+        if (lower := name.lower()) in VISIBLE
+        or (lower.startswith(VISIBLE_PREFIX) and SENDABLE.fullmatch(lower))
+        or lower == "cache-control"
     }
-    return dict(list(visible.items())[:MAX_VISIBLE_HEADERS])
+    if not lower.get("content-type", "").startswith(EVENT_STREAM):
+        lower.pop("cache-control", None)
+    visible = [
+        (name, value) for name, value in lower.items() if len(value) <= MAX_VALUE_CHARS and SENDABLE.fullmatch(value)
+    ]
+    return dict(visible[:MAX_VISIBLE_HEADERS])
 
 
 def _as_bytes(value: str) -> str:

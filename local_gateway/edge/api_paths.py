@@ -5,6 +5,7 @@ the other.
 """
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -44,6 +45,7 @@ class ApiPath(NamedTuple):
         return self.path in MODEL_PATHS and self.path not in MODEL_IS_OPTIONAL
 
 
+@lru_cache(maxsize=256)  # clients ask for the same few
 def canonical(path: str) -> str:
     """Without doubled slashes, a slash at the end, and what clients put before OpenAI's own part of a path."""
     path = SLASHES.sub("/", path)

@@ -148,10 +148,18 @@ class ResponseWriter:
 
     async def _start(self, status: int, headers: Mapping[str, str], length: int | None = None) -> None:
         named = {**headers, **self.headers} | ({} if length is None else {"content-length": str(length)})
-        raw = [self._sendable(name, value) for name, value in named.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": [pair for pair in raw if pair]})
+        await self._send({"type": "http.response.start", "status": status, "headers": self._sendable_head(named)})
         self.status = status
         self.is_open = True
+
+    def _sendable_head(self, named: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        """Most heads are in order as a whole, which one look at all of their values tells."""
+        values = "".join(named.values()).encode("utf-8", "surrogateescape")
+        is_fit = len(values) <= MAX_VALUE_BYTES and CONTROLS.search(values) is None
+        if is_fit and values.isascii() and self._redactor.hide_in(values) == values:
+            pairs = [(_sendable_name(name), value.strip().encode("ascii")) for name, value in named.items()]
+            return [pair for pair in pairs if pair[0]]
+        return [pair for name, value in named.items() if (pair := self._sendable(name, value))]
 
     def _sendable(self, name: str, value: str) -> tuple[bytes, bytes] | None:
         """A header as the bytes that came, and None if HTTP cannot carry it. Never raises."""

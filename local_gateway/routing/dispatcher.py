@@ -73,7 +73,8 @@ class Dispatcher:
         )
         num_failed = 0
         while (step := plan.next()) is not None:
-            await asyncio.sleep(step.delay)
+            if step.delay > 0:
+                await asyncio.sleep(step.delay)
             try:
                 answer = await self._try_without_refused_fields(step.choice, routed, plan.deadline)
             except RequestError as error:

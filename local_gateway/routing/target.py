@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from urllib.parse import urlsplit
 
@@ -25,8 +26,8 @@ LOG_LEVELS = {"open": logging.WARNING, "rate_limited": logging.WARNING, "config_
 class Attempt:
     """One try to get an answer from a target. The first outcome counts; without one the breaker stays as it is."""
 
-    def __init__(self, name: str, breaker: CircuitBreaker) -> None:
-        self._name = name  # of target and model, for the log
+    def __init__(self, name: Callable[[], str], breaker: CircuitBreaker) -> None:
+        self._name = name  # of target and model, for the log, which most attempts do not need
         self._breaker = breaker
         self._begun = breaker.begin()
         self._is_over = False
@@ -50,8 +51,8 @@ class Attempt:
         self._breaker.end(self._begun, outcome, retry_after)
         if (state := self._breaker.state) != before:
             level = LOG_LEVELS.get(state, logging.INFO)
-            extra = {"target": self._name}
-            log.log(level, "target %s: its breaker is %s, was %s", self._name, state, before, extra=extra)
+            name = self._name()
+            log.log(level, "target %s: its breaker is %s, was %s", name, state, before, extra={"target": name})
 
 
 class Target:
@@ -108,7 +109,7 @@ class Target:
         breaker = self.breaker(model)
         if not breaker.allows():
             raise TargetPausedError("This model cannot be asked now.", retry_after=breaker.available_in())
-        attempt = Attempt(self._name_of(model), breaker)
+        attempt = Attempt(partial(self._name_of, model), breaker)
         self.num_in_flight += 1
         self.is_idle.clear()
         try:

@@ -25,6 +25,7 @@ from local_gateway.config.settings import GatewaySettings, ServerSettings
 from local_gateway.edge.head_limits import bounded_protocol
 from local_gateway.errors import ConfigError
 from local_gateway.gateway import Gateway
+from local_gateway.server import heap
 from local_gateway.server.app import create_app
 from local_gateway.server.banner import greeting
 from local_gateway.storage.store import Store
@@ -189,6 +190,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        heap.settle()
         self._on_listening()
 
     @contextlib.contextmanager

@@ -29,6 +29,9 @@ SHOWN = tuple(field.name for field in fields(UsageRecord) if field.name not in (
 
 def setup(settings: LogSettings, redactor: Redactor, stream: TextIO | None = None) -> None:
     """Let all loggers write to `stream`, stderr if None, and to nothing else. May be repeated."""
+    # No line says which thread or line of code it is from, and finding out takes longer than writing it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as the documentation of logging has it
     stream = stream or sys.stderr
     is_text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)

@@ -215,9 +215,9 @@ async def _relay(begun: list[Event], stream: AsyncIterator[bytes], wanted: Wante
         yield block
     if failed is None:
         async for piece in stream:
-            if texts and texts.are_all(piece):
+            if texts and (text := texts.read(piece)):
                 end.saw_text()
-                block = piece if not normalizer or normalizer.passes(piece) else _repaired(piece, normalizer)
+                block = text if not normalizer or normalizer.passes(piece) else _repaired(piece, normalizer)
             else:
                 shown, failed = _until_failure(events_of(piece, path), end)
                 block = _encoded(shown, normalizer)

@@ -50,7 +50,7 @@ class ReportedUsage(NamedTuple):
 
 def may_tell_usage(data: bytes) -> bool:
     """Whether an answer or an event, as bytes, is worth parsing in search of counts: most events are not."""
-    if USAGE.search(data) is not None:
+    if b'"usage' in data and USAGE.search(data) is not None:  # the name alone is found ten times as fast
         return True
     has_other = b"timings" in data or b"eval_count" in data or b"billed_units" in data
     return has_other and OTHERS.search(data) is not None

@@ -6,12 +6,21 @@ _STRING = rb'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'  # from behind its first quote
 TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content)": ?"')
 # From within the text to the end of the event: what says nothing, and fields of the chunk that only describe it.
 REST = re.compile(
-    _STRING
+    rb"("
+    + _STRING
+    + rb")"
     + rb'(?:[]}, ]|"(?:\w++": ?null|index": ?0(?!\d)|created": ?\d++|(?:id|object|model|system_fingerprint|'
     + rb'service_tier|obfuscation)": ?"'
     + _STRING
     + rb"))*+\n\n"
 )
+
+
+class TextBlock(bytes):
+    """Events that say nothing but text, which was measured while they were recognized."""
+
+    num_texts: int  # that are not empty
+    num_text_bytes: int  # of their characters in UTF-8
 
 
 class TextEvents:
@@ -24,25 +33,39 @@ class TextEvents:
     def __init__(self) -> None:
         self._head = b""
 
-    def are_all(self, block: bytes) -> bool:
-        """Whether a block holds such events alone. What is not recognized may still be one, in an unusual form."""
-        return (self._head != b"" and self._are_like_before(block)) or self._learns(block)
+    def read(self, block: bytes) -> bytes | None:
+        """The block if it holds such events alone, as a TextBlock if they are like those before; else None.
 
-    def _are_like_before(self, block: bytes) -> bool:
+        What is not recognized may still be one, in an unusual form.
+        """
+        return (self._measured(block) if self._head else None) or self._learned(block)
+
+    def _measured(self, block: bytes) -> TextBlock | None:
         head, at, end = self._head, 0, len(block)
+        begins, match, num_head_bytes = block.startswith, REST.match, len(self._head)
+        num_texts = num_text_bytes = 0
         while at < end:
-            if not block.startswith(head, at) or (rest := REST.match(block, at + len(head))) is None:
-                return False
+            start = at + num_head_bytes
+            if not begins(head, at) or (rest := match(block, start)) is None:
+                return None
+            if length := rest.end(1) - start - 1:  # without its quote
+                num_texts += 1
+                num_text_bytes += length
             at = rest.end()
-        return True
+        texts = TextBlock(block)
+        texts.num_texts = num_texts
+        texts.num_text_bytes = num_text_bytes - (4 * block.count(b"\\u") if b"\\" in block else 0)  # \u0416: two bytes
+        return texts
 
-    def _learns(self, block: bytes) -> bool:
+    def _learned(self, block: bytes) -> bytes | None:
         event = block[: block.find(b"\n\n") + 2]
         if not is_text(event):
-            return False
+            return None
         if (text := TEXT.search(event)) is not None:
             self._head = event[: text.end()]
-        return len(event) == len(block) or (text is not None and self._are_like_before(block))
+            if (measured := self._measured(block)) is not None:
+                return measured
+        return block if len(event) == len(block) else None
 
 
 def is_text(block: bytes) -> bool:

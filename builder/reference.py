@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "n_batch": "Tokens per step",
         "n_ubatch": "Tokens at once within a step",
         "prefill_chunk": "Prompt tokens per step",
+        "weights": "Weights in memory",
         "n_gpu_layers": "Layers on the GPU",
         "n_threads": "CPU threads",
         "sampler_threads": "Sampling threads",

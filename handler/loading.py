@@ -1,11 +1,14 @@
 """From settings to a loaded model. Imports llama.cpp."""
 
 import logging
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from handler.cpu_quota import num_usable_cores
 from handler.engine.engine import Engine
+from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.file_check import FileCheck
 from handler.engine.llama.memory_info import free_gpu_bytes
 from handler.engine.llama.model import LLAMA_VERSION, LlamaModel, start_llama, supports_gpu
@@ -47,7 +50,7 @@ def load_model(settings: Settings) -> LoadedModel:
         check.require()
         load_time.lap("check")
     with Progress(f"loading {path.name}", _num_bytes_of(path)) as progress:
-        model = LlamaModel(path, offload(settings), progress.share)
+        model = _load_weights(path, settings, progress.share)
     load_time.lap("model")
     try:
         machine = Machine(num_usable_cores(), supports_gpu(), tuple(free_gpu_bytes()))
@@ -68,10 +71,22 @@ def load_model(settings: Settings) -> LoadedModel:
     return LoadedModel(runner, engine_plan, prefill_context)
 
 
+def _load_weights(path: Path, settings: Settings, report: Callable[[float], None]) -> LlamaModel:
+    """As WEIGHTS says. Raises ModelError."""
+    if settings.weights == "file":
+        return LlamaModel(path, offload(settings), report)
+    with closing(ExpandedFile(_parts(path), num_usable_cores())) as expanded:
+        log.info("%d matrices are expanded to 16 bits, %.1f GB in all", expanded.num_expanded, expanded.size / 1e9)
+        return LlamaModel(path, offload(settings), report, expanded=expanded)
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path.with_name(name) for name in parts_of(path.name)]
+
+
 def _num_bytes_of(path: Path) -> int:
     """Of all parts of the model that are there."""
-    parts = (path.with_name(name) for name in parts_of(path.name))
-    return sum(part.stat().st_size for part in parts if part.exists())
+    return sum(part.stat().st_size for part in _parts(path) if part.exists())
 
 
 class _Check(NamedTuple):

@@ -10,6 +10,8 @@ import llama_cpp
 import llama_cpp.llama_cpp as llama
 
 from handler.engine.cache.cache_size import GIB
+from handler.engine.llama.c_stream import CStream
+from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.log import LlamaLog
 from handler.engine.llama.memory_info import cache_shape, free_gpu_bytes
 from handler.engine.plan import ModelFacts, Offload
@@ -52,13 +54,21 @@ def supports_gpu() -> bool:
 class LlamaModel:
     """Owns llama.cpp's model: weights, vocabulary and metadata, without a context. `close` once no context is left."""
 
-    def __init__(self, path: Path, offload: Offload, report: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        offload: Offload,
+        report: Callable[[float], None] | None = None,
+        *,
+        expanded: ExpandedFile | None = None,
+    ) -> None:
         """Load it. Takes seconds to minutes, without the GIL; raises ModelError.
 
-        `report` is told how much is loaded, from 0 to 1, in this thread; what it raises ends the load.
+        `report` is told how much is loaded, from 0 to 1, in this thread; what it raises ends the load. `expanded` is
+        the same model with 16-bit weights, to be read instead; it remains the caller's.
         """
         start_llama()
-        self.pointer: Pointer = _load(path, offload, report)
+        self.pointer: Pointer = _load(path, offload, report, expanded)
         self.facts = ModelFacts(
             n_ctx_train=llama.llama_model_n_ctx_train(self.pointer),
             window=llama.llama_model_n_swa(self.pointer),
@@ -78,7 +88,9 @@ class LlamaModel:
         llama.llama_model_free(self.pointer)
 
 
-def _load(path: Path, offload: Offload, report: Callable[[float], None] | None) -> Pointer:
+def _load(
+    path: Path, offload: Offload, report: Callable[[float], None] | None, expanded: ExpandedFile | None
+) -> Pointer:
     def go_on(share: float, _user_data: object) -> bool:
         if report is not None:
             report(share)
@@ -94,18 +106,35 @@ def _load(path: Path, offload: Offload, report: Callable[[float], None] | None) 
         params.tensor_split = (ctypes.c_float * len(shares))(*shares)  # which params keep alive
     free = free_gpu_bytes()
     llama_log.errors.clear()
-    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if expanded:
+        model = _load_expanded(path, expanded, params)
+    else:
+        model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise ModelError(f"llama.cpp cannot load {path}: {llama_log.reason()}{_lack_of_room(path, free)}")
+        size = expanded.size if expanded else path.stat().st_size if path.exists() else 0
+        raise ModelError(f"llama.cpp cannot load {path}: {llama_log.reason()}{_lack_of_room(size, free)}")
     return model
 
 
-def _lack_of_room(path: Path, free: list[int]) -> str:
-    """The most likely reason where the GPUs are smaller than the file; else empty."""
-    size = path.stat().st_size if path.exists() else 0
+def _load_expanded(path: Path, expanded: ExpandedFile, params: Any) -> Pointer:
+    """What llama.cpp maps into memory it cannot get from a stream."""
+    params.load_mode = llama.LLAMA_LOAD_MODE_NONE
+    params.lazy_mode = llama.LLAMA_LAZY_MODE_OFF
+    stream = CStream(expanded)
+    try:
+        model = llama.llama_model_load_from_file_ptr(stream.pointer, params)
+    finally:
+        stream.close()
+    if stream.error:
+        raise ModelError(f"{path} cannot be read: {stream.error}.") from stream.error
+    return model
+
+
+def _lack_of_room(size: int, free: list[int]) -> str:
+    """The most likely reason where the GPUs are smaller than what is loaded; else empty."""
     if not free or size < sum(free):
         return ""
     return (
-        f" (the file has {size / GIB:.1f} GiB, and {sum(free) / GIB:.1f} GiB are free on the GPU: "
+        f" (the weights have {size / GIB:.1f} GiB, and {sum(free) / GIB:.1f} GiB are free on the GPU: "
         "choose a smaller quantisation, a larger GPU, or fewer N_GPU_LAYERS)"
     )

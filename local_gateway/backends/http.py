@@ -10,6 +10,7 @@ import io
 import math
 import os
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import lru_cache
 from types import SimpleNamespace
@@ -306,10 +307,24 @@ def _translate(error: Exception) -> TargetError:
         return AnswerBrokenError("What the target answered is not HTTP.")
     if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
         return GatewayExhaustedError(f"The gateway is out of resources: {os.strerror(error.errno)}.")
+    if isinstance(error, aiohttp.ClientConnectorDNSError) and (number := _lack_of_resources()):
+        return GatewayExhaustedError(f"The gateway is out of resources: {os.strerror(number)}.")
     reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), "")
     if not reason and isinstance(error, OSError) and error.errno and error.errno > 0:
         reason = os.strerror(error.errno)
     return TargetUnreachableError(f"The target could not be reached{reason and ': '}{reason}.")
+
+
+def _lack_of_resources() -> int:
+    """The system's number of what is missing for one more socket; 0 if nothing is.
+
+    A resolver that could open no file says that the name is not known, and nothing of files.
+    """
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error.errno if error.errno in OUT_OF_RESOURCES else 0
+    return 0
 
 
 def _check_status(status: int) -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from http import HTTPStatus
 
 from local_gateway.backends.base import Upstream
 from local_gateway.config.settings import GatewaySettings
@@ -27,7 +28,7 @@ from local_gateway.routing.answer_source import RoutedRequest
 from local_gateway.routing.health_watch import ColdStartProbe
 from local_gateway.routing.idle_limit import IdleLimit
 from local_gateway.routing.retry_plan import RetryPlan
-from local_gateway.routing.router import Choice
+from local_gateway.routing.router import Choice, Route
 from local_gateway.routing.target import Target
 from local_gateway.routing.upstream_call import STREAM_OPTIONS, adds_stream_options, call_for
 from local_gateway.telemetry import live_requests
@@ -35,12 +36,13 @@ from local_gateway.telemetry.metrics import Metrics
 from local_gateway.wire.answer import Answer, Origin
 from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, read_error
 from local_gateway.wire.call_ledger import CallTally, ExecutionStats
-from local_gateway.wire.error_body import is_too_long
+from local_gateway.wire.error_body import NO_MODEL, is_too_long
 from local_gateway.wire.retry_after import retry_after_of
 from local_gateway.wire.translation import CHAT, PATHS, Translation
 
 log = logging.getLogger(__name__)
 
+UNKNOWN_PATH, NO_SUCH_MODEL = "unknown_url", "model_not_found"  # codes of OpenAI's 404s
 OUR_ACCOUNT = (401, 402, 403)  # statuses that are about the gateway's key, not about the request
 
 
@@ -83,7 +85,8 @@ class Dispatcher:
                     error.target, error.num_attempts = step.choice.target.name, num_failed
                     self._note_failure(step.choice.target, error)
                 plan.failed(step.choice, error)
-                if error.is_about_request and not error.is_too_long and step.choice.target in route.targets:
+                is_about_request = error.is_about_request or _client_chose_it(error, step.choice, route)
+                if is_about_request and not error.is_too_long and step.choice.target in route.targets:
                     plan.keep_to(route.targets)
             else:
                 answer.origin.num_attempts = num_failed + 1
@@ -134,6 +137,19 @@ class Dispatcher:
             self._metrics.attempt_failed(target.name, error)
         level = logging.ERROR if isinstance(error, TargetConfigError | GatewayExhaustedError) else logging.WARNING
         log.log(level, "target %s: %s", target.name, error.log_text, extra={"target": target.name})
+
+
+def _client_chose_it(error: RequestError, choice: Choice, route: Route) -> bool:
+    """Whether a 404 is about a name of the client's own: a path, or a model where the configuration has a pattern.
+
+    Other 404s are a mistake of the configuration, or an endpoint or a model that is gone: fallbacks are for those.
+    """
+    if not isinstance(error, TargetRefusedError) or error.status != HTTPStatus.NOT_FOUND:
+        return False
+    if error.error.get("code") == UNKNOWN_PATH:
+        return True
+    is_clients_model = route.alias.endswith("*") and not choice.target.settings.model
+    return is_clients_model and (error.error.get("code") == NO_SUCH_MODEL or NO_MODEL.search(str(error)) is not None)
 
 
 def _translated(request: ClientRequest, target: Target) -> tuple[ClientRequest, Translation | None]:

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 
 import orjson
 from pydantic import SecretStr
@@ -18,10 +19,10 @@ from pydantic import SecretStr
 from local_gateway.backends.base import Call, Health
 from local_gateway.backends.http import HttpClient, HttpUpstream
 from local_gateway.backends.local.child_process import Child
-from local_gateway.backends.local.supervisor import Supervisor
+from local_gateway.backends.local.supervisor import Look, Supervisor
 from local_gateway.backends.openai import HEALTH_TIMEOUT, OpenAIBackend
 from local_gateway.config.settings import LocalTarget, OpenAITarget
-from local_gateway.errors import TargetError, TargetUnreachableError
+from local_gateway.errors import TargetError, TargetTimeoutError, TargetUnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class LocalBackend:
         self._ping_url = ""
         model = settings.gguf.partition("?")[0].rpartition("/")[2]  # a whole URL may have secrets in it
         self._name = f"worker {settings.name or model}"
-        self._supervisor = Supervisor(self._name, self._start_process, self._is_ready)
+        self._supervisor = Supervisor(self._name, self._start_process, self._look)
 
     def start(self) -> None:
         """Begin to load the model, unless that has been done."""
@@ -71,7 +72,7 @@ class LocalBackend:
             return Health(True, "starts with the gateway", num_ready_workers=0)
         if reason := self._supervisor.failure:
             return Health(False, reason, num_ready_workers=0)
-        if self._supervisor.is_ready and await self._is_ready():
+        if self._supervisor.is_ready and await self._look() == "ready":
             return Health(True, "the worker answers", num_ready_workers=1, num_starting_workers=0)
         return Health(True, "the worker is starting", num_ready_workers=0, num_starting_workers=1)
 
@@ -92,11 +93,14 @@ class LocalBackend:
         environ = environment(self._settings, os.environ, port, self._key)
         return await Child.start(WORKER, environ, self._log_line)
 
-    async def _is_ready(self) -> bool:
+    async def _look(self) -> Look:
         try:
-            return (await self._http.fetch("GET", self._ping_url, timeout=HEALTH_TIMEOUT)).status == 200
+            status = (await self._http.fetch("GET", self._ping_url, timeout=HEALTH_TIMEOUT)).status
+        except TargetTimeoutError:
+            return "silent"
         except TargetError:
-            return False
+            return "starting"
+        return "ready" if status == HTTPStatus.OK else "starting"
 
     def _log_line(self, line: str) -> None:
         """A line of the worker's log, at its own level. Prompts are in none of them."""

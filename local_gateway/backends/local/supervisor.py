@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,13 @@ PROBE_SECONDS = 0.1  # between two looks at a program that starts
 WATCH_SECONDS = 10.0  # between two looks at a program that runs
 MISSED_SECONDS = 5.0  # after a look that it did not answer
 MAX_MISSED = 3  # in a row: it hangs. With probes of 5 s and the grace it is replaced within a minute
+MAX_SILENT = 12  # likewise before it ever answered: loading a model may keep it busy. Within a minute or two
 GRACE = 10.0  # seconds between the request to end and the end
+
+
+# What a probe finds: a program that answers, one that is not so far (it says so, or does not listen yet), or one that
+# takes a question and says nothing.
+Look = Literal["ready", "starting", "silent"]
 
 
 class Process(Protocol):
@@ -61,7 +67,7 @@ class Supervisor:
         self,
         name: str,
         start: Callable[[], Awaitable[Process]],
-        probe: Callable[[], Awaitable[bool]],
+        probe: Callable[[], Awaitable[Look]],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -142,9 +148,11 @@ class Supervisor:
         try:
             ended = asyncio.create_task(process.wait())
             ready_since = await self._until_ready(ended)
-            if ready_since is not None and await self._hangs(ended):
-                log.error("%s: it does not answer any more, and is stopped", self._name)
-                self._begin()
+            if not ended.done() and (ready_since is None or await self._hangs(ended)):
+                has_answered = ready_since is not None
+                log.error("%s: it does not answer%s, and is stopped", self._name, " any more" if has_answered else "")
+                if has_answered:
+                    self._begin()
                 await process.stop(GRACE)
             status = await ended
         finally:
@@ -153,9 +161,12 @@ class Supervisor:
         return self._ended(process, status, ready_since)
 
     async def _until_ready(self, ended: asyncio.Task[int]) -> float | None:
-        """The time at which it was ready; None if it ended before."""
-        while not ended.done():
-            if await self._probe():
+        """The time at which it was ready; None if it ended before, or takes questions and answers none."""
+        num_silent = 0
+        while not ended.done() and num_silent < MAX_SILENT:
+            look = await self._probe()
+            num_silent = num_silent + 1 if look == "silent" else 0
+            if look == "ready":
                 assert self._outcome is not None
                 self._outcome.set_result(None)
                 log.info("%s: ready", self._name)
@@ -174,7 +185,7 @@ class Supervisor:
                 sleeping.cancel()
             if ended.done():
                 return False
-            num_missed = 0 if await self._probe() else num_missed + 1
+            num_missed = 0 if await self._probe() == "ready" else num_missed + 1
         return not ended.done()
 
     def _ended(self, process: Process, status: int, ready_since: float | None) -> float:

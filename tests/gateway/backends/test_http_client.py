@@ -4,6 +4,7 @@ import asyncio
 import errno
 import gzip
 import os
+import resource
 import socket
 
 import pytest
@@ -426,4 +427,21 @@ async def test_a_target_without_tls() -> None:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(TargetUnreachableError, match="no TLS"):
             await http.open("GET", f"https://127.0.0.1:{port}")
+        await http.aclose()
+
+
+async def test_a_name_that_cannot_be_looked_up_without_files_is_our_own_fault() -> None:
+    """The resolver says no more than that the name is not known; what this process lacks says nothing of a target."""
+    http = HttpClient(TimeoutSettings())
+    with pytest.raises(TargetUnreachableError):
+        await http.fetch("GET", "http://nothing.invalid/", timeout=10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(2)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(GatewayExhaustedError, match="out of resources"):
+            await http.fetch("GET", "http://nothing.invalid/", timeout=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await http.aclose()

@@ -9,9 +9,11 @@ from local_gateway.backends.local.supervisor import (
     GRACE,
     HEALTHY_SECONDS,
     MAX_MISSED,
+    MAX_SILENT,
     MISSED_SECONDS,
     PROBE_SECONDS,
     WATCH_SECONDS,
+    Look,
     Restarts,
     Supervisor,
 )
@@ -48,7 +50,8 @@ class Stage:
         self.processes: list[FakeProcess] = []
         self.pauses: list[float] = []
         self.now = 0.0
-        self.answers = False  # what the probe finds
+        self.answers = False  # what the probe finds; else
+        self.otherwise: Look = "starting"
         self.start_error: OSError | None = None
         self.is_held = False  # pauses do not end
         self.supervisor = Supervisor("worker", self._start, self._probe, sleep=self._sleep, clock=lambda: self.now)
@@ -64,8 +67,8 @@ class Stage:
         self.processes.append(FakeProcess())
         return self.processes[-1]
 
-    async def _probe(self) -> bool:
-        return self.answers
+    async def _probe(self) -> Look:
+        return "ready" if self.answers else self.otherwise
 
     async def _sleep(self, seconds: float) -> None:
         if seconds not in (PROBE_SECONDS, WATCH_SECONDS, MISSED_SECONDS):
@@ -241,9 +244,9 @@ async def test_program_that_is_slow_now_and_then(stage: Stage) -> None:
     stage.answers = True
     assert await stage.supervisor.ready() is None
 
-    async def probe() -> bool:
+    async def probe() -> Look:
         looks.append(len(looks) % MAX_MISSED == 0)
-        return looks[-1]
+        return "ready" if looks[-1] else "silent"
 
     stage.supervisor._probe = probe
     await eventually(lambda: len(looks) > 20)
@@ -256,3 +259,27 @@ def test_a_hanging_program_is_replaced_within_a_minute() -> None:
     probe_seconds = 5.0
 
     assert WATCH_SECONDS + MAX_MISSED * probe_seconds + (MAX_MISSED - 1) * MISSED_SECONDS + GRACE < 60
+
+
+async def test_a_program_that_hangs_before_it_was_ever_ready(stage: Stage) -> None:
+    """It takes questions and answers none: after a bounded time it is stopped, callers are told, and it is replaced."""
+    stage.is_held = True
+    stage.otherwise = "silent"
+    waiting = asyncio.create_task(stage.supervisor.ready())
+    process = await stage.process()
+
+    assert "signal 15" in (await waiting or "")
+    assert process.stops[0] == GRACE
+
+
+async def test_a_program_that_says_that_it_is_starting_may_take_its_time(stage: Stage) -> None:
+    """A model may take long to load; one missed answer in between is no hang."""
+    waiting = asyncio.create_task(stage.supervisor.ready())
+    process = await stage.process()
+    for look in ("silent", "starting") * (MAX_SILENT + 3):
+        stage.otherwise = look
+        await asyncio.sleep(0)
+    stage.answers = True
+
+    assert await waiting is None
+    assert not process.stops

@@ -243,3 +243,33 @@ async def test_fallbacks_are_not_chosen_by_clients(status: int, is_asked: bool) 
         response = await call(here, "POST", "/v1/chat/completions", secret, {"model": "llama", "messages": []})
 
     assert (response.status, bool(paid.calls)) == ((200, True) if is_asked else (status, False))
+
+
+GONE = {"message": "The model `x` does not exist.", "code": "model_not_found"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "error", "is_asked"),
+    [
+        ("llama", {}, GONE, True),  # the configuration names it, and the target has it no more
+        ("llama*", {}, GONE, False),  # the client names it
+        ("llama*", {}, {"message": "model 'llama-x' not found", "type": "api_error"}, False),  # Ollama's
+        ("llama*", {"model": "x"}, GONE, True),
+        ("llama*", {}, {"message": "endpoint not found"}, True),
+        ("llama", {}, {"message": "Invalid URL (POST /v1/rerank)", "code": "unknown_url"}, False),
+    ],
+)
+async def test_a_name_that_a_client_makes_up_chooses_no_fallback(
+    name: str, target: dict[str, str], error: dict[str, str], is_asked: bool
+) -> None:
+    """A 404 about a path or a model that only the client named is its own; other 404s are the target's fault."""
+    models = {
+        name: {"targets": [{"type": "openai", "name": "one", **target}], "fallbacks": ["paid"]},
+        "paid": MODELS["secret"],
+    }
+    paid = ScriptedBackend(json_answer(OK))
+    async with running(models, ScriptedBackend(json_answer({"error": error}, 404)), paid) as here:
+        named = name.replace("*", "-x")
+        response = await call(here, "POST", "/v1/chat/completions", "", {"model": named, "messages": []})
+
+    assert (response.status, bool(paid.calls)) == ((200, True) if is_asked else (404, False))

@@ -1,6 +1,7 @@
 """From settings to a loaded model. Imports llama.cpp."""
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from handler.engine.llama.model import LLAMA_VERSION, LlamaModel, start_llama, s
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.prefill_context import LlamaPrefillContext
 from handler.engine.part_size import FixedPartSize, PartSize
-from handler.engine.plan import EnginePlan, Machine, PrefillPlan, offload, plan
+from handler.engine.plan import EnginePlan, Machine, PrefillPlan, has_room_to_expand, offload, plan
 from handler.engine.prefill_lane import PrefillLane
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import Speculation
@@ -30,6 +31,8 @@ from handler.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
+LOADING = "loading"  # name of threads that load a model, as in __main__: the process does not wait for them to end
+
 
 class LoadedModel(NamedTuple):
     """A model with its context, and how an engine is to use it."""
@@ -37,6 +40,7 @@ class LoadedModel(NamedTuple):
     runner: ModelRunner
     plan: EnginePlan
     prefill_context: LlamaPrefillContext | None = None
+    expansion: "Expansion | None" = None  # of the weights for prompts; only where there is a prefill context
 
 
 def load_model(settings: Settings) -> LoadedModel:
@@ -68,12 +72,13 @@ def load_model(settings: Settings) -> LoadedModel:
         load_time, runner.num_slots, "share" if runner.memory.is_unified else "divide", runner.num_cells,
         runner.max_model_len,
     )  # fmt: skip
-    return LoadedModel(runner, engine_plan, prefill_context)
+    expansion = Expansion(path, settings, runner) if settings.weights == "auto" and prefill_context else None
+    return LoadedModel(runner, engine_plan, prefill_context, expansion)
 
 
 def _load_weights(path: Path, settings: Settings, report: Callable[[float], None]) -> LlamaModel:
     """As WEIGHTS says. Raises ModelError."""
-    if settings.weights == "file":
+    if settings.weights != "16bit":
         return LlamaModel(path, offload(settings), report)
     with closing(ExpandedFile(_parts(path), num_usable_cores())) as expanded:
         log.info("%d matrices are expanded to 16 bits, %.1f GB in all", expanded.num_expanded, expanded.size / 1e9)
@@ -87,6 +92,39 @@ def _parts(path: Path) -> list[Path]:
 def _num_bytes_of(path: Path) -> int:
     """Of all parts of the model that are there."""
     return sum(part.stat().st_size for part in _parts(path) if part.exists())
+
+
+class Expansion(NamedTuple):
+    """A copy of a loaded model's weights in 16 bits for its prompts, while the engine works. One token at a time is
+    fastest with the file's weights, and a prompt's many are with these."""
+
+    path: Path
+    settings: Settings
+    runner: ModelRunner
+
+    def start(self, lane: PrefillLane) -> None:
+        """In a thread that ends when the lane has them, or when there is no room, which the log says."""
+        threading.Thread(target=self._run, args=(lane,), name=LOADING, daemon=True).start()
+
+    def _run(self, lane: PrefillLane) -> None:
+        try:
+            time_taken = Stopwatch()
+            if model := self._load():
+                lane.replace(self.runner.open_expanded_prefill_context(model))
+                time_taken.lap("weights")
+                log.info("prompts are computed with 16-bit weights from now on: %s", time_taken)
+        except ModelError as error:
+            log.warning("%s Prompts are computed with the file's weights.", error)
+        except Exception:
+            log.exception("Prompts are computed with the file's weights.")
+
+    def _load(self) -> LlamaModel | None:
+        """None where nothing is quantised, or there is no room."""
+        with closing(ExpandedFile(_parts(self.path), max(1, num_usable_cores() // 2))) as expanded:
+            if not expanded.num_expanded or not has_room_to_expand(expanded.size, free_gpu_bytes(), self.settings):
+                log.info("no second copy of the weights: %.1f GB in 16 bits", expanded.size / 1e9)
+                return None
+            return LlamaModel(self.path, offload(self.settings), expanded=expanded)
 
 
 class _Check(NamedTuple):
@@ -114,19 +152,24 @@ def _start_check(path: Path, settings: Settings) -> _Check | None:
 
 def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:
     """An engine that owns the loaded model. `max_queue`: sequences that may wait."""
-    runner, engine_plan, prefill_context = model
+    runner, engine_plan, prefill_context, expansion = model
     drafts = engine_plan.draft_limits
+    lane = None
+    if prefill_context and engine_plan.prefill:
+        lane = PrefillLane(prefill_context, _part_sizes(engine_plan.prefill), is_exact=expansion is None)
+        if expansion:
+            expansion.start(lane)
     return Engine(
         runner,
         engine_plan.limits,
         max_queue=max_queue,
         schemas=GrammarCompiler(runner.vocabulary),
         speculation=Speculation(PromptLookup(), drafts) if drafts else None,
-        lane=_lane(prefill_context, engine_plan.prefill) if prefill_context and engine_plan.prefill else None,
+        lane=lane,
     )
 
 
-def _lane(prefill_context: LlamaPrefillContext, prefill: PrefillPlan) -> PrefillLane:
+def _part_sizes(prefill: PrefillPlan) -> PartSize | FixedPartSize:
     if prefill.part_tokens:
-        return PrefillLane(prefill_context, FixedPartSize(prefill.part_tokens))
-    return PrefillLane(prefill_context, PartSize(prefill.max_gap, most=prefill.max_part))
+        return FixedPartSize(prefill.part_tokens)
+    return PartSize(prefill.max_gap, most=prefill.max_part)

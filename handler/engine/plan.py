@@ -6,7 +6,7 @@ Pure code: no llama.cpp, no files, no environment.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from handler.engine.cache.cache_size import CacheRequest, CacheShape, CacheSize, Layout, on_gpus, without_gpu
+from handler.engine.cache.cache_size import GIB, CacheRequest, CacheShape, CacheSize, Layout, on_gpus, without_gpu
 from handler.engine.scheduler import Limits
 from handler.engine.speculative.speculation import DraftLimits
 from handler.errors import ConfigError
@@ -98,6 +98,15 @@ class EnginePlan:
 def offload(settings: Settings) -> Offload:
     """What must be known before the model is loaded."""
     return Offload(settings.n_gpu_layers, settings.split_mode, settings.main_gpu, settings.tensor_split)
+
+
+def has_room_to_expand(num_bytes: int, free_gpu_bytes: list[int], settings: Settings) -> bool:
+    """Whether a second copy of the weights, of so many bytes, fits beside a worker that is ready. llama.cpp takes more
+    as it computes, and ends the process where there is none: so a quarter of the copy and 4 GiB are left. Of several
+    GPUs it is not known which holds what."""
+    if settings.split_mode == "none":
+        free_gpu_bytes = free_gpu_bytes[settings.main_gpu :][:1]
+    return len(free_gpu_bytes) == 1 and free_gpu_bytes[0] >= num_bytes * 5 // 4 + 4 * GIB
 
 
 def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:

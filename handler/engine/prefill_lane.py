@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from handler.engine.part_size import FixedPartSize, PartSize
 from handler.engine.prefill_queue import Piece, Prefill, PrefillQueue
@@ -49,10 +49,17 @@ class PrefillContext(Protocol):
     def close(self) -> None: ...
 
 
+class _Successor(NamedTuple):
+    """A context that takes the place of another."""
+
+    context: PrefillContext
+
+
 class NoPrefillLane:
     """Every prompt is computed with the running sequences."""
 
     num_computed_tokens = 0
+    is_exact = True
 
     def start(self, wake: Callable[[], None]) -> None:
         """There is no thread to start."""
@@ -84,11 +91,18 @@ class PrefillLane:
         context: PrefillContext,
         sizes: PartSize | FixedPartSize,
         clock: Callable[[], float] = time.perf_counter,  # seconds
+        *,
+        is_exact: bool = True,
     ) -> None:
+        """`is_exact`: whether it always computes with the weights of the running sequences, so that a seeded one gives
+        the same text wherever its prompt is computed."""
         self.context = context
+        self.is_exact = is_exact
         self._sizes = sizes
         self._clock = clock
-        self._submitted: SimpleQueue[Prefill | None] = SimpleQueue()  # None: close
+        self._submitted: SimpleQueue[Prefill | _Successor | None] = SimpleQueue()  # None: close
+        self._closing = threading.Lock()
+        self._is_closed = False
         self._finished: SimpleQueue[Prefill] = SimpleQueue()
         self._thread: threading.Thread | None = None
         # Written by the engine thread, read by the lane's
@@ -138,22 +152,43 @@ class PrefillLane:
             self._sizes.note(self._num_rows, self._clock() - self._began, is_quiet=is_quiet)
         self._num_rows = None
 
+    def replace(self, context: PrefillContext) -> None:
+        """Compute with this one once the prompts that have come are done; it has the same numbers. Any thread."""
+        with self._closing:
+            if self._is_closed:
+                context.close()
+            else:
+                self._submitted.put(_Successor(context))
+
     def close(self) -> None:
-        """End the thread after the current part, and free the context."""
+        """End the thread after the current part, and free the context. A successor that has not taken over yet is
+        waited for."""
+        with self._closing:
+            self._is_closed = True
         if self._thread is not None:
             self._submitted.put(None)
             self._thread.join()
+        while not self._submitted.empty():
+            if isinstance(submitted := self._submitted.get(), _Successor):
+                submitted.context.close()
         self.context.close()
 
     # The lane's thread
 
     def _run(self, wake: Callable[[], None]) -> None:
         queue = PrefillQueue(self.context.num_streams, self.context.num_cells)
+        successor: PrefillContext | None = None
         while True:
-            while not self._submitted.empty() or not len(queue):
+            if successor is not None and not len(queue):
+                self.context.close()
+                self.context, successor = successor, None
+            while successor is None and (not self._submitted.empty() or not len(queue)):
                 if (submitted := self._submitted.get()) is None:
                     return
-                queue.add(submitted)
+                if isinstance(submitted, _Successor):
+                    successor = submitted.context
+                else:
+                    queue.add(submitted)
             queue.remove_cancelled()
             pieces = queue.next_part(self._size(len(queue)))
             if not pieces:

@@ -226,7 +226,8 @@ class Scheduler:
 
     def _is_for_lane(self, sequence: Sequence) -> bool:
         is_new = not (sequence in self._in_lane or sequence in self._refused or sequence.num_computed_tokens)
-        return is_new and self._lane.takes(sequence.num_tokens - 1)
+        is_same = self._lane.is_exact or not sequence.params.is_reproducible
+        return is_new and is_same and self._lane.takes(sequence.num_tokens - 1)
 
     def _take_from_lane(self) -> None:
         """Let sequences join the others whose prompts are computed; one that failed is computed here."""

@@ -16,6 +16,7 @@ from handler.engine.plan import (
     Machine,
     ModelFacts,
     Offload,
+    has_room_to_expand,
     offload,
     plan,
 )
@@ -163,3 +164,20 @@ def test_what_the_loader_must_know() -> None:
     """Where the layers go, before there is a model to ask."""
     settings = Settings.from_env({"N_GPU_LAYERS": "7", "SPLIT_MODE": "row", "MAIN_GPU": "1", "TENSOR_SPLIT": "3,1"})
     assert offload(settings) == Offload(7, "row", 1, (3.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("free", "environ", "expected"),
+    [
+        ([24], {}, True),
+        ([23], {}, False),
+        ([], {}, False),
+        ([24, 24], {}, False),
+        ([24, 24], {"SPLIT_MODE": "none"}, True),
+        ([24, 8], {"SPLIT_MODE": "none", "MAIN_GPU": "1"}, False),
+    ],
+)
+def test_room_for_a_second_copy_of_the_weights(free: list[int], environ: dict[str, str], expected: bool) -> None:
+    """Of 16 GiB, on the one GPU that has the model, with some to spare."""
+    settings = Settings.from_env(environ)
+    assert has_room_to_expand(16 * GIB, [number * GIB for number in free], settings) == expected

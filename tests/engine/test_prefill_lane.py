@@ -202,6 +202,20 @@ def test_a_prompt_whose_beginning_is_cached_stays_with_the_others(stage: Stage) 
     assert stage.lane.submitted == []
 
 
+def test_a_seeded_prompt_keeps_to_the_others_weights(stage: Stage) -> None:
+    """Where the lane computes with others, its text would depend on where there was room."""
+    stage.lane.is_exact = False
+    stage.steps_to_generate(stage.add("hello"))
+    stage.scheduler.add(create_sequence(stage.runner, LONG, max_tokens=50, seed=7))
+    stage.step()
+    assert stage.lane.submitted == []
+
+    stage.lane.is_exact = True
+    stage.scheduler.add(create_sequence(stage.runner, LONG, max_tokens=50, seed=7))
+    stage.step()
+    assert len(stage.lane.submitted) == 1
+
+
 def test_a_prefill_that_failed_is_computed_with_the_others(stage: Stage) -> None:
     """Its text is right all the same."""
     stage.steps_to_generate(stage.add("hello"))
@@ -322,6 +336,40 @@ def test_a_cancelled_prompt_is_not_computed_on(lane: PrefillLane, context: FakeC
 
     assert waker.wait(lane, 1) == [short]
     assert [piece for part in context.computed for piece in part].count(("l", PART)) == 1
+
+
+def test_a_successor_takes_over_once_the_prompts_are_done(lane: PrefillLane, context: FakeContext) -> None:
+    """Which have their streams in the other; those that come later wait for it."""
+    waker, successor = Waker(), FakeContext()
+    before, after = prefill_of(LONG), prefill_of(SHORT)
+    context.permits = threading.Semaphore(0)
+    lane.start(waker)
+    lane.submit(before)
+    context.begun.get(timeout=TIMEOUT)
+    lane.replace(successor)
+    lane.submit(after)
+    context.permits.release(1000)
+
+    assert waker.wait(lane, 2) == [before, after]
+    assert context.is_closed
+    assert {piece for part in successor.computed for piece in part} == {("s", PART)}
+    lane.close()
+    assert successor.is_closed
+    lane.context = FakeContext()  # for the fixture, which closes the lane too
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_successor_for_nothing_is_closed(context: FakeContext, is_early: bool) -> None:
+    """The engine was closed while it was prepared, or never began."""
+    lane, successor = PrefillLane(context, FixedPartSize(PART)), FakeContext()
+    if is_early:
+        lane.replace(successor)
+        lane.close()
+    else:
+        lane.close()
+        lane.replace(successor)
+
+    assert successor.is_closed
 
 
 def test_a_failure_is_told(lane: PrefillLane, context: FakeContext) -> None:

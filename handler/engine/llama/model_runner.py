@@ -78,6 +78,16 @@ class ModelRunner:
             log.warning("%s Prompts are computed with the answers.", error)
             return None
 
+    def open_expanded_prefill_context(self, model: LlamaModel) -> LlamaPrefillContext:
+        """A context for prompts as `open_prefill_context` opened one, on the same model with other weights, which it
+        owns. Any thread. Raises ModelError; then the model is closed."""
+        assert self._plan.prefill is not None, "there is one already"
+        try:
+            return LlamaPrefillContext(model, self._plan, self._plan.prefill, self._cache, owns_model=True)
+        except BaseException:
+            model.close()
+            raise
+
     def chat_template(self) -> str | None:
         """The template stored in the GGUF."""
         return self._model.chat_template()

@@ -28,14 +28,24 @@ COUNT_BYTES = 4
 
 
 class LlamaPrefillContext:
-    """A `PrefillContext`. Owns a context of llama.cpp; the model is its runner's and outlives it.
+    """A `PrefillContext`. Owns a context of llama.cpp; the model is its runner's and outlives it, or its own.
 
     The lane's thread alone. Knows nothing of sequences, and of where the states go but for the number of streams there,
     because llama.cpp refuses the state of a context with another number.
     """
 
-    def __init__(self, model: LlamaModel, plan: EnginePlan, prefill: PrefillPlan, cache: CacheSize) -> None:
-        """Raises ModelError if there is no room."""
+    def __init__(
+        self,
+        model: LlamaModel,
+        plan: EnginePlan,
+        prefill: PrefillPlan,
+        cache: CacheSize,
+        *,
+        owns_model: bool = False,
+    ) -> None:
+        """`owns_model`: the model is this context's alone, and closed with it. Raises ModelError if there is no room;
+        the model is then the caller's."""
+        self._owned = model if owns_model else None
         self.num_streams = prefill.num_streams
         self.num_cells = prefill.num_cells
         self.part_tokens = prefill.max_part
@@ -79,6 +89,8 @@ class LlamaPrefillContext:
 
     def close(self) -> None:
         llama.llama_free(self._context)
+        if self._owned:
+            self._owned.close()
 
 
 def _pointer(array: npt.NDArray[np.uint8]) -> Any:

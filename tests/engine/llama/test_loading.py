@@ -1,16 +1,25 @@
-"""What SPECULATE makes of the models that are there."""
+"""What SPECULATE and WEIGHTS make of the models that are there."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import llama_cpp.llama_cpp as llama
 import pytest
 
+from handler import loading
+from handler.__main__ import LOADING
+from handler.engine.llama.model import start_llama
+from handler.engine.part_size import FixedPartSize
 from handler.engine.plan import MAX_DRAFTING_ON_CPU
+from handler.engine.prefill_lane import PrefillLane
+from handler.engine.prefill_queue import Piece
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import DraftLimits, NoSpeculation, Speculation
 from handler.errors import ConfigError
 from handler.loading import LoadedModel, load_model, start_engine
 from handler.settings import Settings
+from tests.engine.fakes import TIMEOUT
 from tests.tiny_models import Architecture
 
 Paths = Mapping[Architecture, Path]
@@ -36,6 +45,75 @@ def test_lookup(tiny_model_paths: Paths) -> None:
     assert isinstance(engine._speculation._drafter, PromptLookup)
     assert engine._speculation._limits == DraftLimits(MAX_DRAFTING_ON_CPU, 3, 128)
     engine.close()
+
+
+def quantised(path: Path, target: Path) -> Path:
+    start_llama()
+    params = llama.llama_model_quantize_default_params()
+    params.ftype, params.nthread = llama.LLAMA_FTYPE_MOSTLY_Q4_0, 1
+    assert llama.llama_model_quantize(str(path).encode(), str(target).encode(), params) == 0
+    return target
+
+
+@pytest.mark.parametrize("weights", ["auto", "file", "16bit"])
+def test_weights(
+    weights: str,
+    tiny_model_paths: Paths,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """auto: once the engine works, prompts beside answers are computed with a copy in 16 bits. Without a GPU, which is
+    played here, it is as file."""
+    caplog.set_level("INFO")
+    path = quantised(tiny_model_paths["llama"], tmp_path / "small.gguf")
+    monkeypatch.setattr(loading, "supports_gpu", lambda: True)
+    monkeypatch.setattr(loading, "has_room_to_expand", lambda *_: True)
+    model = load(path, N_CTX="1024", KV_UNIFIED="off", WEIGHTS=weights)
+    engine = start_engine(model, max_queue=1)
+    for thread in threading.enumerate():
+        if thread.name == loading.LOADING:
+            thread.join(TIMEOUT)
+    engine.close()
+
+    assert ("matrices are expanded" in caplog.text) == (weights == "16bit")
+    assert ("computed with 16-bit weights from now on" in caplog.text) == (weights == "auto")
+    assert engine._lane.is_exact == (weights != "auto")
+
+
+def test_weights_without_room(
+    tiny_model_paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so, and the worker is as it would be with file."""
+    caplog.set_level("INFO")
+    path = quantised(tiny_model_paths["llama"], tmp_path / "small.gguf")
+    monkeypatch.setattr(loading, "supports_gpu", lambda: True)
+    model = load(path, N_CTX="1024", KV_UNIFIED="off", WEIGHTS="auto")
+    assert model.expansion is not None
+    model.expansion._run(PrefillLane(Unused(), FixedPartSize(1)))
+    start_engine(model, max_queue=1).close()
+
+    assert "no second copy of the weights" in caplog.text
+
+
+class Unused:
+    """A prefill context that nothing replaces."""
+
+    num_streams = num_cells = part_tokens = max_tokens = 1
+
+    def compute(self, pieces: list[Piece]) -> None:
+        raise AssertionError
+
+    def state(self, stream: int) -> object:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+def test_threads_that_load_have_one_name() -> None:
+    """By which the end of the process knows them."""
+    assert loading.LOADING == LOADING
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "jamba"])

@@ -18,6 +18,7 @@ from handler.engine.engine import Engine
 from handler.engine.llama import context
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import native_params
+from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.prefill_context import LlamaPrefillContext
@@ -107,6 +108,18 @@ def logits(runner: ModelRunner, prompt: list[int], seq_id: int, start: int) -> n
     assert llama.llama_decode(runner._context, buffer.struct) == 0
     pointer = llama.llama_get_logits(runner._context)
     return np.ctypeslib.as_array(pointer, shape=(runner.vocabulary.num_tokens,)).copy()
+
+
+def test_states_of_a_copy_of_the_model(runner: ModelRunner, tiny_model_paths: Mapping[Architecture, Path]) -> None:
+    """Loaded in 16 bits beside it, for prompts alone: they move as those of the model itself."""
+    path = tiny_model_paths["llama"]  # of which nothing is quantised, so that the numbers are the same
+    with closing(ExpandedFile([path], 1)) as file:
+        copy = LlamaModel(path, ON_CPU, expanded=file)
+    with closing(runner), closing(runner.open_expanded_prefill_context(copy)) as prompts:
+        for prefill, prompt in zip(compute(prompts, runner, PART), PROMPTS, strict=True):
+            assert runner.memory.restore(3, prefill.state)
+            moved, in_place = logits(runner, prompt, 3, len(prompt) - 1), logits(runner, prompt, 2, 0)
+            assert np.allclose(moved, in_place, rtol=0, atol=1e-4)
 
 
 def test_a_state_for_another_number_of_streams_is_refused(runner: ModelRunner) -> None:

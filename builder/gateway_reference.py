@@ -40,6 +40,7 @@ SECTIONS: dict[str, type[settings.Part]] = {
     "models.NAME.targets[].breaker": settings.BreakerSettings,
     "server": settings.ServerSettings,
     "timeouts": settings.TimeoutSettings,
+    "outbound": settings.OutboundSettings,
     "retry": settings.RetrySettings,
     "database": settings.DatabaseSettings,
     "log": settings.LogSettings,

@@ -96,7 +96,7 @@ class Gateway:
         self.is_stopping = asyncio.Event()  # what has no end by itself ends now
         self.tracer = tracer or NoTracer()
         self._recorder = recorder
-        self._http = HttpClient(settings.timeouts, proxies)
+        self._http = HttpClient(settings.timeouts, proxies, ca_file=settings.outbound.ca_file)
         self._make_backend = make_backend or partial(backend_for, http=self._http)
         self._shared = SharedAnswers()
         self._num_requests = 0

@@ -11,10 +11,12 @@ import math
 import os
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
@@ -24,6 +26,7 @@ from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import (
     AnswerBrokenError,
+    ConfigError,
     GatewayExhaustedError,
     TargetError,
     TargetTimeoutError,
@@ -59,6 +62,8 @@ REASONS: dict[type[Exception], str] = {
 # Of this process and machine: files, memory, ports.
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 URL_CHARS = "/?:@!$&'()*+,;=%~-._[]"  # stay as they are; all else is escaped
+
+Tls = ssl.SSLContext | Literal[True]  # True: as for all targets
 
 # Signs of a kept connection that the target had closed before the request came.
 STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
@@ -145,10 +150,17 @@ class HttpClient:
     Targets outside this machine are reached through the proxies of the rules.
     """
 
-    def __init__(self, timeouts: TimeoutSettings, proxies: ProxyRules | None = None) -> None:
+    def __init__(self, timeouts: TimeoutSettings, proxies: ProxyRules | None = None, *, ca_file: str = "") -> None:
+        """`ca_file` is trusted for all targets, beside the system's authorities. Raises ConfigError if it cannot be."""
+        self._ca_file = ca_file
+        self._tls: Tls = _trusting(ca_file) if ca_file else True
         self._timeouts = timeouts
         self._proxies = proxies or ProxyRules()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    def tls_trusting(self, ca_file: str) -> Tls:
+        """For `open` and `fetch`: this authority beside those of all targets. Raises ConfigError if it cannot be."""
+        return _trusting(*filter(None, (self._ca_file, ca_file))) if ca_file else self._tls
 
     async def open(
         self,
@@ -158,13 +170,14 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         on_sent: Callable[[], None] | None = None,
+        tls: Tls = True,
     ) -> HttpUpstream:
         """Send it; return when status and headers are there, whatever the status. Without a limit of time.
 
         `on_sent` is called when the head of the request is on a connection: from then on the target may work on it.
         Raises TargetUnreachableError, TargetTimeoutError, and AnswerBrokenError where it cannot be passed on.
         """
-        response = await self._send(method, url, headers or {}, body, on_sent=on_sent)
+        response = await self._send(method, url, headers or {}, body, on_sent=on_sent, tls=tls)
         try:
             _check_status(response.status)
             return HttpUpstream(response)
@@ -181,6 +194,7 @@ class HttpClient:
         body: bytes = b"",
         timeout: float,  # noqa: ASYNC109 - a caller's own deadline would not become the gateway's error
         may_repeat: bool = True,
+        tls: Tls = True,
     ) -> Reply:
         """A whole answer within `timeout` seconds. With `may_repeat` False it is sent once, whatever happens.
 
@@ -188,7 +202,7 @@ class HttpClient:
         """
         try:
             async with asyncio.timeout(timeout):
-                response = await self._send(method, url, headers or {}, body, may_repeat=may_repeat)
+                response = await self._send(method, url, headers or {}, body, may_repeat=may_repeat, tls=tls)
                 try:
                     content = await HttpUpstream(response).read(MAX_FETCHED_BYTES)
                 finally:
@@ -212,9 +226,10 @@ class HttpClient:
         *,
         may_repeat: bool = True,
         on_sent: Callable[[], None] | None = None,
+        tls: Tls = True,
     ) -> aiohttp.ClientResponse:
         address = _parse_url(url)
-        connection = SimpleNamespace(is_reused=False, on_sent=on_sent)
+        connection = SimpleNamespace(is_reused=False, on_sent=on_sent, tls=tls)
         try:
             try:
                 return await self._request(method, address, headers, body, connection)
@@ -244,6 +259,7 @@ class HttpClient:
             data=io.BytesIO(body) if body else None,  # aiohttp warns of large bytes, which it writes at once
             allow_redirects=False,
             proxy=self._proxies.proxy_for(str(url)),
+            ssl=connection.tls,
             trace_request_ctx=connection,
         )
 
@@ -251,7 +267,7 @@ class HttpClient:
         """The pool, or one that opens a connection for every request. Made late: they belong to an event loop."""
         if is_fresh not in self._sessions:
             self._sessions[is_fresh] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=is_fresh),
+                connector=aiohttp.TCPConnector(limit=0, force_close=is_fresh, ssl=self._tls),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -260,6 +276,19 @@ class HttpClient:
                 middlewares=[_send_once],
             )
         return self._sessions[is_fresh]
+
+
+def _trusting(*ca_files: str) -> ssl.SSLContext:
+    """The system's authorities and those in the files. Raises ConfigError for a file that has none."""
+    context = ssl.create_default_context()
+    for ca_file in ca_files:
+        if not Path(ca_file).is_file():
+            raise ConfigError(f"ca_file: there is no file {ca_file}.")
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:
+            raise ConfigError(f"ca_file: {ca_file} cannot be used: {error.strerror or error}.") from error
+    return context
 
 
 async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

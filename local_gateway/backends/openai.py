@@ -24,13 +24,14 @@ class OpenAIBackend:
         self._base_url = settings.base_url
         self._http = http
         self._headers = _own_headers(settings)
+        self._tls = http.tls_trusting(settings.ca_file)
 
     async def open(self, call: Call) -> HttpUpstream:
         """Raises TargetError, and RouteNotFoundError for a path that would leave the base URL."""
         content_type = {"content-type": call.content_type} if call.body else {}
         headers = {**_lower(call.headers), **content_type, **self._headers}
         url, on_sent = url_of(self._base_url, call), call.tally.started
-        return await self._http.open(call.method, url, headers=headers, body=call.body, on_sent=on_sent)
+        return await self._http.open(call.method, url, headers=headers, body=call.body, on_sent=on_sent, tls=self._tls)
 
     async def health(self) -> Health:
         """Asks for the list of models, which not every server has: a 404 is an answer too, if the address is right."""
@@ -53,7 +54,8 @@ class OpenAIBackend:
 
     async def _status_of_models(self, base_url: str) -> int:
         url = url_of(base_url, Call(path="/models"))
-        return (await self._http.fetch("GET", url, headers=self._headers, timeout=HEALTH_TIMEOUT)).status
+        reply = await self._http.fetch("GET", url, headers=self._headers, timeout=HEALTH_TIMEOUT, tls=self._tls)
+        return reply.status
 
     async def aclose(self) -> None:
         """The connections belong to the HttpClient."""

@@ -46,7 +46,7 @@ def report(findings: list[Finding]) -> int:
 
 async def check(settings: GatewaySettings, proxies: ProxyRules | None = None) -> list[Finding]:
     """Starts no worker on this machine, and sends no target a request that costs."""
-    http = HttpClient(settings.timeouts, proxies)
+    http = HttpClient(settings.timeouts, proxies, ca_file=settings.outbound.ca_file)
     try:
         return await ask(build_targets(settings, partial(backend_for, http=http)))
     finally:

@@ -140,6 +140,9 @@ class OpenAITarget(TargetSettings):
     type: Literal["openai"]
     base_url: Url = Field("https://api.openai.com/v1", pattern=r"^https?://\S+$", description="With its /v1.")
     api_key: Secret = Field(SecretStr(""), description="Sent as a bearer token. Empty: none is sent.")
+    ca_file: str = Field(
+        "", description="A file (PEM) with an authority of your own trusted for this target beside all others."
+    )
     organization: HeaderText = Field("", description="OpenAI-Organization.")
     project: HeaderText = Field("", description="OpenAI-Project.")
 
@@ -257,6 +260,15 @@ class TimeoutSettings(Part):
     keep_alive: Duration = Field(10.0, gt=0, description="Between two comments in a stream that is silent.")
 
 
+class OutboundSettings(Part):
+    """How the gateway reaches targets. Proxies are in its environment."""
+
+    ca_file: Annotated[str, FIXED] = Field(
+        "",
+        description="A file (PEM) with an authority of your own trusted for all targets beside the system's.",
+    )
+
+
 class RetrySettings(Part):
     """How often targets are asked, until the first content of an answer."""
 
@@ -293,6 +305,7 @@ class GatewaySettings(Part):
     timeouts: TimeoutSettings = Field(
         default_factory=TimeoutSettings, description="How long the gateway waits for targets."
     )
+    outbound: OutboundSettings = Field(default_factory=OutboundSettings, description="How the gateway reaches targets.")
     retry: RetrySettings = Field(default_factory=RetrySettings, description="How often targets are asked.")
     database: DatabaseSettings = Field(default_factory=DatabaseSettings, description="Where keys and usage are kept.")
     log: LogSettings = Field(default_factory=LogSettings, description="What is logged, and how.")

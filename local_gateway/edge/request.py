@@ -66,7 +66,9 @@ def keys_own(value: str, key_id: str) -> str:
 
 def end_user_of(headers: Headers) -> str:
     """The person behind a chat application's key, as its headers say; empty if they do not."""
-    named = dict(headers)
+    named = {name: value for name, value in headers if name in USER_HEADERS}
+    if not named:
+        return ""
     found = next((named[name] for name in USER_HEADERS if named.get(name)), b"")
     return unquote(found.decode("utf-8", "replace")).strip()[:MAX_USER]
 

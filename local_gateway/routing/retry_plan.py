@@ -98,7 +98,9 @@ class RetryPlan:
         candidates = [each for each in self._candidates.values() if self._is_worth_waiting(each, now)]
         if not candidates or self._is_final or self._is_spent:
             return None
-        best = min(candidates, key=lambda each: (each.pause(now), each.num_failures))
+        best = candidates[0]
+        if len(candidates) > 1:
+            best = min(candidates, key=lambda each: (each.pause(now), each.num_failures))
         self.num_attempts += 1
         return Step(best.choice, best.delay(now))
 

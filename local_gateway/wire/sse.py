@@ -123,11 +123,9 @@ class Event:
         Text, calls of tools, reasons to finish and the end do; comments, roles, empty deltas and usage alone do not.
         What is not understood does.
         """
-        if self.data is None:
-            return False
         chunk = self.chunk
         if not isinstance(chunk, dict):
-            return True
+            return self.data is not None
         if isinstance(choices := chunk.get("choices"), list) and not chunk.get("error"):
             return any(_choice_has_content(choice) for choice in choices)
         return chunk.get("type") not in PROLOGUE

@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 TEST_INPUT = Path("test_input.json")
 COMMANDS = ("serve", "fetch")
+QUICK_SWITCH = 0.0001  # seconds
 LOADING = "loading"  # name of the thread that loads the model
 
 log = logging.getLogger("handler")
@@ -188,12 +190,25 @@ def _start_loading(settings: Settings) -> "Future[LoadedModel]":
         try:
             from handler.loading import load_model
 
-            loading.set_result(load_model(settings))
+            with _quick_switches():
+                loading.set_result(load_model(settings))
         except BaseException as error:
             loading.set_exception(error)
 
     threading.Thread(target=load, name=LOADING, daemon=True).start()
     return loading
+
+
+@contextlib.contextmanager
+def _quick_switches() -> Iterator[None]:
+    """llama.cpp calls back for each tensor and each line of its log while it loads, a thousand times. Each may wait for
+    a thread that imports, 5 ms by default."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(QUICK_SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def _exit(exit_code: int) -> NoReturn:

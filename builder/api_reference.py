@@ -8,7 +8,12 @@ sys.path.insert(0, str(ROOT))
 
 from handler.api.parameters import OBEYED, Route, harmless, refused  # noqa: E402  # the path comes first
 
-TITLES: dict[Route, str] = {"chat": "POST /v1/chat/completions", "completions": "POST /v1/completions"}
+TITLES: dict[Route, str] = {
+    "chat": "POST /v1/chat/completions",
+    "completions": "POST /v1/completions",
+    "embeddings": "POST /v1/embeddings",
+    "rerank": "POST /v1/rerank",
+}
 
 HEAD = """\
 # The worker's API
@@ -22,6 +27,8 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
 | `POST /v1/chat/completions` | a chat, whole or streamed |
 | `POST /v1/chat/completions/input_tokens` | how many tokens a chat's prompt has; nothing is generated |
 | `POST /v1/completions` | text that goes on, whole or streamed |
+| `POST /v1/embeddings` | vectors of texts, by an embedding model |
+| `POST /v1/rerank`, `POST /v1/reranking`, `POST /v2/rerank` | documents by their relevance, by a reranking model |
 | `POST /tokenize`, `POST /detokenize` | llama-server's and vLLM's forms |
 | `GET /v1/models`, `GET /v1/models/NAME` | the names the model is served under |
 
@@ -83,6 +90,27 @@ Whole answers and streams are made of the same events: what a client assembles f
 - `reasoning_effort` and `chat_template_kwargs` go to the template; `none` switches thinking off where it knows how.
 - `reasoning_budget_tokens` (`thinking_budget_tokens`, `thinking_token_budget`; -1: no limit) closes reasoning by force,
   behind `reasoning_budget_message`.
+
+## Embeddings and reranking
+
+A worker does one thing with its model, found from the file (`TASK` and `POOLING` override it); a route of another kind
+is a 400 that says so.
+
+- `input` is a text, a list of texts, token ids, or a list of such lists; at most 2048 inputs and 300,000 tokens. Texts
+  get the model's own beginning and end, and what spells a special token in them is text. Token ids are taken as they
+  are, so they must be this model's: LangChain sends another tokenizer's, unless it has
+  `check_embedding_ctx_length=False`.
+- An input that is longer than the model takes is a 400 that names it, unless `truncate` is true (or `END`) or
+  `truncate_prompt_tokens` says how many tokens are kept, -1: as many as the model takes. The end is cut.
+- Vectors have length 1, unless `normalize` is false. `dimensions` cuts them before that: vectors of models that were
+  trained for it (Matryoshka) stay good, and the file does not say which those are.
+- `encoding_format`: `float`, or `base64` of little-endian float32, which OpenAI's clients ask for by default.
+- Prefixes like `query: ` are the client's to write; `input_type`, `task` and `prompt_name` are refused.
+- All requests are computed in turns, many inputs in one batch. A client that hangs up stops its request between two.
+- `relevance_score` lies between 0 and 1: the logistic function of the model's number, which `raw_scores` shows as it
+  is. Documents are texts or objects with a `text`; the best `top_n` are sent. BERT cross-encoders that were trained
+  with a type for each segment rank a little differently, because llama.cpp has one type.
+- As jobs: `{"input": ...}` and `{"query": ..., "documents": [...]}` are short for these routes.
 """
 
 

@@ -28,6 +28,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "tool_format": "Format of tool calls",
         "reasoning_format": "Where reasoning goes",
         "reasoning_twice": "Reasoning under both names",
+        "task": "Task",
+        "pooling": "Pooling",
         "hf_token": "Hugging Face token",
         "hf_endpoint": "Hugging Face address",
         "models_dir": "Downloads",

@@ -29,7 +29,7 @@ from handler.stopwatch import Stopwatch, process_started
 
 if TYPE_CHECKING:
     from handler.job import Handler
-    from handler.loading import LoadedModel
+    from handler.loading import AnyModel
     from handler.worker import Worker
 
 TEST_INPUT = Path("test_input.json")
@@ -128,7 +128,7 @@ def _run_jobs(settings: Settings, start: Stopwatch) -> int:
 
     worker = _start_worker(settings, loading, start)
     open_jobs: set[str] = set()
-    num_jobs = settings.num_concurrent_jobs(worker.engine.limits.max_num_seqs)
+    num_jobs = settings.num_concurrent_jobs(worker.engine.max_num_seqs)
     check_fitness(worker.engine)
     replace_when_dead(worker.engine, open_jobs)
     runpod.serverless.start(
@@ -154,7 +154,7 @@ def _run_test(settings: Settings, start: Stopwatch, test_input: str | None) -> i
         worker.engine.close()
 
 
-def _start_worker(settings: Settings, loading: "Future[LoadedModel]", start: Stopwatch) -> "Worker":
+def _start_worker(settings: Settings, loading: "Future[AnyModel]", start: Stopwatch) -> "Worker":
     from handler.assembly import start_worker
 
     start.lap("imports")
@@ -182,9 +182,9 @@ def _skip_cpu_info() -> None:
         cpuinfo.get_cpu_info = dict  # it knows nothing, which the SDK expects on some machines
 
 
-def _start_loading(settings: Settings) -> "Future[LoadedModel]":
+def _start_loading(settings: Settings) -> "Future[AnyModel]":
     """In a daemon thread, so that stopping the worker does not wait for a download."""
-    loading: Future[LoadedModel] = Future()
+    loading: Future[AnyModel] = Future()
 
     def load() -> None:
         try:

@@ -58,10 +58,10 @@ def _data_of(events: str) -> Iterator[Any]:
 
 
 def _texts(answers: Iterable[Any]) -> Iterator[str]:
-    """Of completions, chat completions, and their chunks; of a list of models, their names."""
+    """Of completions, chat completions, and their chunks; of a list of models, their names; of vectors, nothing."""
     for answer in answers:
         for choice in answer.get("choices", ()):
             message = choice.get("message") or choice.get("delta") or {}
             yield choice.get("text") or message.get("content") or ""
         for model in answer.get("data", ()):
-            yield model["id"]
+            yield model.get("id", "")

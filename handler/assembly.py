@@ -6,21 +6,25 @@ from pathlib import Path
 
 from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
+from handler.api.embeddings import Embeddings
 from handler.api.model_names import ServedNames
-from handler.api.routes import Api
+from handler.api.rerank import Rerank
+from handler.api.routes import Api, EmbeddingApi, RerankApi
 from handler.api.tokens import Tokens
 from handler.chat.template import ChatTemplate, model_template
 from handler.engine.llama.model_runner import ModelRunner
 from handler.errors import ConfigError, ModelError
-from handler.loading import LoadedModel, start_engine
+from handler.loading import AnyModel, LoadedEmbedder, start_embedder, start_engine
 from handler.settings import Settings
 from handler.worker import Worker
 
 DEMO_NAMES = ("llama", "demo", "qwen2.5-coder-0.5b-instruct")
 
 
-def start_worker(settings: Settings, model: LoadedModel) -> Worker:
+def start_worker(settings: Settings, model: AnyModel) -> Worker:
     """Raises ConfigError for a chat template that was set and is broken."""
+    if isinstance(model, LoadedEmbedder):
+        return _start_embedding_worker(settings, model)
     template = chat_template(settings, model.runner)
     engine = start_engine(model, max_queue=settings.max_queue)
     names = ServedNames(served_names(settings))
@@ -33,6 +37,15 @@ def start_worker(settings: Settings, model: LoadedModel) -> Worker:
         doubles_reasoning=settings.reasoning_twice,
     )
     return Worker(Api(chat, Completions(engine, names), Tokens(engine, names), names), engine)
+
+
+def _start_embedding_worker(settings: Settings, model: LoadedEmbedder) -> Worker:
+    embedder = start_embedder(model, max_queue=settings.max_queue)
+    names = ServedNames(served_names(settings))
+    tokens = Tokens(embedder, names)
+    if model.ranks:
+        return Worker(RerankApi(Rerank(embedder, names), tokens, names), embedder)
+    return Worker(EmbeddingApi(Embeddings(embedder, names), tokens, names), embedder)
 
 
 def served_names(settings: Settings) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import runpod
 from runpod.serverless.modules.rp_fitness import run_fitness_checks
 
+from handler.embedding.embedder import Embedder
 from handler.engine.engine import Engine
 from handler.engine.sampling_params import SamplingParams
 
@@ -24,29 +25,35 @@ LOOK_SECONDS = 0.5  # between two looks at the engine
 TELL_SECONDS = 30.0  # for the SDK to post what became of the jobs that ran
 
 
-def check_fitness(engine: Engine) -> None:
+def check_fitness(engine: Engine | Embedder) -> None:
     """Register the check, to be run by `runpod.serverless.start`."""
     runpod.serverless.register_fitness_check(make_check(engine))
 
 
-def make_check(engine: Engine) -> Callable[[], Awaitable[None]]:
+def make_check(engine: Engine | Embedder) -> Callable[[], Awaitable[None]]:
     async def model_answers() -> None:
-        """Whether one token can be generated. Its name is what RunPod shows."""
-        generation = await engine.generate(["Hello"], SamplingParams(temperature=0, max_tokens=1))
+        """Whether one token can be generated, or one vector computed. Its name is what RunPod shows."""
         try:
-            await asyncio.wait_for(generation.result(), CHECK_SECONDS)
+            await asyncio.wait_for(_try(engine), CHECK_SECONDS)
         except TimeoutError:
             raise RuntimeError(f"The model gave no token within {CHECK_SECONDS:.0f} s.") from None
 
     return model_answers
 
 
-def replace_when_dead(engine: Engine, open_jobs: set[str]) -> None:
+async def _try(engine: Engine | Embedder) -> None:
+    if isinstance(engine, Embedder):
+        await engine.embed([await engine.tokenize("Hello")])
+    else:
+        await (await engine.generate(["Hello"], SamplingParams(temperature=0, max_tokens=1))).result()
+
+
+def replace_when_dead(engine: Engine | Embedder, open_jobs: set[str]) -> None:
     """From now on, when the engine dies the process does too, with exit code 1."""
     threading.Thread(target=_watch, args=(engine, open_jobs), name="health", daemon=True).start()
 
 
-def _watch(engine: Engine, open_jobs: set[str]) -> None:
+def _watch(engine: Engine | Embedder, open_jobs: set[str]) -> None:
     while engine.is_healthy:
         time.sleep(LOOK_SECONDS)
     log.critical("The engine is dead: this worker ends when its %d open jobs have been told.", len(open_jobs))

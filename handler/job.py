@@ -5,6 +5,7 @@ Accepted under job["input"]:
     {"openai_route": "/v1/chat/completions", "openai_input": {...}}    RunPod's /openai/v1/... addresses
     {"route": "/v1/...", "body": {...}, "method": "POST"}              the same, for /run and /runsync
     {"messages" | "prompt": ..., "sampling_params": {...}, ...}        shorthand for chat or completions
+    {"input": ...} | {"query": ..., "documents": ...}                  shorthand for embeddings or rerank
 
 A streamed answer is yielded as text of server-sent events, as much as has gathered since the SDK came back from
 posting the last: the first token at once, then as few posts as the round trip allows. Any other answer is one dict.
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from handler.api import sse
 from handler.api.common import Answer
-from handler.api.routes import CHAT, COMPLETIONS, Api, Method
+from handler.api.routes import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Method, Routes
 from handler.api.stream import EventStream
 from handler.errors import InvalidRequestError, UnavailableError, to_response
 from handler.job_run import Job, JobRun, Output
@@ -43,7 +44,7 @@ class Call(NamedTuple):
         return isinstance(self.body, dict) and self.body.get("stream") is True
 
 
-def make_handler(api: Api, open_jobs: set[str] | None = None) -> Handler:
+def make_handler(api: Routes, open_jobs: set[str] | None = None) -> Handler:
     """The function for `runpod.serverless.start`, which insists on an async generator function.
 
     `open_jobs` holds the ids of the jobs that are not over. Where it is given, this process is replaced when the engine
@@ -95,8 +96,11 @@ def parse_job(job_input: object) -> Call:
         return Call(route, given.get("body") or {}, _parse_method(given.get("method")))
     if "messages" in given or "prompt" in given:
         return Call(CHAT if "messages" in given else COMPLETIONS, _spread(given))
+    if "input" in given or "query" in given:
+        return Call(EMBEDDINGS if "input" in given else RERANK, given)
     raise InvalidRequestError(
-        "The job's input must have 'messages', 'prompt', 'openai_route' with 'openai_input', or 'route' with 'body'.",
+        "The job's input must have 'messages', 'prompt', 'input', 'query', 'openai_route' with 'openai_input', or "
+        "'route' with 'body'.",
         param="input",
     )
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from handler.cpu_quota import num_usable_cores
+from handler.embedding.embedder import Embedder
+from handler.embedding.plan import EmbeddingPlan, plan_embedding, role_of
 from handler.engine.engine import Engine
+from handler.engine.llama.embedding_runner import LlamaEmbeddingRunner
 from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.file_check import FileCheck
 from handler.engine.llama.memory_info import free_gpu_bytes
@@ -32,6 +35,7 @@ from handler.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 LOADING = "loading"  # name of threads that load a model, as in __main__: the process does not wait for them to end
+NUM_REQUESTS = 64  # of an embedder, that count as running
 
 
 class LoadedModel(NamedTuple):
@@ -43,7 +47,17 @@ class LoadedModel(NamedTuple):
     expansion: "Expansion | None" = None  # of the weights for prompts; only where there is a prefill context
 
 
-def load_model(settings: Settings) -> LoadedModel:
+class LoadedEmbedder(NamedTuple):
+    """A model with a context that pools."""
+
+    runner: LlamaEmbeddingRunner
+    ranks: bool  # pairs get scores; else texts get vectors
+
+
+AnyModel = LoadedModel | LoadedEmbedder
+
+
+def load_model(settings: Settings) -> AnyModel:
     """Find or download the model and load it. Blocks; raises ModelError or ConfigError."""
     path = locate(settings)
     load_time = Stopwatch()
@@ -58,10 +72,22 @@ def load_model(settings: Settings) -> LoadedModel:
     load_time.lap("model")
     try:
         machine = Machine(num_usable_cores(), supports_gpu(), tuple(free_gpu_bytes()))
-        engine_plan = plan(settings, machine, model.facts)
+        if role_of(settings, model.facts) == "generate":
+            any_plan: EnginePlan | EmbeddingPlan = plan(settings, machine, model.facts)
+        else:
+            any_plan = plan_embedding(settings, machine, model.facts)
     except BaseException:
         model.close()
         raise
+    if isinstance(any_plan, EmbeddingPlan):
+        return _load_embedder(model, any_plan, load_time)
+    loaded = _load_generator(model, any_plan, load_time)
+    if settings.weights == "auto" and loaded.prefill_context:
+        return loaded._replace(expansion=Expansion(path, settings, loaded.runner))
+    return loaded
+
+
+def _load_generator(model: LlamaModel, engine_plan: EnginePlan, load_time: Stopwatch) -> LoadedModel:
     runner = ModelRunner(model, engine_plan)
     prefill_context = runner.open_prefill_context()
     load_time.lap("context")
@@ -72,8 +98,7 @@ def load_model(settings: Settings) -> LoadedModel:
         load_time, runner.num_slots, "share" if runner.memory.is_unified else "divide", runner.num_cells,
         runner.max_model_len,
     )  # fmt: skip
-    expansion = Expansion(path, settings, runner) if settings.weights == "auto" and prefill_context else None
-    return LoadedModel(runner, engine_plan, prefill_context, expansion)
+    return LoadedModel(runner, engine_plan, prefill_context)
 
 
 def _load_weights(path: Path, settings: Settings, report: Callable[[float], None]) -> LlamaModel:
@@ -148,6 +173,23 @@ def _start_check(path: Path, settings: Settings) -> _Check | None:
         return None if mark.exists() else _Check(path, mark, FileCheck(path))
     except OSError as error:
         raise ModelError(f"{path} cannot be checked: {error.strerror}.") from error
+
+
+def _load_embedder(model: LlamaModel, embedding_plan: EmbeddingPlan, load_time: Stopwatch) -> LoadedEmbedder:
+    runner = LlamaEmbeddingRunner(model, embedding_plan)
+    load_time.lap("context")
+    runner.warm_up()
+    load_time.lap("warm-up")
+    log.info(
+        "model loaded in %s: vectors of %d numbers by pooling %s; %d tokens an input at most, %d a batch",
+        load_time, runner.width, embedding_plan.pooling, embedding_plan.max_len, embedding_plan.max_batch_tokens,
+    )  # fmt: skip
+    return LoadedEmbedder(runner, ranks=embedding_plan.pooling == "rank")
+
+
+def start_embedder(model: LoadedEmbedder, *, max_queue: int) -> Embedder:
+    """An embedder that owns the loaded model. `max_queue`: requests that may wait for a batch beside those in one."""
+    return Embedder(model.runner, max_requests=NUM_REQUESTS + max_queue)
 
 
 def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:

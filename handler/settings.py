@@ -30,6 +30,7 @@ ALIASES = {
     "model": ("MODEL_NAME", "LLAMA_MODEL_FILE", "LLAMA_ARG_MODEL"),
     "model_alias": ("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "LLAMA_ARG_ALIAS"),
     "chat_template": ("CUSTOM_CHAT_TEMPLATE", "LLAMA_ARG_CHAT_TEMPLATE_FILE"),
+    "pooling": ("LLAMA_ARG_POOLING",),
     "n_ctx": ("LLAMA_CONTEXT_SIZE", "LLAMA_ARG_CTX_SIZE"),
     "max_num_seqs": ("LLAMA_ARG_N_PARALLEL",),
     "n_batch": ("LLAMA_ARG_BATCH",),
@@ -82,6 +83,16 @@ class Settings(BaseModel):
     )
     reasoning_twice: bool = Field(
         False, description="Send reasoning as `reasoning` too, the name that OpenRouter's and vLLM's clients read."
+    )
+    task: Literal["auto", "generate", "embed", "rerank"] = Field(
+        "auto",
+        description="What the worker does with the model: chats and completions, /v1/embeddings, or /v1/rerank. "
+        "auto: by the file, whose pooling or architecture says it; others generate.",
+    )
+    pooling: Literal["auto", "mean", "cls", "last", "rank"] = Field(
+        "auto",
+        description="How the tokens of an input become one vector, or a score. auto: as the file says; else the mean "
+        "for encoders, and the last for others with TASK=embed.",
     )
     hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token for gated or private repositories.")
     hf_endpoint: str = Field("https://huggingface.co", min_length=1, description="Hugging Face, or a mirror of it.")

@@ -50,7 +50,8 @@ def test_image_has_the_defaults_that_are_told() -> None:
 @pytest.mark.parametrize(("setting", "name"), [(setting, name) for setting in ALIASES for name in ALIASES[setting]])
 def test_setting_goes_by_its_other_names(setting: str, name: str) -> None:
     """Those of worker-vllm, llama-server and other llama.cpp workers."""
-    value = {"flash_attn": "on", "cache_type_k": "q8_0", "cache_type_v": "q4_0", "split_mode": "row"}.get(setting, "1")
+    words = {"flash_attn": "on", "cache_type_k": "q8_0", "cache_type_v": "q4_0", "split_mode": "row", "pooling": "cls"}
+    value = words.get(setting, "1")
 
     assert Settings.from_env({name: value}) == Settings.from_env({setting.upper(): value})
 

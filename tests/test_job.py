@@ -43,7 +43,8 @@ def test_forms_of_a_job(job_input: Json, call: Call) -> None:
 
 
 WHAT_IT_MUST_HAVE = (
-    "The job's input must have 'messages', 'prompt', 'openai_route' with 'openai_input', or 'route' with 'body'."
+    "The job's input must have 'messages', 'prompt', 'input', 'query', 'openai_route' with 'openai_input', or "
+    "'route' with 'body'."
 )
 
 
@@ -152,7 +153,9 @@ ERRORS: list[tuple[object, int, str | None, str]] = [
     ({"messages": "x"}, 400, "messages", "invalid_request_error"),
     ({"prompt": "Once", "temperature": 5}, 400, "temperature", "invalid_request_error"),
     ({"prompt": 1000 * "x"}, 400, "prompt", "context_length_exceeded"),
-    ({"openai_route": "/v1/embeddings", "openai_input": {"input": "x"}}, 404, None, "unknown_url"),
+    ({"openai_route": "/v1/moderations", "openai_input": {"input": "x"}}, 404, None, "unknown_url"),
+    ({"openai_route": "/v1/embeddings", "openai_input": {"input": "x"}}, 400, "model", "model_not_supported"),
+    ({"query": "x", "docs": ["y"]}, 400, "model", "model_not_supported"),
     ({"messages": HI, "model": "gpt-5"}, 404, "model", "model_not_found"),
     ({"route": CHAT, "method": "GET"}, 405, None, "method_not_allowed"),
     ({"prompt": 30 * ["Once"]}, 400, None, "invalid_request_error"),

@@ -4,7 +4,7 @@ Every error is an InvalidRequestError with `param`; pydantic passes it through, 
 """
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.functional_validators import BeforeValidator
@@ -40,6 +40,13 @@ def _whole(value: object) -> object:
 
 
 Integer = Annotated[int, BeforeValidator(_whole)]
+
+
+class Refused(NamedTuple):
+    """Why a field is refused, and the values that ask for nothing and so pass."""
+
+    why: str
+    neutral: tuple[Any, ...] = ()
 
 
 def unsupported(param: str, why: str) -> InvalidRequestError:

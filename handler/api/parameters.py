@@ -9,11 +9,14 @@ those of OpenAI's API, llama-server, vLLM, SGLang, Ollama's and TGI's OpenAI rou
 """
 
 import logging
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from handler.api.fields import unsupported
+from handler.api import pooled_parameters
+from handler.api.fields import Refused, unsupported
 
-Route = Literal["chat", "completions"]
+Route = Literal["chat", "completions", "embeddings", "rerank"]
+
+POOLED: tuple[Route, ...] = ("embeddings", "rerank")  # whose fields are their own
 
 MAX_NAME_CHARS = 60  # of an unknown field in the log
 MAX_REPORTED = 200  # different unknown names are logged, each once
@@ -40,6 +43,8 @@ OBEYED: dict[Route, frozenset[str]] = {
         }
     ),
     "completions": frozenset({*GENERATION, "prompt", "echo", "best_of", "suffix"}),
+    "embeddings": pooled_parameters.EMBEDDINGS,
+    "rerank": pooled_parameters.RERANK,
 }
 
 # Why the answer is as right without it.
@@ -72,13 +77,6 @@ HARMLESS: dict[str, str] = {
     "spaces_between_special_tokens": "vLLM: special tokens are not shown",
     "early_stopping": "vLLM: of a beam search",
 }
-
-
-class Refused(NamedTuple):
-    """Why a field is refused, and the values that ask for nothing and so pass."""
-
-    why: str
-    neutral: tuple[Any, ...] = ()
 
 
 _SAMPLER = "this worker has no such sampler."
@@ -202,12 +200,12 @@ def check_parameters(route: Route, body: dict[str, Any]) -> None:
 
 def harmless(route: Route) -> dict[str, str]:
     """Name and reason."""
-    return HARMLESS | ALSO_HARMLESS[route]
+    return pooled_parameters.HARMLESS if route in POOLED else HARMLESS | ALSO_HARMLESS[route]
 
 
 def refused(route: Route) -> dict[str, Refused]:
     """Name and reason."""
-    return REFUSED | MISPLACED[route]
+    return pooled_parameters.REFUSED[route] if route in POOLED else REFUSED | MISPLACED[route]
 
 
 def _equal(value: object, neutral: object) -> bool:

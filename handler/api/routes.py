@@ -1,15 +1,18 @@
 """Which route does what. The one entrance to the API, for jobs and for HTTP alike."""
 
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from handler.api.chat import ChatCompletions
 from handler.api.common import Answer
 from handler.api.completions import Completions
+from handler.api.embeddings import Embeddings
 from handler.api.model_names import ServedNames
+from handler.api.rerank import Rerank
 from handler.api.stream import EventStream
 from handler.api.tokens import Tokens
-from handler.errors import MethodNotAllowedError, RouteNotFoundError
+from handler.errors import InvalidRequestError, MethodNotAllowedError, RouteNotFoundError
 
 Method = Literal["GET", "POST"]
 Create = Callable[[object], Awaitable[Answer | EventStream]]
@@ -19,21 +22,31 @@ MODELS = "/v1/models"
 TOKENIZE = "/v1/tokenize"
 DETOKENIZE = "/v1/detokenize"
 COUNT = f"{CHAT}/input_tokens"
+EMBEDDINGS = "/v1/embeddings"
+RERANK = "/v1/rerank"
+RERANK_ALIASES = ("/v1/reranking", "/v1/v2/rerank")  # llama-server's, and Cohere's of version 2
+GENERATING = (CHAT, COUNT, COMPLETIONS)
 
 
-class Api:
+class Example(NamedTuple):
+    """A request that this model can answer."""
+
+    route: str
+    fields: dict[str, Any]  # of the body, beside the model's name
+
+
+class Routes:
     """The routes of one served model. Called from any event loop; knows nothing of jobs and HTTP."""
 
-    def __init__(self, chat: ChatCompletions, completions: Completions, tokens: Tokens, names: ServedNames) -> None:
+    def __init__(
+        self, names: ServedNames, creates: Mapping[str, Create], others: Mapping[str, str], example: Example
+    ) -> None:
+        """`others`: routes of models of another kind, and what is said of them. `example`: a request to show."""
         self.names = names
-        self._completions = completions
-        self._creates: dict[str, Create] = {
-            CHAT: chat.create,
-            COUNT: chat.count_tokens,
-            COMPLETIONS: completions.create,
-            TOKENIZE: tokens.tokenize,
-            DETOKENIZE: tokens.detokenize,
-        }
+        self.example = example
+        self._creates = creates
+        self._others = others
+        self._unlimited: dict[str, Create] = {}
 
     async def call(
         self, route: str, body: object, method: Method | None = None, *, unlimited: bool = False
@@ -43,8 +56,8 @@ class Api:
         `/v1` may be left out, and a slash may end the route. `unlimited`: completions have no default limit of tokens.
         """
         route = normalise(route)
-        if unlimited and route == COMPLETIONS:
-            return await self._completions.create(body, unlimited=True)
+        if unlimited and (create := self._unlimited.get(route)):
+            return await create(body)
         if create := self._creates.get(route):
             _require("POST", method, route)
             return await create(body)
@@ -52,13 +65,64 @@ class Api:
             _require("GET", method, route)
             name = route.removeprefix(MODELS).lstrip("/")
             return self.names.model(name) if name else self.names.models()
+        if why := self._others.get(route):
+            raise InvalidRequestError(f"{route}: {why}", param="model", code="model_not_supported")
         asked = f"{method} {route[:80]}" if method else route[:80]
         raise RouteNotFoundError(f"Unknown request URL: {asked}. Please check the URL for typos.")
 
 
+class Api(Routes):
+    """Those of a model that generates."""
+
+    def __init__(self, chat: ChatCompletions, completions: Completions, tokens: Tokens, names: ServedNames) -> None:
+        creates: dict[str, Create] = {
+            CHAT: chat.create,
+            COUNT: chat.count_tokens,
+            COMPLETIONS: completions.create,
+            TOKENIZE: tokens.tokenize,
+            DETOKENIZE: tokens.detokenize,
+        }
+        others = {
+            EMBEDDINGS: "this worker's model generates text; vectors need an embedding model, or TASK=embed.",
+            RERANK: "this worker's model generates text; ranking needs a reranking model.",
+        }
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        super().__init__(names, creates, others, Example(CHAT, {"messages": question}))
+        self._unlimited[COMPLETIONS] = partial(completions.create, unlimited=True)
+
+
+class EmbeddingApi(Routes):
+    """Those of a model that makes vectors."""
+
+    def __init__(self, embeddings: Embeddings, tokens: Tokens, names: ServedNames) -> None:
+        creates: dict[str, Create] = {
+            EMBEDDINGS: embeddings.create,
+            TOKENIZE: tokens.tokenize,
+            DETOKENIZE: tokens.detokenize,
+        }
+        why = "this worker's model makes vectors, at /v1/embeddings; "
+        others = dict.fromkeys(GENERATING, f"{why}it cannot generate text.") | {RERANK: f"{why}it cannot rank."}
+        super().__init__(names, creates, others, Example(EMBEDDINGS, {"input": "What is the capital of France?"}))
+
+
+class RerankApi(Routes):
+    """Those of a model that ranks."""
+
+    def __init__(self, rerank: Rerank, tokens: Tokens, names: ServedNames) -> None:
+        creates: dict[str, Create] = {
+            RERANK: rerank.create,
+            TOKENIZE: tokens.tokenize,
+            DETOKENIZE: tokens.detokenize,
+        }
+        why = "this worker's model ranks documents, at /v1/rerank; it does nothing else."
+        example = {"query": "What is the capital of France?", "documents": ["Paris is.", "Rome is in Italy."]}
+        super().__init__(names, creates, dict.fromkeys((*GENERATING, EMBEDDINGS), why), Example(RERANK, example))
+
+
 def normalise(route: str) -> str:
     route = "/" + route.split("?", maxsplit=1)[0].strip("/")
-    return route if route.startswith("/v1/") else "/v1" + route
+    route = route if route.startswith("/v1/") else "/v1" + route
+    return RERANK if route in RERANK_ALIASES else route
 
 
 def _require(wanted: Method, method: Method | None, route: str) -> None:

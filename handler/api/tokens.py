@@ -8,6 +8,7 @@ from handler.api.common import Answer
 from handler.api.fields import LenientModel, parse_token_ids
 from handler.api.model_names import ServedNames
 from handler.api.protocol import validate
+from handler.embedding.embedder import Embedder
 from handler.engine.engine import Engine
 from handler.errors import InvalidRequestError
 
@@ -31,7 +32,7 @@ class DetokenizeRequest(LenientModel):
 class Tokens:
     """Text to tokens and back, without generating anything."""
 
-    def __init__(self, engine: Engine, names: ServedNames) -> None:
+    def __init__(self, engine: Engine | Embedder, names: ServedNames) -> None:
         self._engine = engine
         self._names = names
 

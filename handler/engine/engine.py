@@ -73,6 +73,15 @@ class Engine:
         """Tokens that the KV cache has room for."""
         return self.runner.num_cells
 
+    @property
+    def max_num_seqs(self) -> int:
+        """Sequences that run at once."""
+        return self.limits.max_num_seqs
+
+    def state(self) -> dict[str, int]:
+        """Limits and counters, for those who watch. A copy; it may be a step old."""
+        return {"max_num_seqs": self.max_num_seqs, "num_cells": self.num_cells, **self.stats._asdict()}
+
     def step_times(self) -> dict[str, Histogram]:
         """How long the phases of the steps took, from the start. A copy; it may be a step old."""
         return self._loop.times.histograms()

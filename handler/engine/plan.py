@@ -4,7 +4,7 @@ Pure code: no llama.cpp, no files, no environment.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from handler.engine.cache.cache_size import GIB, CacheRequest, CacheShape, CacheSize, Layout, on_gpus, without_gpu
 from handler.engine.scheduler import Limits
@@ -23,6 +23,7 @@ MAX_IDLE_ON_GPU, MAX_IDLE_ON_CPU = 4_000, 60_000
 MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step has enough to compute without drafts
 
 
+Pooling = Literal["mean", "cls", "last", "rank"]
 NUM_SEQS = 16
 NUM_SEQS_ON_GPU = (64, 48, 32, 24)  # where each has cells of its own: the most that fit
 NUM_PREFILL_LENGTHS = 2  # of the longest prompt, which the context for prompts has room for: others pass a long one
@@ -44,6 +45,8 @@ class ModelFacts(NamedTuple):
     window: int  # tokens that a sliding window's layers attend to; 0: none
     has_states: bool  # recurrent or hybrid: the memory of some layers is one state of all tokens
     cache_shape: CacheShape
+    is_causal: bool = True  # a decoder; encoders see all of a text at once, and generate none
+    pooling: Pooling | None = None  # how the file says that tokens become one vector; None: nothing is said
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,7 @@ class HttpEdge:
         engine = self.worker.engine
         if not engine.is_healthy:
             return JSONResponse({"status": "unhealthy"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        limits = {"max_num_seqs": engine.limits.max_num_seqs, "num_cells": engine.num_cells}
-        return JSONResponse({"status": "ok", **limits, **engine.stats._asdict()})
+        return JSONResponse({"status": "ok", **engine.state()})
 
     async def metrics(self, _request: Request) -> Response:
         """The engine's counters for Prometheus; 503 while the model loads."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from handler.embedding.embedder import Embedder
 from handler.engine.engine import Engine
 from handler.errors import ConfigError, EngineError
 from handler.http.edge import HttpEdge
@@ -79,7 +80,7 @@ def _announce(settings: Settings, worker: Worker, start: Stopwatch) -> None:
     sys.stdout.flush()
 
 
-async def until_done_or_dead(serving: asyncio.Task[None], engine: Engine) -> None:
+async def until_done_or_dead(serving: asyncio.Task[None], engine: Engine | Embedder) -> None:
     """Raises EngineError for an engine that died: only a new process helps, which the supervisor of this one starts."""
     while not serving.done():
         await asyncio.wait({serving}, timeout=LOOK_SECONDS)
@@ -104,9 +105,10 @@ def greeting(settings: Settings, worker: Worker) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  # shown, not bound
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/v1"
     name = worker.api.names.names[0]
-    body = {"model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    route, fields = worker.api.example
+    body = {"model": name, **fields}
     key = " -H 'Authorization: Bearer YOUR_API_KEY'" if settings.api_key.get_secret_value() else ""
+    path, data = route.removeprefix("/v1"), shlex.quote(json.dumps(body))
     return (
-        f"Serving {name} at {url}. Try it:\n\n"
-        f"  curl {url}/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n\n"
+        f"Serving {name} at {url}. Try it:\n\n  curl {url}{path}{key} -H 'Content-Type: application/json' -d {data}\n\n"
     )

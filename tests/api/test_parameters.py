@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as OpenAIChat
@@ -15,7 +15,7 @@ from handler.api.parameters import OBEYED, Route, harmless, refused
 from handler.api.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest, parse
 from handler.errors import InvalidRequestError
 
-ROUTES: tuple[Route, ...] = get_args(Route)
+ROUTES: tuple[Route, ...] = ("chat", "completions")  # of models that generate; test_pooled_parameters has the others
 MODELS: dict[Route, type[GenerationRequest]] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
 BODIES: dict[Route, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "Hi"}]},

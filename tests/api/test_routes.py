@@ -49,12 +49,28 @@ def unknown_url(asked: str) -> str:
 
 WRONG_ROUTES: list[tuple[str, Method | None, int, str | None, str, str]] = [
     (
-        "/v1/embeddings",
+        "/v1/moderations",
         "POST",
         404,
         None,
         "unknown_url",
-        unknown_url("POST /v1/embeddings"),
+        unknown_url("POST /v1/moderations"),
+    ),
+    (
+        "/embeddings",
+        "POST",
+        400,
+        "model",
+        "model_not_supported",
+        "/v1/embeddings: this worker's model generates text; vectors need an embedding model, or TASK=embed.",
+    ),
+    (
+        "/v2/rerank",
+        None,
+        400,
+        "model",
+        "model_not_supported",
+        "/v1/rerank: this worker's model generates text; ranking needs a reranking model.",
     ),
     ("/", "GET", 404, None, "unknown_url", unknown_url("GET /v1/")),
     ("", None, 404, None, "unknown_url", unknown_url("/v1/")),

@@ -139,7 +139,8 @@ async def test_stream_is_not_held_back(worker: FakeWorker) -> None:
         ("OPTIONS", CHAT, 405, "method_not_allowed"),
         ("GET", "/", 404, "unknown_url"),
         ("POST", "/ping", 404, "unknown_url"),
-        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("POST", "/v1/moderations", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 400, "model_not_supported"),
         ("GET", "/v1/models/gpt-5", 404, "model_not_found"),
     ],
 )

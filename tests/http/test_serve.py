@@ -6,13 +6,15 @@ from typing import cast
 
 import pytest
 
+from handler.api.routes import CHAT, Example
 from handler.engine.engine import Engine
 from handler.errors import EngineError
 from handler.http.serve import greeting, until_done_or_dead
 from handler.settings import Settings
 from handler.worker import Worker
 
-WORKER = cast(Worker, SimpleNamespace(api=SimpleNamespace(names=SimpleNamespace(names=("llama", "other")))))
+NAMES = SimpleNamespace(names=("llama", "other"))
+WORKER = cast(Worker, SimpleNamespace(api=SimpleNamespace(names=NAMES, example=Example(CHAT, {"messages": []}))))
 
 
 @pytest.mark.parametrize(

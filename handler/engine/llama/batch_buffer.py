@@ -1,6 +1,7 @@
 """A batch as llama.cpp takes it."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
@@ -76,6 +77,16 @@ class BatchBuffer:
             self._token[begin:end], self._seq_id[begin:end] = token_ids, stream
             self._pos[begin:end] = np.arange(start, start + len(token_ids))
         self._logits[:end] = 0
+        self.struct.n_tokens = end
+
+    def fill_inputs(self, inputs: Sequence[list[int]]) -> None:
+        """Whole inputs, one sequence each, of which every token is an output, as pooling wants it."""
+        end = 0
+        for seq_id, token_ids in enumerate(inputs):
+            begin, end = end, end + len(token_ids)
+            self._token[begin:end], self._seq_id[begin:end] = token_ids, seq_id
+            self._pos[begin:end] = np.arange(len(token_ids))
+        self._logits[:end] = 1
         self.struct.n_tokens = end
 
     def fill_token(self, token_id: int) -> None:

@@ -33,15 +33,16 @@ def _free_bytes(memory: Any, device: int) -> int:
 
 def cache_shape(model: Any) -> CacheShape:
     """Of a loaded model, as if every layer had a cache: too much for recurrent layers, which have none."""
-    architecture = _metadata(model, "general.architecture")
+    architecture = metadata(model, "general.architecture")
     num_heads = llama.llama_model_n_head_kv(model)
     width = llama.llama_model_n_embd(model) // max(1, llama.llama_model_n_head(model))
-    lengths = (_metadata(model, f"{architecture}.attention.{name}_length") for name in ("key", "value"))
+    lengths = (metadata(model, f"{architecture}.attention.{name}_length") for name in ("key", "value"))
     key, value = (int(length) if length else width for length in lengths)
     return CacheShape(llama.llama_model_n_layer(model), num_heads * key, num_heads * value, math.gcd(key, value))
 
 
-def _metadata(model: Any, key: str) -> str:
+def metadata(model: Any, key: str) -> str:
+    """A value of the file's header as text; empty where there is none."""
     buffer = ctypes.create_string_buffer(64)
     length = llama.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
     return buffer.value.decode() if length >= 0 else ""

@@ -13,8 +13,8 @@ from handler.engine.cache.cache_size import GIB
 from handler.engine.llama.c_stream import CStream
 from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.log import LlamaLog
-from handler.engine.llama.memory_info import cache_shape, free_gpu_bytes
-from handler.engine.plan import ModelFacts, Offload
+from handler.engine.llama.memory_info import cache_shape, free_gpu_bytes, metadata
+from handler.engine.plan import ModelFacts, Offload, Pooling
 from handler.errors import ModelError
 
 Pointer = Any  # llama.cpp's own, opaque to us
@@ -25,6 +25,13 @@ SPLIT_MODES = {
     "row": llama.LLAMA_SPLIT_MODE_ROW,
     "tensor": llama.LLAMA_SPLIT_MODE_TENSOR,
 }
+
+# Without a cache, whatever `attention.causal` says.
+ENCODERS = (
+    *("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert"),
+    "gemma-embedding",
+)
+POOLINGS: dict[str, Pooling] = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # in files; 0 is none
 
 LLAMA_VERSION: str = llama_cpp.__version__
 
@@ -69,11 +76,14 @@ class LlamaModel:
         """
         start_llama()
         self.pointer: Pointer = _load(path, offload, report, expanded)
+        self.architecture = metadata(self.pointer, "general.architecture")
         self.facts = ModelFacts(
             n_ctx_train=llama.llama_model_n_ctx_train(self.pointer),
             window=llama.llama_model_n_swa(self.pointer),
             has_states=bool(llama.llama_model_is_recurrent(self.pointer) or llama.llama_model_is_hybrid(self.pointer)),
             cache_shape=cache_shape(self.pointer),
+            is_causal=self.architecture not in ENCODERS and self._metadata("attention.causal") != "false",
+            pooling=POOLINGS.get(self._metadata("pooling_type")),
         )
         if self.facts.n_ctx_train <= 0:
             self.close()
@@ -83,6 +93,10 @@ class LlamaModel:
         """The template stored in the GGUF."""
         source = llama.llama_model_chat_template(self.pointer, None)
         return source.decode("utf-8", "replace") if source else None
+
+    def _metadata(self, name: str) -> str:
+        """A value of the architecture's own; empty where the file has none."""
+        return metadata(self.pointer, f"{self.architecture}.{name}")
 
     def close(self) -> None:
         llama.llama_model_free(self.pointer)

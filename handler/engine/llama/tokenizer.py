@@ -51,6 +51,42 @@ class Tokenizer:
             token_ids += [part] if isinstance(part, int) else self._plain(part, max_tokens)
         return token_ids
 
+    def plain(self, text: str) -> list[int]:
+        """The tokens of a text in which nothing is a control token, all of them, without the model's own ends."""
+        return self.mixed([(text, False)])
+
+    def mixed(self, texts: Iterable[tuple[str, bool]]) -> list[int]:
+        """The tokens of texts in one piece, without the model's own ends. Control tokens are read as such only where
+        the texts' flags say so."""
+        whole, literals = "", set()
+        for text, has_control_tokens in texts:
+            if not has_control_tokens:
+                literals |= self._control_starts(text, len(whole))
+            whole += text
+        if not literals and len(whole) <= MIN_PIECE:
+            return self._vocabulary.tokenize(whole.encode("utf-8", "replace"), add_special=False)
+        token_ids: list[int] = []
+        for part in self._parts(whole, frozenset(literals)):
+            token_ids += [part] if isinstance(part, int) else self._pieces(part)
+        return token_ids
+
+    @cached_property
+    def ends(self) -> tuple[list[int], list[int]]:
+        """What the model's own beginning and end are, around any text."""
+        inner = self._vocabulary.tokenize(b"a", add_special=False)
+        whole = self._vocabulary.tokenize(b"a")
+        start = next(at for at in range(len(whole)) if whole[at : at + len(inner)] == inner)
+        return whole[:start], whole[start + len(inner) :]
+
+    def _control_starts(self, text: str, offset: int) -> set[int]:
+        """Where texts begin that spell a control token."""
+        starts: set[int] = set()
+        at = 0
+        while match := self._control_pattern.search(text, at):
+            starts.add(offset + match.start())
+            at = match.start() + 1
+        return starts
+
     def _parts(self, text: str, literals: frozenset[int]) -> Iterator[bytes | int]:
         """Control tokens and what lies between them. `literals`: where texts begin that spell one and are none."""
         controls = self._vocabulary.control_tokens

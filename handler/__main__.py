@@ -188,10 +188,10 @@ def _start_loading(settings: Settings) -> "Future[AnyModel]":
 
     def load() -> None:
         try:
-            from handler.loading import load_model
+            from handler.loading import load_any_model
 
             with _quick_switches():
-                loading.set_result(load_model(settings))
+                loading.set_result(load_any_model(settings))
         except BaseException as error:
             loading.set_exception(error)
 

@@ -24,7 +24,7 @@ from handler.engine.prefill_lane import PrefillLane
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import Speculation
 from handler.engine.structured.grammar import GrammarCompiler
-from handler.errors import ModelError
+from handler.errors import ConfigError, ModelError
 from handler.models.checked import mark_of, note
 from handler.models.locate import locate
 from handler.models.source import parts_of
@@ -57,8 +57,17 @@ class LoadedEmbedder(NamedTuple):
 AnyModel = LoadedModel | LoadedEmbedder
 
 
-def load_model(settings: Settings) -> AnyModel:
-    """Find or download the model and load it. Blocks; raises ModelError or ConfigError."""
+def load_model(settings: Settings) -> LoadedModel:
+    """The same as `load_any_model`, for a model that must generate: ConfigError for another."""
+    loaded = load_any_model(settings)
+    if isinstance(loaded, LoadedEmbedder):
+        loaded.runner.close()
+        raise ConfigError(f"MODEL has value {settings.model!r}, which does not generate text.")
+    return loaded
+
+
+def load_any_model(settings: Settings) -> AnyModel:
+    """Find or download the model and load it, for what it can do. Blocks; raises ModelError or ConfigError."""
     path = locate(settings)
     load_time = Stopwatch()
     check = _start_check(path, settings)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from runpod.serverless.modules import rp_job
 
-from handler.api.routes import Api
+from handler.api.routes import Routes
 from handler.job import make_handler
 from handler.job_run import Job, Output
 from tests.engine.fakes import TIMEOUT
@@ -29,13 +29,13 @@ class FakePlatform:
         monkeypatch.setattr(rp_job, "stream_result", self._stream_result)
         monkeypatch.setattr(rp_job, "send_result", self._send_result)
 
-    async def run(self, api: Api, job_input: object) -> Json:
+    async def run(self, api: Routes, job_input: object) -> Json:
         """What the SDK sends when the job is done."""
         await self.start(api, job_input)
         assert self.result is not None
         return self.result
 
-    def start(self, api: Api, job_input: object) -> asyncio.Task[object]:
+    def start(self, api: Routes, job_input: object) -> asyncio.Task[object]:
         handler = make_handler(api)
 
         async def handle(job: Job) -> AsyncIterator[Output]:

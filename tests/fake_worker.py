@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 from handler.api.chat import ChatCompletions
 from handler.api.completions import CompletionChunk, Completions
 from handler.api.model_names import ServedNames
-from handler.api.routes import CHAT, COMPLETIONS, Api
+from handler.api.routes import CHAT, COMPLETIONS, Api, Routes
 from handler.api.stream import EventStream
 from handler.api.tokens import Tokens
 from handler.api.turn import ReasoningStyle
@@ -36,11 +36,12 @@ class FakeWorker(NamedTuple):
     runner: FakeRunner
 
     @property
-    def api(self) -> Api:
+    def api(self) -> Routes:
         return self.worker.api
 
     @property
     def engine(self) -> Engine:
+        assert isinstance(self.worker.engine, Engine), "made so"
         return self.worker.engine
 
     async def chat(self, text: str = "Hi", **fields: Any) -> Json:

@@ -52,11 +52,13 @@ async def test_answer(worker: Worker, platform: FakePlatform) -> None:
 async def test_stream_takes_few_posts(worker: Worker, platform: FakePlatform) -> None:
     """While the platform takes the first token, all the others gather."""
     engine = worker.engine
-    num_finished = engine.stats.num_finished
+    num_finished = engine.state()["num_finished"]
     async with platform.busy():
         running = platform.start(worker.api, openai_job(stream=True, max_tokens=16))
         await platform.gets_a_post(PATIENCE)
-        await eventually(lambda: engine.stats.num_finished > num_finished and not engine.stats.num_running, PATIENCE)
+        await eventually(
+            lambda: engine.state()["num_finished"] > num_finished and not engine.state()["num_running"], PATIENCE
+        )
     await running
 
     assert len(platform.posts) == 2
@@ -71,16 +73,16 @@ async def test_cancelled_job_frees_its_slot(worker: Worker, platform: FakePlatfo
     """The SDK's way to cancel is to cancel the task, wherever it is."""
     async with platform.busy():
         running = platform.start(worker.api, openai_job(stream=stream, ignore_eos=True))
-        await eventually(lambda: worker.engine.stats.num_running == 1, PATIENCE)
+        await eventually(lambda: worker.engine.state()["num_running"] == 1, PATIENCE)
         if stream:
             await platform.gets_a_post(PATIENCE)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await eventually(lambda: worker.engine.stats.num_running == 0, PATIENCE)
+        await eventually(lambda: worker.engine.state()["num_running"] == 0, PATIENCE)
 
     assert running.cancelled()
     assert platform.result is None
-    assert worker.engine.stats.num_used_cells < 1000
+    assert worker.engine.state()["num_used_cells"] < 1000
 
 
 async def test_error_is_json_in_a_string(worker: Worker, platform: FakePlatform) -> None:

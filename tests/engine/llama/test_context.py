@@ -9,7 +9,7 @@ from handler.engine.cache.cache_size import GIB, CacheShape
 from handler.engine.llama import model as llama_model
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
-from handler.engine.plan import EnginePlan, Machine, Offload, plan
+from handler.engine.plan import EnginePlan, Machine, ModelFacts, Offload, plan
 from handler.errors import ModelError
 from handler.settings import Settings
 from tests.engine.llama.tiny_engine import ON_CPU, open_runner
@@ -62,7 +62,8 @@ def test_a_load_tells_how_far_it_is(path: Path) -> None:
 def test_the_facts_of_a_model(path: Path) -> None:
     """Read from what llama.cpp has loaded."""
     model = LlamaModel(path, ON_CPU)
-    assert model.facts == (512, 0, False, CacheShape(2, KV_HEADS * HEAD, KV_HEADS * HEAD, HEAD))
+    shape = CacheShape(2, KV_HEADS * HEAD, KV_HEADS * HEAD, HEAD)
+    assert model.facts == ModelFacts(512, window=0, has_states=False, cache_shape=shape, is_causal=True, pooling=None)
     model.close()
 
 

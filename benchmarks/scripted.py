@@ -21,6 +21,7 @@ import uvicorn  # the path comes first
 
 from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
+from handler.api.infill import Infills
 from handler.api.model_names import ServedNames
 from handler.api.routes import Api
 from handler.api.tokens import Tokens
@@ -120,6 +121,13 @@ class ScriptedRunner:
         plain = text.text if isinstance(text, MixedText) else text
         return list(plain.encode())
 
+    def tokenize_plain(self, text: str) -> list[int]:
+        return self.tokenize(text)
+
+    @property
+    def fim_tokens(self) -> None:
+        """It has none."""
+
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
         return NoSampler()
 
@@ -165,7 +173,7 @@ def make_worker(runner: ScriptedRunner, part_seconds: float | None = None) -> Wo
     names = ServedNames(("scripted",))
     template = ChatTemplate(TEMPLATE, bos_token="", eos_token="")
     chat, completions = ChatCompletions(engine, lambda: template, names), Completions(engine, names)
-    api = Api(chat, completions, Tokens(engine, names), names)
+    api = Api(chat, completions, Infills(engine, names), Tokens(engine, names), names)
     return Worker(api, engine)
 
 

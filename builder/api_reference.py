@@ -11,6 +11,7 @@ from handler.api.parameters import OBEYED, Route, harmless, refused  # noqa: E40
 TITLES: dict[Route, str] = {
     "chat": "POST /v1/chat/completions",
     "completions": "POST /v1/completions",
+    "infill": "POST /infill",
     "embeddings": "POST /v1/embeddings",
     "rerank": "POST /v1/rerank",
 }
@@ -27,6 +28,7 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
 | `POST /v1/chat/completions` | a chat, whole or streamed |
 | `POST /v1/chat/completions/input_tokens` | how many tokens a chat's prompt has; nothing is generated |
 | `POST /v1/completions` | text that goes on, whole or streamed |
+| `POST /infill` | what belongs between two texts, in llama-server's form, whole or streamed |
 | `POST /v1/embeddings` | vectors of texts, by an embedding model |
 | `POST /v1/rerank`, `POST /v1/reranking`, `POST /v2/rerank` | documents by their relevance, by a reranking model |
 | `POST /tokenize`, `POST /detokenize` | llama-server's and vLLM's forms |
@@ -38,11 +40,21 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
 - `/v1/completions` generates 16 tokens unless it is told otherwise, as OpenAI's does; chats, and jobs in the worker's
   own form (`{"prompt": ...}`), as many as the context leaves. Of `max_completion_tokens`, `max_tokens` and `n_predict`
   the first that is there counts.
-- `seed: -1` is no seed.
+- `seed: -1` is no seed; a limit of -1 or -2 tokens, llama-server's word, is none but the context's.
 - A last message from the assistant is continued: the answer is what follows its text. `add_generation_prompt: true` or
   `continue_final_message: false` starts a new turn instead; both flags may also stand in `chat_template_kwargs`.
 - `min_tokens` keeps the model's end tokens and `stop_token_ids` back until then; a stop string ends an answer at once.
 - `best_of` answers are generated and the `n` with the highest mean logprob sent; all of them are counted as used.
+
+## Filling in the middle
+
+- `suffix` of `/v1/completions`, and `/infill`, need a model with FIM tokens (Qwen2.5-Coder, CodeLlama, StarCoder,
+  DeepSeek-Coder and others); where a file has none they are a 400. No control tokens are read in these texts. The
+  prefix comes first, with `SPM_INFILL` the suffix.
+- `/infill` takes `input_prefix`, `input_suffix`, `prompt` (how the middle begins) and `input_extra`, a list of
+  `{"filename", "text"}`; its answer has llama-server's `content`, `stop_type` and counts, and OpenAI's `usage`. What is
+  too long is cut away from the gap: three quarters of the room are the prefix's, one is the suffix's, and other files
+  get what is left. A `suffix` that is too long is a 400.
 
 ## Constraints
 

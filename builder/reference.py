@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "model_alias": "Served names",
         "chat_template": "Chat template",
         "tool_format": "Format of tool calls",
+        "spm_infill": "Suffix before prefix",
         "reasoning_format": "Where reasoning goes",
         "reasoning_twice": "Reasoning under both names",
         "task": "Task",

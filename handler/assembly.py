@@ -7,6 +7,7 @@ from pathlib import Path
 from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
 from handler.api.embeddings import Embeddings
+from handler.api.infill import Infills
 from handler.api.model_names import ServedNames
 from handler.api.rerank import Rerank
 from handler.api.routes import Api, EmbeddingApi, RerankApi
@@ -36,7 +37,9 @@ def start_worker(settings: Settings, model: AnyModel) -> Worker:
         reasoning=settings.reasoning_format,
         doubles_reasoning=settings.reasoning_twice,
     )
-    return Worker(Api(chat, Completions(engine, names), Tokens(engine, names), names), engine)
+    completions = Completions(engine, names, suffix_first=settings.spm_infill)
+    infills = Infills(engine, names, suffix_first=settings.spm_infill)
+    return Worker(Api(chat, completions, infills, Tokens(engine, names), names), engine)
 
 
 def _start_embedding_worker(settings: Settings, model: LoadedEmbedder) -> Worker:

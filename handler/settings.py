@@ -76,6 +76,11 @@ class Settings(BaseModel):
         description="How the model writes calls of tools, for finetunes that do not write what their template shows: "
         "a name of `handler/chat/formats/families.py`. Empty: found by the template.",
     )
+    spm_infill: bool = Field(
+        False,
+        description="`suffix` and `/infill` put the suffix before the prefix, for models that were trained so; "
+        "llama-server's `--spm-infill`.",
+    )
     reasoning_format: Literal["split", "keep", "hide"] = Field(
         "split",
         description="Where reasoning goes: into `reasoning_content`, into the content with its markers, or nowhere. "

@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from handler.api.chat import ChatCompletions
 from handler.api.completions import CompletionChunk, Completions
+from handler.api.infill import Infills
 from handler.api.model_names import ServedNames
 from handler.api.routes import CHAT, COMPLETIONS, Api, Routes
 from handler.api.stream import EventStream
@@ -122,7 +123,7 @@ def fake_worker(
         reasoning=reasoning,
         doubles_reasoning=doubles_reasoning,
     )
-    api = Api(chat, Completions(engine, names), Tokens(engine, names), names)
+    api = Api(chat, Completions(engine, names), Infills(engine, names), Tokens(engine, names), names)
     worker = FakeWorker(Worker(api, engine), runner)
     try:
         yield worker

@@ -8,6 +8,7 @@ from typing import Literal
 
 from handler.api import sse
 from handler.api.common import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.fields import unsupported
 from handler.api.model_names import ServedNames
 from handler.api.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionUsage
 from handler.api.protocol import CompletionRequest, parse
@@ -15,6 +16,7 @@ from handler.api.sampling import sampling_params
 from handler.api.stream import EventStream, Outputs
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
+from handler.engine.prompt import Infill, Prompt
 from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
 from handler.errors import ContextLengthError, SchemaError
 
@@ -32,9 +34,12 @@ class CompletionChunk(Completion):
 
 
 class Completions:
-    def __init__(self, engine: Engine, names: ServedNames) -> None:
+    """`suffix_first`: the order in which the model was trained to fill in the middle; else the prefix comes first."""
+
+    def __init__(self, engine: Engine, names: ServedNames, *, suffix_first: bool = False) -> None:
         self._engine = engine
         self._names = names
+        self._suffix_first = suffix_first
 
     async def create(self, body: object, *, unlimited: bool = False) -> Answer | EventStream:
         """Answer a decoded body. Raises RequestError before anything is sent.
@@ -55,11 +60,20 @@ class Completions:
         if request.num_candidates > request.n and params.num_logprobs is None:
             params = replace(params, num_logprobs=0)  # by which the best are found
         try:
-            return await self._engine.generate(request.prompts, params, request.num_candidates)
+            return await self._engine.generate(self._prompts(request), params, request.num_candidates)
         except ContextLengthError as error:
             raise error.at("prompt") from error
         except SchemaError as error:
             raise error.at(request.wanted.param if request.wanted else "response_format") from error
+
+    def _prompts(self, request: CompletionRequest) -> list[Prompt]:
+        """The request's; with a suffix, what stands before the gap."""
+        if not request.suffix:
+            return list(request.prompts)
+        if self._engine.runner.fim_tokens is None:
+            raise unsupported("suffix", "this model has no tokens to fill in the middle with")
+        texts = [prompt for prompt in request.prompts if isinstance(prompt, str)]  # all of them: it was checked
+        return [Infill(text, request.suffix, suffix_first=self._suffix_first) for text in texts]
 
     def _echoes(self, request: CompletionRequest) -> list[str]:
         """The text each choice begins with."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from handler.api import pooled_parameters
 from handler.api.fields import Refused, unsupported
 
-Route = Literal["chat", "completions", "embeddings", "rerank"]
+Route = Literal["chat", "completions", "infill", "embeddings", "rerank"]
 
 POOLED: tuple[Route, ...] = ("embeddings", "rerank")  # whose fields are their own
 
@@ -43,6 +43,7 @@ OBEYED: dict[Route, frozenset[str]] = {
         }
     ),
     "completions": frozenset({*GENERATION, "prompt", "echo", "best_of", "suffix"}),
+    "infill": frozenset({*GENERATION, "input_prefix", "input_suffix", "input_extra", "prompt"} - {"logprobs"}),
     "embeddings": pooled_parameters.EMBEDDINGS,
     "rerank": pooled_parameters.RERANK,
 }
@@ -93,7 +94,7 @@ REFUSED: dict[str, Refused] = {
     "samplers": Refused("the order of the samplers is fixed."),
     "min_keep": Refused(_SAMPLER, (0,)),
     "t_max_predict_ms": Refused("limit tokens instead.", (0, -1)),
-    "n_indent": Refused("it is of infill alone.", (0,)),
+    "n_indent": Refused("lines are indented as the model writes them.", (0,)),
     "lora": Refused("there are no adapters here.", ([],)),
     "grammar_lazy": Refused("a constraint holds from the first token.", (False,)),
     "grammar_triggers": Refused("a constraint holds from the first token.", ([],)),
@@ -165,23 +166,34 @@ MISPLACED: dict[Route, dict[str, Refused]] = {
         "continue_final_message": Refused("completions have no messages.", (False,)),
         "add_generation_prompt": Refused("completions have no messages.", (False, True)),
     },
-}
-# They change an answer together with tools or a template alone.
-ALSO_HARMLESS: dict[Route, dict[str, str]] = {
-    "chat": {},
-    "completions": {
-        "tool_choice": "of chats alone",
-        "parallel_tool_calls": "of chats alone",
-        "function_call": "of chats alone",
-        "reasoning_effort": "a wish that a prompt has no place for",
-        "reasoning_format": "completions have no reasoning of their own",
-        "include_reasoning": "completions have no reasoning of their own",
-        "reasoning_budget_tokens": "completions have no reasoning of their own",
-        "thinking_budget_tokens": "completions have no reasoning of their own",
-        "thinking_token_budget": "completions have no reasoning of their own",
-        "reasoning_budget_message": "completions have no reasoning of their own",
+    "infill": {
+        "messages": Refused("use 'input_prefix' and 'input_suffix'."),
+        "suffix": Refused("use 'input_suffix'.", ("",)),
+        "echo": Refused("it is of completions alone.", (False,)),
+        "best_of": Refused("it is of completions alone.", (1,)),
+        "logprobs": Refused("they are of completions and chats.", (False,)),
+        "top_logprobs": Refused("they are of chats alone.", (0,)),
+        "tools": Refused("they are of chats alone.", ([],)),
+        "functions": Refused("they are of chats alone.", ([],)),
+        "chat_template_kwargs": Refused("a gap has no template.", ({},)),
+        "continue_final_message": Refused("a gap has no messages.", (False,)),
+        "add_generation_prompt": Refused("a gap has no messages.", (False, True)),
     },
 }
+# They change an answer together with tools or a template alone.
+_OF_CHATS: dict[str, str] = {
+    "tool_choice": "of chats alone",
+    "parallel_tool_calls": "of chats alone",
+    "function_call": "of chats alone",
+    "reasoning_effort": "a wish that a prompt has no place for",
+    "reasoning_format": "completions have no reasoning of their own",
+    "include_reasoning": "completions have no reasoning of their own",
+    "reasoning_budget_tokens": "completions have no reasoning of their own",
+    "thinking_budget_tokens": "completions have no reasoning of their own",
+    "thinking_token_budget": "completions have no reasoning of their own",
+    "reasoning_budget_message": "completions have no reasoning of their own",
+}
+ALSO_HARMLESS: dict[Route, dict[str, str]] = {"chat": {}, "completions": _OF_CHATS, "infill": _OF_CHATS}
 
 _reported: set[str] = set()
 

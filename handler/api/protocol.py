@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic_core
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, model_validator
 from pydantic.functional_validators import AfterValidator, PlainValidator
 from pydantic_core import ErrorDetails
 
@@ -38,6 +38,7 @@ from handler.engine.sampling_params import SamplingParams
 from handler.errors import InvalidRequestError
 
 MAX_CHOICES = 16
+NO_LIMIT, UNTIL_FULL = -1, -2  # llama-server's words; contexts are not shifted here, so they are one
 MAX_LOGPROBS = 20  # OpenAI's limit
 MAX_BUDGET_MESSAGE = 1000  # characters
 TEMPLATE_VARIABLES = ("messages", "tools")  # which `chat_template_kwargs` may not replace
@@ -50,6 +51,26 @@ class StreamOptions(LenientModel):
     include_usage: bool = False
 
 
+class ExtraFile(LenientModel):
+    """Another file that a model sees before the one with the gap."""
+
+    text: str
+    filename: str = "tmp"
+
+
+def _limit(value: int, info: ValidationInfo) -> int:
+    """llama-server's -1 and -2 are no limit but the context's."""
+    if value in (NO_LIMIT, UNTIL_FULL):
+        return NO_LIMIT
+    if value < 1:
+        name = str(info.field_name)
+        raise InvalidRequestError(f"'{name}' must be at least 1, or -1 for no limit (got {value})", param=name)
+    return value
+
+
+TokenLimit = Annotated[Integer, AfterValidator(_limit)]
+
+
 class GenerationRequest(ConstrainedRequest):
     """What chats and completions have in common. Fields named as in `SamplingParams` have its types and defaults."""
 
@@ -60,9 +81,9 @@ class GenerationRequest(ConstrainedRequest):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
-    max_completion_tokens: Integer | None = Field(None, ge=1)
-    max_tokens: Integer | None = Field(None, ge=1)
-    n_predict: Integer | None = Field(None, ge=1)
+    max_completion_tokens: TokenLimit | None = None
+    max_tokens: TokenLimit | None = None
+    n_predict: TokenLimit | None = None
     min_tokens: Integer = Field(_DEFAULTS.min_tokens, ge=0, le=MAX_INT32)
     stop: Annotated[Strings, PlainValidator(lambda value: parse_strings(value, "stop"))] = _DEFAULTS.stop
     stop_token_ids: Annotated[
@@ -108,14 +129,15 @@ class GenerationRequest(ConstrainedRequest):
 
     @property
     def token_limit(self) -> int | None:
-        """Tokens to generate at most, as asked for; None if nothing is said. The newest name counts first."""
+        """Tokens to generate at most, as asked for; None if nothing is said, and NO_LIMIT if that is said. The newest
+        name counts first."""
         limits = (self.max_completion_tokens, self.max_tokens, self.n_predict)
         return next((limit for limit in limits if limit is not None), None)
 
     @model_validator(mode="after")
     def _check_together(self) -> "GenerationRequest":
         limit = self.token_limit
-        if limit is not None and self.min_tokens > limit:
+        if limit not in (None, NO_LIMIT) and self.min_tokens > limit:
             raise InvalidRequestError(f"'min_tokens' must be at most the limit of {limit} tokens", param="min_tokens")
         _ = self.wanted  # two constraints are refused
         return self
@@ -222,14 +244,35 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _check(self) -> "CompletionRequest":
-        if self.suffix:
-            raise unsupported("suffix", "this worker does not fill in the middle")
+        if self.suffix and not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise InvalidRequestError("'suffix' needs a 'prompt' of text, not of token ids", param="suffix")
         if self.num_candidates < self.n:
             raise InvalidRequestError(f"'best_of' must be at least 'n' (got {self.best_of})", param="best_of")
         if self.num_candidates > self.n and self.stream:
             raise InvalidRequestError("'best_of' must equal 'n' in a stream", param="best_of")
         if self.echo and self.logprobs is not None:
             raise unsupported("echo", "the prompt's tokens have no logprobs here, so leave one of the two out")
+        return self
+
+
+class InfillRequest(GenerationRequest):
+    """POST /infill, llama-server's: what belongs between two texts."""
+
+    route = "infill"
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: list[ExtraFile] = Field([])
+    prompt: str = ""
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return None
+
+    @model_validator(mode="after")
+    def _check(self) -> "InfillRequest":
+        if self.n > 1:
+            raise unsupported("n", "there is one text for a gap")
         return self
 
 

@@ -8,6 +8,7 @@ from handler.api.chat import ChatCompletions
 from handler.api.common import Answer
 from handler.api.completions import Completions
 from handler.api.embeddings import Embeddings
+from handler.api.infill import Infills
 from handler.api.model_names import ServedNames
 from handler.api.rerank import Rerank
 from handler.api.stream import EventStream
@@ -18,6 +19,7 @@ Method = Literal["GET", "POST"]
 Create = Callable[[object], Awaitable[Answer | EventStream]]
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+INFILL = "/v1/infill"
 MODELS = "/v1/models"
 TOKENIZE = "/v1/tokenize"
 DETOKENIZE = "/v1/detokenize"
@@ -25,7 +27,7 @@ COUNT = f"{CHAT}/input_tokens"
 EMBEDDINGS = "/v1/embeddings"
 RERANK = "/v1/rerank"
 RERANK_ALIASES = ("/v1/reranking", "/v1/v2/rerank")  # llama-server's, and Cohere's of version 2
-GENERATING = (CHAT, COUNT, COMPLETIONS)
+GENERATING = (CHAT, COUNT, COMPLETIONS, INFILL)
 
 
 class Example(NamedTuple):
@@ -74,11 +76,14 @@ class Routes:
 class Api(Routes):
     """Those of a model that generates."""
 
-    def __init__(self, chat: ChatCompletions, completions: Completions, tokens: Tokens, names: ServedNames) -> None:
+    def __init__(
+        self, chat: ChatCompletions, completions: Completions, infills: Infills, tokens: Tokens, names: ServedNames
+    ) -> None:
         creates: dict[str, Create] = {
             CHAT: chat.create,
             COUNT: chat.count_tokens,
             COMPLETIONS: completions.create,
+            INFILL: infills.create,
             TOKENIZE: tokens.tokenize,
             DETOKENIZE: tokens.detokenize,
         }

@@ -1,6 +1,6 @@
 """From a request to what the engine understands of it."""
 
-from handler.api.protocol import GenerationRequest
+from handler.api.protocol import NO_LIMIT, GenerationRequest
 from handler.engine.sampling_params import SamplingParams
 
 ANY_SEED = -1  # llama.cpp's and vLLM's word for none
@@ -32,7 +32,7 @@ def sampling_params(request: GenerationRequest, default_tokens: int | None = Non
         xtc_threshold=request.xtc_threshold,
         logit_bias=request.logit_bias,
         seed=None if request.seed == ANY_SEED else request.seed,
-        max_tokens=limit,
+        max_tokens=None if limit == NO_LIMIT else limit,
         min_tokens=request.min_tokens,
         stop=request.stop,
         stop_token_ids=request.stop_token_ids,

@@ -11,8 +11,9 @@ from handler.engine.cache.kv_cache import create_cache
 from handler.engine.constraint import Constraint
 from handler.engine.engine_loop import EngineLoop
 from handler.engine.generation import Generation
+from handler.engine.infill import infill_tokens
 from handler.engine.prefill_lane import NoPrefillLane, PrefillLane
-from handler.engine.prompt import MixedText, Prompt
+from handler.engine.prompt import Infill, MixedText, Prompt
 from handler.engine.runner import Runner
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
@@ -126,7 +127,9 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._preparation, work)
 
     def text(self, prompt: Prompt) -> str:
-        """A prompt as text."""
+        """A prompt as text; of one with a gap, what the answer follows."""
+        if isinstance(prompt, Infill):
+            return prompt.prefix + prompt.begun
         if isinstance(prompt, MixedText):
             return prompt.text
         if isinstance(prompt, str):
@@ -155,7 +158,7 @@ class Engine:
         reasoning_end = self._reasoning_end(params)
         return [
             self._make_sequence(token_ids, params.with_seed_offset(choice), grammar, reasoning_end)
-            for token_ids in [self._token_ids(prompt) for prompt in prompts]
+            for token_ids in [self._token_ids(prompt, params.max_tokens) for prompt in prompts]
             for choice in range(n)
         ]
 
@@ -177,8 +180,14 @@ class Engine:
             reasoning_end=reasoning_end,
         )
 
-    def _token_ids(self, prompt: Prompt) -> list[int]:
-        token_ids = prompt if isinstance(prompt, list) else self.runner.tokenize(prompt)
+    def _token_ids(self, prompt: Prompt, max_answer: int | None) -> list[int]:
+        """`max_answer`: tokens of the answer, for which a prompt that may be cut leaves room, or a quarter of all."""
+        if isinstance(prompt, Infill):
+            a_quarter = self.runner.max_model_len // 4
+            room = self.runner.max_model_len - max(1, min(max_answer or a_quarter, a_quarter))
+            token_ids = infill_tokens(prompt, self.runner.fim_tokens, self.runner.tokenize_plain, room)
+        else:
+            token_ids = prompt if isinstance(prompt, list) else self.runner.tokenize(prompt)
         if not token_ids:
             raise InvalidRequestError("The prompt is empty.", param="prompt")
         if not 0 <= min(token_ids) <= max(token_ids) < self.runner.vocabulary.num_tokens:

@@ -14,4 +14,15 @@ class MixedText(NamedTuple):
     literals: tuple[tuple[int, int], ...]
 
 
-Prompt = str | MixedText | list[int]  # control tokens in a plain text are read as such; or token ids
+class Infill(NamedTuple):
+    """A gap between two texts, in which no control tokens are read."""
+
+    prefix: str
+    suffix: str
+    begun: str = ""  # how the middle begins
+    extra: tuple[tuple[str, str], ...] = ()  # other files: name and text
+    suffix_first: bool = False  # the order in which the model was trained
+    may_cut: bool = False  # keep what is near the gap where all of it is too long
+
+
+Prompt = str | MixedText | Infill | list[int]  # control tokens in a plain text are read as such; or token ids

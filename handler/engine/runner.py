@@ -4,6 +4,7 @@ from typing import Protocol
 
 from handler.engine.batch import Batch
 from handler.engine.cache.memory import Memory
+from handler.engine.infill import FimTokens
 from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import SampledToken, Sampler
@@ -31,6 +32,15 @@ class Runner(Protocol):
     def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
         """The tokens of a text, with the model's BOS token if `add_special`. Raises InvalidRequestError, of which is
         ContextLengthError where the work to count the tokens would have no bound."""
+        ...
+
+    def tokenize_plain(self, text: str) -> list[int]:
+        """The tokens of a text in which no control tokens are read, without the model's own beginning."""
+        ...
+
+    @property
+    def fim_tokens(self) -> FimTokens | None:
+        """By which the model fills in the middle; None where it was not made for that."""
         ...
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:

@@ -12,16 +12,25 @@ from pydantic import AliasChoices
 from builder.api_reference import api_reference
 from handler.api import parameters
 from handler.api.parameters import OBEYED, Route, harmless, refused
-from handler.api.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest, parse
+from handler.api.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest, InfillRequest, parse
 from handler.errors import InvalidRequestError
 
-ROUTES: tuple[Route, ...] = ("chat", "completions")  # of models that generate; test_pooled_parameters has the others
-MODELS: dict[Route, type[GenerationRequest]] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
+ROUTES: tuple[Route, ...] = (
+    "chat",
+    "completions",
+    "infill",
+)  # of models that generate; test_pooled_parameters has the others
+MODELS: dict[Route, type[GenerationRequest]] = {
+    "chat": ChatCompletionRequest,
+    "completions": CompletionRequest,
+    "infill": InfillRequest,
+}
 BODIES: dict[Route, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "Hi"}]},
     "completions": {"prompt": "Hi"},
+    "infill": {"input_prefix": "Hi"},
 }
-OF_OPENAI = {"chat": OpenAIChat, "completions": OpenAICompletion}
+OF_OPENAI: dict[Route, type] = {"chat": OpenAIChat, "completions": OpenAICompletion}
 
 
 def names_of(model: type[GenerationRequest]) -> set[str]:
@@ -43,7 +52,7 @@ def test_the_table_is_what_the_models_read(route: Route) -> None:
     assert not harmless(route).keys() & refused(route).keys()
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", OF_OPENAI)
 def test_every_parameter_of_openai_is_in_it(route: Route) -> None:
     """The installed package's types are walked: a new one fails here until it is decided on."""
     known = OBEYED[route] | harmless(route).keys() | refused(route).keys()

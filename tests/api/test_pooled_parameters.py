@@ -29,7 +29,7 @@ def names_of(model: type[PooledRequest]) -> set[str]:
 
 def test_every_route_is_tested() -> None:
     """Here or in test_parameters."""
-    assert set(get_args(Route)) == {"chat", "completions", *POOLED}
+    assert set(get_args(Route)) == {"chat", "completions", "infill", *POOLED}
 
 
 @pytest.mark.parametrize("route", POOLED)

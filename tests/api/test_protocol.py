@@ -227,7 +227,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"max_tokens": 0}, "max_tokens", INVALID, "at least 1"),
     ({"max_tokens": True}, "max_tokens", INVALID, "must be an integer (got true)"),
     ({"max_tokens": "12"}, "max_tokens", INVALID, 'must be an integer (got "12")'),
-    ({"max_tokens": 5, "max_completion_tokens": -1}, "max_completion_tokens", INVALID, "at least 1"),
+    ({"max_tokens": 5, "max_completion_tokens": -3}, "max_completion_tokens", INVALID, "at least 1"),
     ({"n": 17}, "n", INVALID, "at most 16"),
     ({"n": 1.5}, "n", INVALID, "integer"),
     ({"seed": 2**63}, "seed", INVALID, "less than"),
@@ -276,7 +276,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"prompt": ["a"] * 2049}, "prompt", INVALID, "at most 2048"),
     ({"logprobs": True}, "logprobs", INVALID, "an integer"),
     ({"logprobs": 21}, "logprobs", INVALID, "at most 20"),
-    ({"suffix": "}"}, "suffix", UNSUPPORTED, "fill in"),
+    ({"prompt": [1, 2], "suffix": "}"}, "suffix", INVALID, "not of token ids"),
     ({"best_of": 3, "stream": True}, "best_of", INVALID, "in a stream"),
     ({"best_of": 1, "n": 2}, "best_of", INVALID, "at least 'n'"),
     ({"echo": True, "logprobs": 1}, "echo", UNSUPPORTED, "logprobs"),
@@ -325,3 +325,13 @@ def test_half_a_character_is_refused_wherever_it_is() -> None:
     message = {"role": "user", "content": "a", "name": "\ud83d"}
 
     assert "not Unicode" in str(refused(ChatCompletionRequest, {"messages": [message]}))
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict"])
+@pytest.mark.parametrize("limit", [-1, -2])
+def test_no_limit_in_llama_servers_words(name: str, limit: int) -> None:
+    """Also where nothing said would be OpenAI's 16 tokens."""
+    request = completion(**{name: limit, "min_tokens": 20})
+
+    assert sampling_params(request, 16).max_tokens is None
+    assert sampling_params(request).min_tokens == 20

@@ -123,10 +123,10 @@ BAD_REQUESTS: dict[str, tuple[str, Any, str | None, str, str]] = {
     "no prompt": (COMPLETIONS, {}, "prompt", "invalid_request_error", "'prompt' is missing"),
     "negative max_tokens": (
         CHAT,
-        CHAT_BODY | {"max_tokens": -1},
+        CHAT_BODY | {"max_tokens": -3},
         "max_tokens",
         "invalid_request_error",
-        "'max_tokens' must be at least 1 (got -1)",
+        "'max_tokens' must be at least 1, or -1 for no limit (got -3)",
     ),
     "temperature of 5": (
         CHAT,

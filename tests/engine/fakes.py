@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.engine import Engine
+from handler.engine.infill import FimTokens
 from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
@@ -213,6 +214,15 @@ class FakeRunner:
 
     def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
         return self.vocabulary.tokenize(text.text if isinstance(text, MixedText) else text)
+
+    def tokenize_plain(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    @property
+    def fim_tokens(self) -> FimTokens | None:
+        """Where its special tokens are named so."""
+        pre, suf, mid, file = map(self.vocabulary.special_token, ("<pre>", "<suf>", "<mid>", "<file>"))
+        return None if pre is None or suf is None or mid is None else FimTokens(pre, suf, mid, file=file)
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> Sampler:
         sampler = FakeSampler(as_text(prompt_token_ids), self.events)

@@ -6,6 +6,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from handler.engine.batch import Batch, ScheduledSequence
+from handler.engine.infill import FimTokens
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import open_context
 from handler.engine.llama.memory import ModelMemory
@@ -99,6 +100,13 @@ class ModelRunner:
 
     def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
         return self._tokenizer.tokenize(text, max_tokens=self.max_model_len, add_special=add_special)
+
+    def tokenize_plain(self, text: str) -> list[int]:
+        return self._tokenizer.plain(text)
+
+    @property
+    def fim_tokens(self) -> FimTokens | None:
+        return self.vocabulary.fim_tokens
 
     def make_sampler(self, params: SamplingParams, prompt_token_ids: list[int]) -> SamplerChain:
         if any(not 0 <= token_id < self.vocabulary.num_tokens for token_id, _ in params.logit_bias):

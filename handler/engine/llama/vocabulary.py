@@ -8,6 +8,7 @@ from typing import NamedTuple
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
+from handler.engine.infill import FimTokens
 from handler.engine.llama.model import Pointer
 from handler.engine.vocabulary import NativeTokenizer
 from handler.errors import InvalidRequestError
@@ -45,6 +46,17 @@ class ModelVocabulary:
     @functools.cached_property
     def end_of_generation(self) -> frozenset[int]:
         return frozenset(filter(self.is_end_of_generation, range(self.num_tokens)))
+
+    @functools.cached_property
+    def fim_tokens(self) -> FimTokens | None:
+        """Those for filling in the middle, as the file names them or llama.cpp knows them by their texts."""
+        of = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
+        prefix, suffix, middle = (int(token(self.vocab)) for token in of)
+        if min(prefix, suffix, middle) < 0:
+            return None
+        repository, file = llama.llama_vocab_fim_rep(self.vocab), llama.llama_vocab_fim_sep(self.vocab)
+        bos = llama.llama_vocab_bos(self.vocab) if self.adds_bos else -1
+        return FimTokens(prefix, suffix, middle, _known(repository), _known(file), _known(bos))
 
     @property
     def native_tokenizer(self) -> NativeTokenizer:
@@ -119,3 +131,7 @@ class ModelVocabulary:
 
     def _special(self, token_id: int) -> str:
         return self._piece(token_id, special=True).decode("utf-8", "replace") if token_id >= 0 else ""
+
+
+def _known(token_id: int) -> int | None:
+    return token_id if token_id >= 0 else None

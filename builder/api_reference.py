@@ -91,8 +91,9 @@ Whole answers and streams are made of the same events: what a client assembles f
   wrote, and may be wrong JSON.
 - Stop strings apply to content, logprobs are those of content: neither to reasoning nor to calls. A call that no marker
   announces, bare JSON, counts as content for stop strings.
-- How a model writes calls is found from its chat template; `TOOL_FORMAT` overrides it. `python -m handler parse` shows
-  what becomes of a model's raw text.
+- A file may have a second template for chats with tools (`tokenizer.chat_template.tool_use`): it is used where tools
+  are sent. How a model writes calls is found from its chat template; `TOOL_FORMAT` overrides it.
+  `python -m handler parse` shows what becomes of a model's raw text.
 
 ## Reasoning
 

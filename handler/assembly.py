@@ -70,6 +70,7 @@ def chat_template(settings: Settings, runner: ModelRunner) -> Callable[[], ChatT
     if not settings.chat_template:
         return model_template(
             runner.chat_template(),
+            tool_use=runner.chat_template("tool_use"),
             bos_token=bos_token,
             eos_token=eos_token,
             control_tokens=control_tokens,

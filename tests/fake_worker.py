@@ -98,6 +98,7 @@ def fake_worker(
     scripts: dict[str, str] | None = None,
     *,
     template: str | None = TEMPLATE,
+    tool_use: str | None = None,
     max_queue: int = 16,
     num_slots: int = 4,
     num_cells: int = 1000,
@@ -106,7 +107,8 @@ def fake_worker(
     reasoning: ReasoningStyle = "split",
     doubles_reasoning: bool = False,
 ) -> Iterator[FakeWorker]:
-    """Running, or `held`: each step waits for a permit. In the end nothing is left open.
+    """Running, or `held`: each step waits for a permit. In the end nothing is left open. `tool_use` is its template
+    for chats with tools, if it has a second one.
 
     `specials` are control tokens of its vocabulary, which has none but an end otherwise.
     """
@@ -118,7 +120,7 @@ def fake_worker(
     names = ServedNames(NAMES)
     chat = ChatCompletions(
         engine,
-        model_template(template, bos_token="", eos_token=""),
+        model_template(template, tool_use=tool_use, bos_token="", eos_token=""),
         names,
         reasoning=reasoning,
         doubles_reasoning=doubles_reasoning,

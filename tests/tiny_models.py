@@ -5,7 +5,7 @@ the best token wins by far more than float32 rounds away.  Special tokens always
 greedy text runs until the caller stops it.  The same arguments write the same bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -101,7 +101,7 @@ def write_tiny_model(
     seed: int = 0,
     context_length: int = 512,
     sliding_window: int = 32,
-    chat_template: str | None = CHATML,
+    chat_template: str | Sequence[Mapping[str, str]] | None = CHATML,
     add_bos: bool = True,
 ) -> Path:
     """Write a model of two layers to `path`; `sliding_window` is that of gemma3's first layer, the second has none."""

@@ -39,7 +39,9 @@ def plan_chat(
 
     Raises InvalidRequestError, of which are TemplateError and SchemaError.
     """
-    format, tools = template.format, request.tool_request
+    tools = request.tool_request
+    template = template.for_tools(bool(tools.tools))
+    format = template.format
     add_generation_prompt = request.add_generation_prompt
     prompt = template.prompt(
         modernise(request.messages),

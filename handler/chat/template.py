@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, NoReturn
 
 from handler.chat import formats
@@ -45,8 +45,9 @@ class ChatTemplate:
 
     `tool_format` names the format of the model's calls, for models that do not write what their template shows; empty,
     the template's source decides. `control_tokens` are the texts of those in the model's vocabulary, of which a
-    conversation may spell `max_literals`. A source that does
-    not compile, and a format that is unknown, raise ModelError; `model_template` puts that off until the first chat.
+    conversation may spell `max_literals`. `tool_use` gives the second template that a model has for conversations with
+    tools, if it has one. A source that does not compile, and a format that is unknown, raise ModelError;
+    `model_template` puts that off until the first chat.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ChatTemplate:
         tool_format: str = "",
         control_tokens: Collection[str] = (),
         max_literals: int = MAX_LITERALS,
+        tool_use: "Callable[[], ChatTemplate] | None" = None,
     ) -> None:
         try:
             self._program = Program(source)
@@ -68,7 +70,13 @@ class ChatTemplate:
         self.format: Format = formats.FORMATS[tool_format] if tool_format else formats.find(source)
         self._control_tokens = TokenTexts(control_tokens, max_literals)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._tool_use = tool_use
         self._mentions_developer = bool(re.search(r"['\"]developer['\"]", source))
+
+    def for_tools(self, has_tools: bool) -> "ChatTemplate":
+        """The one that renders a conversation with tools, or without: most models have one for both. Raises
+        TemplateError where that one is broken."""
+        return self._tool_use() if has_tools and self._tool_use is not None else self
 
     def render(self, messages: list[Message], /, **options: Any) -> str:
         """The text of a prompt alone; see `prompt`."""
@@ -156,21 +164,29 @@ def model_template(
     tool_format: str = "",
     control_tokens: Collection[str] = (),
     max_literals: int = MAX_LITERALS,
+    tool_use: str | None = None,
 ) -> Callable[[], ChatTemplate]:
-    """Gives the template of a model's file. Never fails itself: what it returns raises TemplateError when asked."""
+    """Gives the template of a model's file, which may have a second one for tools (`tool_use`). Never fails itself:
+    what it returns raises TemplateError when asked."""
     if not source:
         return _no_template("This model has no chat template.")
+    make = partial(
+        ChatTemplate,
+        bos_token=bos_token,
+        eos_token=eos_token,
+        tool_format=tool_format,
+        control_tokens=control_tokens,
+        max_literals=max_literals,
+    )
+    with_tools = _given(make, tool_use, "own template for tools") if tool_use else None
+    return _given(partial(make, tool_use=with_tools), source, "own template")
+
+
+def _given(make: Callable[[str], ChatTemplate], source: str, which: str) -> Callable[[], ChatTemplate]:
     try:
-        template = ChatTemplate(
-            source,
-            bos_token=bos_token,
-            eos_token=eos_token,
-            tool_format=tool_format,
-            control_tokens=control_tokens,
-            max_literals=max_literals,
-        )
+        template = make(source)
     except ModelError as error:
-        return _no_template(f"This model's own template cannot be used: {error}.")
+        return _no_template(f"This model's {which} cannot be used: {error}.")
     return lambda: template
 
 

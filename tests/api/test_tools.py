@@ -381,3 +381,15 @@ async def test_calls_that_may_come_and_are_not_allowed(answer: str, fields: Json
     """Are held off by a grammar: a fake without masks runs into it."""
     with worker_saying(answer) as worker, pytest.raises(RequestError, match="cannot be held"):
         await worker.chat("Hi", **{"tools": TOOLS, **fields})
+
+
+async def test_a_second_template_for_tools() -> None:
+    """Chats with tools are rendered by it, and their calls read by its format; other chats are as before."""
+    scripts = {"[d]Hi>": CALL, "Hi>": "Hello!"}
+    with fake_worker(scripts, tool_use=TEMPLATE, specials=SPECIALS) as worker:
+        called = await worker.chat("Hi", tools=TOOLS)
+        plain = await worker.chat("Hi")
+
+    [call] = called["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": ARGUMENTS}
+    assert plain["choices"][0]["message"]["content"] == "Hello!"

@@ -267,3 +267,19 @@ def test_a_models_template() -> None:
 
     assert find() is find()
     assert "Hi" in find().render([USER])
+
+
+def test_a_model_may_have_a_template_for_tools() -> None:
+    """It renders and finds the format where there are tools; plain chats keep the other, whatever becomes of it."""
+    plain, with_tools = "{{ messages[0].content }}", "{# <tool_call> #}{{ tools | length }} tools"
+    template = model_template(plain, tool_use=with_tools, bos_token="", eos_token="")()
+    broken = model_template(plain, tool_use="{% if %}", bos_token="", eos_token="")()
+
+    messages = [{"role": "user", "content": "Hi"}]
+    assert template.for_tools(False).render(messages) == broken.for_tools(False).render(messages) == "Hi"
+    assert (
+        template.for_tools(True).render(messages, tools=[{"type": "function", "function": {"name": "f"}}]) == "1 tools"
+    )
+    assert (template.format.name, template.for_tools(True).format.name) == ("generic", "hermes")
+    with pytest.raises(TemplateError, match="own template for tools cannot be used"):
+        broken.for_tools(True)

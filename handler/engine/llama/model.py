@@ -89,10 +89,14 @@ class LlamaModel:
             self.close()
             raise ModelError(f"{path} is damaged: it says that the model's context has no tokens.")
 
-    def chat_template(self) -> str | None:
-        """The template stored in the GGUF."""
-        source = llama.llama_model_chat_template(self.pointer, None)
-        return source.decode("utf-8", "replace") if source else None
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The template stored in the GGUF, or one of those that it has beside it, by name."""
+        source = llama.llama_model_chat_template(self.pointer, name.encode() if name else None)
+        if (
+            not source or b"{" not in source
+        ):  # of some files without one llama.cpp tells the name of a format of its own
+            return None
+        return str(source.decode("utf-8", "replace"))
 
     def _metadata(self, name: str) -> str:
         """A value of the architecture's own; empty where the file has none."""

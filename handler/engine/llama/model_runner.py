@@ -89,9 +89,9 @@ class ModelRunner:
             model.close()
             raise
 
-    def chat_template(self) -> str | None:
-        """The template stored in the GGUF."""
-        return self._model.chat_template()
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The template stored in the GGUF, or one of those that it has beside it, by name."""
+        return self._model.chat_template(name)
 
     @property
     def control_texts(self) -> frozenset[str]:

@@ -49,9 +49,18 @@ def test_ends_of_generation(runner: ModelRunner) -> None:
     assert runner.vocabulary.end_of_generation == {2, EOS}
 
 
+def test_a_file_may_have_a_template_for_tools(tmp_path: Path) -> None:
+    """By its name beside the default one, as llama.cpp looks it up."""
+    templates = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": "{{ tools }}"}]
+    runner = open_runner(write_tiny_model(tmp_path / "m.gguf", "llama", chat_template=templates))
+    assert (runner.chat_template(), runner.chat_template("tool_use")) == (CHATML, "{{ tools }}")
+    runner.close()
+
+
 def test_chat_template(runner: ModelRunner) -> None:
     """The template stored in the file."""
     assert runner.chat_template() == CHATML
+    assert runner.chat_template("tool_use") is None
 
 
 def test_limits(runner: ModelRunner) -> None:

@@ -1,6 +1,7 @@
 """What `serve` says when it is ready, and when it ends. How it serves is shown in test_http.py and end to end."""
 
 import asyncio
+import socket
 from types import SimpleNamespace
 from typing import cast
 
@@ -9,7 +10,7 @@ import pytest
 from handler.api.routes import CHAT, Example
 from handler.engine.engine import Engine
 from handler.errors import EngineError
-from handler.http.serve import greeting, until_done_or_dead
+from handler.http.serve import greeting, listen, until_done_or_dead
 from handler.settings import Settings
 from handler.worker import Worker
 
@@ -28,6 +29,15 @@ WORKER = cast(Worker, SimpleNamespace(api=SimpleNamespace(names=NAMES, example=E
 def test_the_greeting_has_an_address_that_works_from_here(host: str, url: str) -> None:
     """Who listens everywhere is not found at the address of everywhere."""
     assert f"curl {url}/chat/completions -H 'Content-Type" in greeting(Settings.from_env({"HOST": host}), WORKER)
+
+
+def test_connections_send_at_once() -> None:
+    """Head and body of an answer are two writes: the second does not wait for the first one's acknowledgement."""
+    settings = Settings.from_env({}).model_copy(update={"port": 0})
+    with listen(settings) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_greeting_does_not_show_the_key() -> None:

@@ -104,7 +104,7 @@ throughput shared "a shared system prompt of 1,000 tokens, 32 chats at once, a c
     --workloads shared --concurrency 32 "${both[@]}"
 throughput structured "answers that follow a JSON schema" \
     --workloads structured --concurrency 1,32 --tokens 200 "${both[@]}"
-part seeded "the same seed, alone and among 15 others" \
+MAX_MODEL_LEN=2048 N_CTX= part seeded "the same seed, alone and among 15 others" \
     "$python" benchmarks/seeded.py --model "$model" --json "$out/seeded.json"
 part cost "what a million tokens cost" \
     "$python" -m benchmarks.cost --model "$model" --gpu "${GPU:-}" --json "$out/cost.json"

@@ -83,6 +83,9 @@ FIXED = "fixed until the gateway is started again"
 FixedDuration = Annotated[Duration, FIXED]
 
 
+CHAT_ONLY = "It has chat completions only: Responses and Anthropic's Messages are translated to them."
+
+
 class Part(BaseModel):
     """A part of the configuration. An unknown key is an error, so that a typing mistake is found."""
 
@@ -125,9 +128,7 @@ class TargetSettings(Part):
         description="Sent with every request to this target, its list of models and `check` too, instead of what the "
         "gateway or the client would send by that name. They are treated as secrets.",
     )
-    chat_only: bool = Field(
-        False, description="It has chat completions only: Responses and Anthropic's Messages are translated to them."
-    )
+    chat_only: bool = Field(False, description=CHAT_ONLY)
     stream_usage: bool = Field(True, description="Ask for the token counts of streams, for the accounting.")
     normalize: bool = Field(False, description="Repair what llama.cpp servers stream, for clients that break on it.")
     price: Price = Field(default_factory=Price, description="For budgets and usage. Nothing set: it costs nothing.")
@@ -152,6 +153,7 @@ class RunpodTarget(TargetSettings):
 
     endpoint_id: str = Field(min_length=1, pattern=r"^[\w-]+$", description="As RunPod's console shows it.")
     api_key: Secret = Field(min_length=1, description="A key of RunPod's.")
+    chat_only: bool = Field(True, description=CHAT_ONLY)
     normalize: bool = Field(True, description="Repair what llama.cpp servers stream, for clients that break on it.")
 
 
@@ -181,6 +183,7 @@ class LocalTarget(TargetSettings):
     gguf: str = Field("demo", min_length=1, description="The worker's MODEL: demo, a path, org/name:QUANT, a URL.")
     port: int = Field(0, ge=0, le=65535, description="0: any free one.")
     env: dict[str, str] = Field(default_factory=dict, description="Further settings of the worker.")
+    chat_only: bool = Field(True, description=CHAT_ONLY)
     normalize: bool = Field(True, description="Repair what llama.cpp servers stream, for clients that break on it.")
 
 

@@ -309,6 +309,23 @@ async def test_a_stream_stays_one(path: str) -> None:
     assert (answer.is_events, await text_of(answer)) == (True, stream)
 
 
+@pytest.mark.parametrize(
+    ("target", "is_chat_only"),
+    [
+        ({"type": "openai"}, False),
+        ({"type": "local"}, True),
+        ({"type": "runpod_queue", "endpoint_id": "ep", "api_key": "key"}, True),
+        ({"type": "runpod_lb", "endpoint_id": "ep", "api_key": "key"}, True),
+        ({"type": "local", "chat_only": False}, False),
+    ],
+)
+def test_workers_have_chats_only(target: dict[str, Any], is_chat_only: bool) -> None:
+    """What runs on RunPod or on this machine has chat completions; servers elsewhere may have all of OpenAI's API."""
+    settings = GatewaySettings.model_validate({"models": {"llama": {"targets": [target]}}})
+
+    assert settings.models["llama"].targets[0].chat_only is is_chat_only
+
+
 @pytest.mark.parametrize(("path", "field"), [("/messages", "content"), ("/responses", "output")])
 async def test_a_target_with_chats_only(path: str, field: str) -> None:
     """It is asked for a chat, and the answer is told in the API of the request."""

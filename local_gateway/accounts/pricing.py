@@ -17,7 +17,10 @@ MAX_COMPLETION_TOKENS = 1_000_000  # of one answer; more is a way to say "no lim
 MAX_COUNT = 10_000  # of answers that one field asks for
 EXPECTED_SECONDS = 30.0  # for which a target works on a request
 MEDIA_TOKENS = 1000  # of an image or a sound within the body
-WITHOUT_COMPLETION = {"/embeddings", "/moderations"}
+WITHOUT_COMPLETION = {
+    *("/embeddings", "/moderations", "/rerank", "/tokenize", "/detokenize"),
+    *("/chat/completions/input_tokens", "/responses/input_tokens", "/messages/count_tokens"),
+}
 # All names under which targets know the most tokens of one answer.
 TOKEN_LIMITS = (
     *("max_completion_tokens", "max_tokens", "max_output_tokens"),

@@ -26,7 +26,9 @@ TEXTS = {
     "/completions": re.compile(rb'"text' + _STRING),
     "/responses": re.compile(rb'"(?:delta|text|arguments)' + _STRING),
     "/messages": re.compile(rb'"(?:text|thinking|partial_json)' + _STRING),
+    "/infill": re.compile(rb'"content' + _STRING),
 }
+READ_ONLY = ("/embeddings", "/rerank")  # the model reads a prompt, and writes nothing
 RESPONSES_DELTAS = re.compile(rb'"delta' + _STRING)  # its later events repeat the text
 
 
@@ -106,7 +108,7 @@ class UsageMeter:
         self.num_prompt_tokens = num_prompt_tokens
         self._texts = TEXTS.get(path)
         self._deltas = RESPONSES_DELTAS if path == "/responses" else self._texts
-        self._is_counted_path = self._texts is not None or path == "/embeddings"
+        self._is_counted_path = self._texts is not None or path in READ_ONLY
         self._reported: ReportedUsage | None = None
         self._has_begun = False
         self._num_texts = 0

@@ -1,6 +1,7 @@
 """Which proxy leads to a target: the rules of HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Pure."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
@@ -73,10 +74,8 @@ def _is_this_machine(host: str) -> bool:
 def _matches(entry: str, host: str, port: int) -> bool:
     if entry == "*":
         return True
-    try:
+    with suppress(ValueError):  # one of them is a name
         return ip_address(host) in ip_network(entry.strip("[]"), strict=False)
-    except ValueError:
-        pass
     name, colon, own_port = entry.rpartition(":")
     if colon and own_port.isdecimal():
         entry = name.strip("[]")

@@ -38,7 +38,7 @@ from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, re
 from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 from local_gateway.wire.error_body import NO_MODEL, is_too_long
 from local_gateway.wire.retry_after import retry_after_of
-from local_gateway.wire.translation import CHAT, PATHS, Translation
+from local_gateway.wire.translation import PATHS, Translation
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _translated(request: ClientRequest, target: Target) -> tuple[ClientRequest, 
     if not target.settings.chat_only or request.path not in PATHS or request.body is None:
         return request, None
     translation = Translation(request.path, request.body)
-    return replace(request, path=CHAT, body=translation.chat, raw=dump(translation.chat)), translation
+    return replace(request, path=translation.path, body=translation.chat, raw=dump(translation.chat)), translation
 
 
 async def _begin(

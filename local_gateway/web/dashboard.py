@@ -166,11 +166,9 @@ class Dashboard:
             self._num_streams -= 1
 
     async def _pause(self) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PERIOD):
                 await self._gateway.is_stopping.wait()
-        except TimeoutError:
-            pass
 
     async def cancel(self, request: Request) -> Response:
         principal = self._visitors.principal(request)

@@ -21,6 +21,7 @@ import ast
 import html
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
@@ -290,10 +291,8 @@ def _holds_an_error(text: str) -> bool:
 
 def _literal(text: str) -> object:
     """Of JSON or of Python's repr, which RunPod's SDK makes of an error. None if it is neither."""
-    try:
+    with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        pass
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

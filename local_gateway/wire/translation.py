@@ -10,18 +10,26 @@ from local_gateway.wire import messages, responses
 from local_gateway.wire.answer_reader import ReadAnswer
 from local_gateway.wire.sse import EVENT_STREAM, encode_named, events_in
 
-PATHS = ("/messages", "/responses")  # that can be translated
 CHAT = "/chat/completions"
+COUNT = f"{CHAT}/input_tokens"
+# What can be translated, and to what.
+PATHS = {
+    "/messages": CHAT,
+    "/messages/count_tokens": COUNT,
+    "/responses": CHAT,
+    "/responses/input_tokens": COUNT,
+}
 
 
 class Translation:
-    """One request: what the target is asked instead, and what becomes of its answer.
+    """One request: what the target is asked instead, at `path`, and what becomes of its answer.
 
     Raises InvalidRequestError for what chat completions cannot say. `path` is one of PATHS.
     """
 
     def __init__(self, path: str, body: Mapping[str, Any]) -> None:
-        self._is_messages = path == "/messages"
+        self.path = PATHS[path]
+        self._is_messages = path.startswith("/messages")
         self._body = dict(body)
         self.chat = messages.to_chat(self._body) if self._is_messages else responses.to_chat(self._body)
 
@@ -41,6 +49,9 @@ class Translation:
 
     async def _whole(self, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         chat = orjson.loads(b"".join([block async for block in blocks]))
+        if self.path == COUNT:
+            yield orjson.dumps(self._count(chat))
+            return
         choices = chat.get("choices") if isinstance(chat, dict) else None
         if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
             raise AnswerBrokenError("What the target answered is no chat completion.")
@@ -48,3 +59,9 @@ class Translation:
         yield orjson.dumps(
             messages.from_chat(chat) if is_messages else responses.ResponseBuilder(self._body).whole(chat)
         )
+
+    def _count(self, told: object) -> dict[str, Any]:
+        count = told.get("input_tokens") if isinstance(told, dict) else None
+        if not isinstance(count, int):
+            raise AnswerBrokenError("What the target answered is no count of tokens.")
+        return {"input_tokens": count} | ({} if self._is_messages else {"object": "response.input_tokens"})

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as OpenAIChat
 from openai.types.completion_create_params import CompletionCreateParamsBase as OpenAICompletion
-from pydantic import AliasChoices
 
 from builder.api_reference import api_reference
 from handler.api import parameters
 from handler.api.parameters import OBEYED, Route, harmless, refused
 from handler.api.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest, InfillRequest, parse
 from handler.errors import InvalidRequestError
+from tests.api.field_names import names_of
 
 ROUTES: tuple[Route, ...] = (
     "chat",
@@ -31,16 +31,6 @@ BODIES: dict[Route, dict[str, Any]] = {
     "infill": {"input_prefix": "Hi"},
 }
 OF_OPENAI: dict[Route, type] = {"chat": OpenAIChat, "completions": OpenAICompletion}
-
-
-def names_of(model: type[GenerationRequest]) -> set[str]:
-    """All names that a request's model reads."""
-    names: set[str] = set()
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias
-        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
-        names.update(str(choice) for choice in choices)
-    return names
 
 
 @pytest.mark.parametrize("route", ROUTES)

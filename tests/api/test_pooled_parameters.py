@@ -4,27 +4,17 @@ from typing import Any, get_args
 
 import pytest
 from openai.types.embedding_create_params import EmbeddingCreateParams
-from pydantic import AliasChoices
 
 from handler.api.parameters import OBEYED, POOLED, Route, harmless, refused
 from handler.api.pooled_requests import EmbeddingRequest, PooledRequest, RerankRequest, parse_pooled
 from handler.errors import InvalidRequestError
+from tests.api.field_names import names_of
 
 MODELS: dict[Route, type[PooledRequest]] = {"embeddings": EmbeddingRequest, "rerank": RerankRequest}
 BODIES: dict[Route, dict[str, Any]] = {
     "embeddings": {"input": "a"},
     "rerank": {"query": "q", "documents": ["a"]},
 }
-
-
-def names_of(model: type[PooledRequest]) -> set[str]:
-    """All names that a request's model reads."""
-    names: set[str] = set()
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias
-        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
-        names.update(str(choice) for choice in choices)
-    return names
 
 
 def test_every_route_is_tested() -> None:

@@ -78,6 +78,12 @@ def test_more_cached_than_prompt_tokens_do_not_earn_money() -> None:
         ("/completions", {"max_tokens": 10, "prompt": []}, 10, 10),
         ("/responses", {"max_output_tokens": 60}, 60, 60),
         ("/embeddings", {}, 0, 0),
+        ("/rerank", {}, 0, 0),
+        ("/tokenize", {}, 0, 0),
+        ("/messages/count_tokens", {}, 0, 0),
+        ("/infill", {"n_predict": 12}, 12, 12),
+        ("/infill", {"n_predict": -1}, 2048, 131_072),
+        ("/completions", {"max_tokens": -1, "n_predict": 5}, 2048, 131_072),
     ],
 )
 def test_estimated_completion(path: str, fields: dict[str, object], expected: int, most: int) -> None:

@@ -155,6 +155,8 @@ def test_before_anything_came_nothing_was_used() -> None:
         ("/images/generations", {"usage": {"input_tokens": 50, "output_tokens": 900}}, Usage(50, 0, 900)),
         ("/audio/speech", {"anything": 1}, Usage()),
         (CHAT, {"choices": [{"message": {"content": "x" * 40}}]}, Usage(7, 0, 10, is_estimated=True)),
+        ("/infill", {"content": "x" * 40, "stop": True}, Usage(7, 0, 10, is_estimated=True)),
+        ("/rerank", {"results": []}, Usage(7, 0, 0, is_estimated=True)),
     ],
 )
 def test_whole_answers(path: str, body: object, usage: Usage) -> None:

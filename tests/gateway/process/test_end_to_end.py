@@ -114,6 +114,29 @@ async def test_openai_client(queue: Platform) -> None:
     assert too_long.value.code == "context_length_exceeded"
 
 
+async def test_other_apis(queue: Platform) -> None:
+    """Messages and Responses of a RunPod worker need no setting: whole, as a stream, and their counts of tokens."""
+
+    async def post(path: str, **fields: Any) -> str:
+        body = {"model": "llama", "temperature": 0, **fields}
+        async with queue.session.post(f"{queue.gateway.api}/{path}", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.text()
+
+    message = {"messages": HI, "max_tokens": 5}
+    response = {"input": "hello", "max_output_tokens": 5}
+    told = json.loads(await post("messages", **message))
+    made = json.loads(await post("responses", **response))
+
+    assert (told["type"], told["stop_reason"], told["usage"]["output_tokens"]) == ("message", "max_tokens", 5)
+    assert (made["object"], made["status"], made["usage"]["output_tokens"]) == ("response", "incomplete", 5)
+    assert "event: message_stop" in await post("messages", **message, stream=True)
+    assert "event: response.incomplete" in await post("responses", **response, stream=True)
+    counts = [await post("messages/count_tokens", messages=HI), await post("responses/input_tokens", input="hello")]
+    num_read = told["usage"]["input_tokens"] + told["usage"]["cache_read_input_tokens"]
+    assert [json.loads(count)["input_tokens"] for count in counts] == [num_read, num_read]
+
+
 async def test_record(queue: Platform) -> None:
     """What the platform says of a job is in its record: how long it waited, and how long a GPU was paid for."""
     _, headers, _ = await queue.ask(stream=True)

@@ -8,7 +8,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from local_gateway.errors import InvalidRequestError
+from local_gateway.errors import AnswerBrokenError, InvalidRequestError
 from local_gateway.wire.answer_reader import ReadAnswer
 from local_gateway.wire.sse import DONE, encode, events_in
 from local_gateway.wire.stream_collector import collect
@@ -190,6 +190,32 @@ def test_what_a_chat_cannot_say(path: str, body: dict[str, Any]) -> None:
 
 
 # Answers
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/messages/count_tokens", {"input_tokens": 12}),
+        ("/responses/input_tokens", {"input_tokens": 12, "object": "response.input_tokens"}),
+    ],
+)
+async def test_a_count_of_tokens(path: str, told: dict[str, Any]) -> None:
+    """It is the count of the chat that would be asked for, in the API of the request."""
+    asked = Translation(path, {"model": "m", "messages": [{"role": "user", "content": "hi"}], "input": "hi"})
+    answer = asked.answer(ReadAnswer("application/json", blocks_of(b'{"object": "x", "input_tokens": 12}')))
+
+    assert asked.path == "/chat/completions/input_tokens"
+    assert asked.chat["messages"] == [{"role": "user", "content": "hi"}]
+    assert json.loads(b"".join([piece async for piece in answer.blocks])) == told
+
+
+async def test_what_is_no_count() -> None:
+    answer = Translation("/messages/count_tokens", {"messages": []}).answer(
+        ReadAnswer("application/json", blocks_of(b'{"tokens": []}'))
+    )
+
+    with pytest.raises(AnswerBrokenError):
+        [piece async for piece in answer.blocks]
 
 
 async def test_a_message() -> None:

@@ -7,7 +7,8 @@
 # environment as always (WEIGHTS=16bit, ...), so two runs of a part compare two of them.
 #
 # Without a PART it does those marked with a star. Each is stopped after LIMIT seconds (120 for each of REPEAT), and the others go on; the
-# status is 1 if one was stopped or failed. REPEAT=2 does each twice, in turns, LOOP_SECONDS=12 is the closed loop's time.
+# status is 1 if one was stopped or failed. REPEAT=2 does each twice, in turns, LOOP_SECONDS=12 is the closed loop's time,
+# SETTLE the seconds that a server is left alone after its start.
 # Within a part each program is measured alone, one after the other.
 #
 #   ceilings*  llama-batched-bench with and without -kvu                      40 s with a 7B on an H100
@@ -40,7 +41,9 @@ failed=()
 
 chats=${CHATS:-64}  # that each server makes room for, of the length that a part's workloads have
 repeat=(--repeat "${REPEAT:-1}")
-loop=(--workloads loop --seconds "${LOOP_SECONDS:-12}")
+settle=0
+[ "${WEIGHTS:-}" = auto ] && settle=40  # the second copy of the weights is loaded after the start
+loop=(--settle "${SETTLE:-$settle}" --workloads loop --seconds "${LOOP_SECONDS:-12}")
 ours=(--servers "this worker")
 both=(--servers "this worker,llama-server")
 

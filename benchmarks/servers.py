@@ -133,7 +133,7 @@ def worker(load: Load, port: int) -> Start:
 
 
 def worker_defaults(load: Load, port: int) -> Start:
-    settings = {"MODEL": str(load.model), "LOG_LEVEL": "WARNING"}
+    settings = {"MODEL": str(load.model), "LOG_LEVEL": os.environ.get("LOG_LEVEL", "WARNING")}
     return Start([sys.executable, "-m", "handler", "serve", "--port", str(port)], settings, without=TUNING)
 
 

@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,6 +115,7 @@ class Bench:
             with spawned(name, self._load) as server:
                 server.wait()
                 self.commands[name] = server.command
+                time.sleep(self._args.settle)
                 asyncio.run(self._warm_up(server))
                 for number, workload in enumerate(self._args.workloads):
                     seed = (round_number * len(self._args.workloads) + number) * 1000 + concurrency
@@ -216,6 +218,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--n-ctx", type=int, help="tokens of the cache; what the workloads need for all chats if not given"
     )
     parser.add_argument("--threads", type=int, default=num_usable_cores())
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=0.0,
+        help="seconds from a server's first answer to the load: WEIGHTS=auto loads its second copy in them",
+    )
     for name, size in Shape()._asdict().items():
         unit = "of the closed loop" if name == "seconds" else "tokens"
         parser.add_argument(f"--{name}", type=type(size), default=size, help=unit)

@@ -8,7 +8,7 @@
 #
 # Without a PART it does those marked with a star. Each is stopped after LIMIT seconds (120 for each of REPEAT), and the others go on; the
 # status is 1 if one was stopped or failed. REPEAT=2 does each twice, in turns, LOOP_SECONDS=12 is the closed loop's time,
-# SETTLE the seconds that a server is left alone after its start.
+# SETTLE the seconds that the worker is left alone after its start.
 # Within a part each program is measured alone, one after the other.
 #
 #   ceilings*  llama-batched-bench with and without -kvu                      40 s with a 7B on an H100
@@ -42,8 +42,8 @@ failed=()
 chats=${CHATS:-64}  # that each server makes room for, of the length that a part's workloads have
 repeat=(--repeat "${REPEAT:-1}")
 settle=0
-[ "${WEIGHTS:-}" = auto ] && settle=40  # the second copy of the weights is loaded after the start
-loop=(--settle "${SETTLE:-$settle}" --workloads loop --seconds "${LOOP_SECONDS:-12}")
+[ "${WEIGHTS:-auto}" = auto ] && settle=30  # the second copy of the weights is loaded after the start
+loop=(--workloads loop --seconds "${LOOP_SECONDS:-12}")
 ours=(--servers "this worker")
 both=(--servers "this worker,llama-server")
 
@@ -61,7 +61,7 @@ part() {
 
 # throughput NAME TITLE OPTIONS...
 throughput() {
-    part "$1" "$2" "$python" benchmarks/throughput.py --model "$model" --chats "$chats" \
+    part "$1" "$2" "$python" benchmarks/throughput.py --settle "${SETTLE:-$settle}" --model "$model" --chats "$chats" \
         --ceilings "$out/ceilings.json" --json "$out/$1.json" "${repeat[@]}" "${@:3}"
 }
 

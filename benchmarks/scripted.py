@@ -148,6 +148,7 @@ class ScriptedPrefillContext:
     """Parts of a fixed length."""
 
     num_streams, num_cells, part_tokens, max_tokens = 32, 2 * SLOT_CELLS, 512, SLOT_CELLS
+    is_16bit = False
 
     def __init__(self, part_seconds: float) -> None:
         self._part_seconds = part_seconds

@@ -40,6 +40,8 @@ from benchmarks.servers import (
     LLAMA_SERVER,
     STARTS,
     TUNED,
+    WORKER,
+    WORKER_DEFAULTS,
     Load,
     NotHereError,
     Server,
@@ -115,7 +117,7 @@ class Bench:
             with spawned(name, self._load) as server:
                 server.wait()
                 self.commands[name] = server.command
-                time.sleep(self._args.settle)
+                time.sleep(self._args.settle if name in (WORKER, WORKER_DEFAULTS) else 0)
                 asyncio.run(self._warm_up(server))
                 for number, workload in enumerate(self._args.workloads):
                     seed = (round_number * len(self._args.workloads) + number) * 1000 + concurrency
@@ -222,7 +224,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--settle",
         type=float,
         default=0.0,
-        help="seconds from a server's first answer to the load: WEIGHTS=auto loads its second copy in them",
+        help="seconds from the worker's first answer to the load: WEIGHTS=auto loads its second copy in them",
     )
     for name, size in Shape()._asdict().items():
         unit = "of the closed loop" if name == "seconds" else "tokens"

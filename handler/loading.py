@@ -11,6 +11,7 @@ from handler.cpu_quota import num_usable_cores
 from handler.embedding.embedder import Embedder
 from handler.embedding.plan import EmbeddingPlan, plan_embedding, role_of
 from handler.engine.engine import Engine
+from handler.engine.llama.c_stream import CStream
 from handler.engine.llama.embedding_runner import LlamaEmbeddingRunner
 from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.file_check import FileCheck
@@ -91,9 +92,19 @@ def load_any_model(settings: Settings) -> AnyModel:
     if isinstance(any_plan, EmbeddingPlan):
         return _load_embedder(model, any_plan, load_time)
     loaded = _load_generator(model, any_plan, load_time)
-    if settings.weights == "auto" and loaded.prefill_context:
+    if settings.weights == "auto" and loaded.prefill_context and _expands(model, settings):
         return loaded._replace(expansion=Expansion(path, settings, loaded.runner))
     return loaded
+
+
+def _expands(model: LlamaModel, settings: Settings) -> bool:
+    """Whether a second copy of the weights is worth it, and there is room for it now, beside the whole cache."""
+    if not (num_bytes := model.facts.expanded_bytes) or not CStream.is_supported():
+        return False
+    if has_room_to_expand(num_bytes, tuple(free_gpu_bytes()), settings):
+        return True
+    log.info("no room for a second copy of the weights: %.1f GB in 16 bits", num_bytes / 1e9)
+    return False
 
 
 def _load_generator(model: LlamaModel, engine_plan: EnginePlan, load_time: Stopwatch) -> LoadedModel:
@@ -153,10 +164,9 @@ class Expansion(NamedTuple):
             log.exception("Prompts are computed with the file's weights.")
 
     def _load(self) -> LlamaModel | None:
-        """None where nothing is quantised, or there is no room."""
+        """None where nothing is quantised that could be expanded."""
         with closing(ExpandedFile(_parts(self.path), max(1, num_usable_cores() // 2))) as expanded:
-            if not expanded.num_expanded or not has_room_to_expand(expanded.size, free_gpu_bytes(), self.settings):
-                log.info("no second copy of the weights: %.1f GB in 16 bits", expanded.size / 1e9)
+            if not expanded.num_expanded:
                 return None
             return LlamaModel(self.path, offload(self.settings), expanded=expanded)
 

@@ -152,11 +152,11 @@ class Settings(BaseModel):
     )
     max_queue: int = Field(64, ge=0, description="Sequences that may wait to run; one more is refused with 503.")
     weights: Literal["auto", "file", "16bit"] = Field(
-        "file",
+        "auto",
         description="How weights are kept in memory. file: as the file has them. 16bit: quantised matrices are "
         "expanded to BF16 while they load, which takes 3.5 times a Q4_0 file's memory: on a GPU prompts and many chats "
         "at once are faster, few chats slower. auto: as the file has them, and where one GPU has the room, once more "
-        "in 16 bits for PREFILL_CONTEXT, loaded after the start.",
+        "in 16 bits for PREFILL_CONTEXT, loaded after the start; not for models of experts.",
     )
     n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU. -1: all; 0: none, and the limits of a CPU.")
     n_threads: int = Field(0, ge=0, description="CPU threads of llama.cpp. 0: one per core.")

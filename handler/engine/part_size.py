@@ -9,7 +9,8 @@ goal, parts shrink, else they grow.
 LEAST = 48  # tokens: smaller parts take hardly less time
 STEP = 16  # tokens: few sizes, because llama.cpp prepares a graph for each anew
 DEFAULT = 128  # tokens, until a quiet step was seen
-RATE = 12_000.0  # tokens for each second that steps are longer: measured on an H200, and where learning begins
+# Tokens for each second that steps are longer, where learning begins: of a 7B on an H200.
+RATE, RATE_16BIT = 12_000.0, 30_000.0
 MAY_MISS = 0.1  # of the steps
 LEARNING = 0.02  # by how much of itself an estimate moves with each step
 
@@ -35,6 +36,9 @@ class FixedPartSize:
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens
 
+    def begin(self, *, is_16bit: bool) -> None:
+        """It is set for all weights."""
+
     def tokens(self, num_rows: int) -> int:
         return self._num_tokens
 
@@ -51,6 +55,10 @@ class PartSize:
         self._most = most
         self._quiet: dict[int, Quantile] = {}  # by the number of rows
         self._rate = RATE
+
+    def begin(self, *, is_16bit: bool) -> None:
+        """Learn anew what parts cost, on 16-bit weights or those of a quantised file."""
+        self._rate = RATE_16BIT if is_16bit else RATE
 
     def tokens(self, num_rows: int) -> int:
         """Of the next part beside steps of so many rows."""

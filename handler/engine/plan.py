@@ -47,6 +47,7 @@ class ModelFacts(NamedTuple):
     cache_shape: CacheShape
     is_causal: bool = True  # a decoder; encoders see all of a text at once, and generate none
     pooling: Pooling | None = None  # how the file says that tokens become one vector; None: nothing is said
+    expanded_bytes: int = 0  # of the weights in 16 bits; 0: they are, or nothing is known to be gained by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,11 @@ def offload(settings: Settings) -> Offload:
     return Offload(settings.n_gpu_layers, settings.split_mode, settings.main_gpu, settings.tensor_split)
 
 
-def has_room_to_expand(num_bytes: int, free_gpu_bytes: list[int], settings: Settings) -> bool:
-    """Whether a second copy of the weights, of so many bytes, fits beside a worker that is ready. llama.cpp takes more
-    as it computes, and ends the process where there is none: so a quarter of the copy and 4 GiB are left. Of several
-    GPUs it is not known which holds what."""
-    if settings.split_mode == "none":
-        free_gpu_bytes = free_gpu_bytes[settings.main_gpu :][:1]
-    return len(free_gpu_bytes) == 1 and free_gpu_bytes[0] >= num_bytes * 5 // 4 + 4 * GIB
+def has_room_to_expand(num_bytes: int, free_gpu_bytes: tuple[int, ...], settings: Settings) -> bool:
+    """Whether a second copy of the weights, of so many bytes, fits beside a worker that is ready. Of several GPUs it is
+    not known which holds what."""
+    free = _gpus(settings, free_gpu_bytes)
+    return len(free) == 1 and free[0] >= _room_to_expand(num_bytes)
 
 
 def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
@@ -126,6 +125,9 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
     on_gpu = machine.has_gpu and settings.n_gpu_layers != 0
     n_batch = settings.n_batch or (MAX_BATCH_ON_GPU if on_gpu else MAX_BATCH_ON_CPU)
     max_num_seqs, cache = _num_seqs_and_cache(settings, machine, model, n_batch, on_gpu=on_gpu)
+    if settings.weights == "auto" and not cache.is_unified and (less := _beside_expanded(settings, machine, model)):
+        number, smaller = _num_seqs_and_cache(settings, less, model, n_batch, on_gpu=on_gpu)
+        cache = smaller if number == max_num_seqs and not smaller.is_unified else cache
     n_batch = max(n_batch, max_num_seqs + 1)  # each running sequence gets its token, and there is room for a prompt's
     n_ubatch = _n_ubatch(settings, model, n_batch)
     draft_limits = None
@@ -157,6 +159,25 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
         sampler_threads=settings.sampler_threads or min(machine.num_cores, MAX_SAMPLER_THREADS),
         prefill=_prefill(settings, cache, n_ubatch, on_gpu=on_gpu),
     )
+
+
+def _room_to_expand(num_bytes: int) -> int:
+    """llama.cpp takes more as it computes, and ends the process where there is none: so a quarter of the copy and 4 GiB
+    are left."""
+    return num_bytes * 5 // 4 + 4 * GIB
+
+
+def _beside_expanded(settings: Settings, machine: Machine, model: ModelFacts) -> Machine | None:
+    """The machine with room left for a second copy of the weights; None where that would be more than half of it."""
+    free, room = _gpus(settings, machine.free_gpu_bytes), _room_to_expand(model.expanded_bytes)
+    if len(free) != 1 or not model.expanded_bytes or settings.prefill_context == "off" or room > free[0] // 2:
+        return None
+    return machine._replace(free_gpu_bytes=tuple(num_bytes - room for num_bytes in machine.free_gpu_bytes))
+
+
+def _gpus(settings: Settings, free_gpu_bytes: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the GPUs, those that the model is spread over."""
+    return free_gpu_bytes[settings.main_gpu :][:1] if settings.split_mode == "none" else free_gpu_bytes
 
 
 def _prefill(settings: Settings, cache: CacheSize, n_ubatch: int, *, on_gpu: bool) -> PrefillPlan | None:
@@ -216,9 +237,7 @@ def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatc
         kv_unified=_layout(settings),
         can_split=not model.has_states and not model.window,
     )
-    free = list(machine.free_gpu_bytes)
-    if settings.split_mode == "none":
-        free = free[settings.main_gpu :][:1]
+    free = list(_gpus(settings, machine.free_gpu_bytes))
     if not free or settings.n_gpu_layers >= 0:  # else a part of the cache lies in main memory
         return without_gpu(request, model.n_ctx_train)
     return on_gpus(request, model.cache_shape, model.n_ctx_train, free)

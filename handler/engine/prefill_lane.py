@@ -34,6 +34,7 @@ class PrefillContext(Protocol):
     num_cells: int  # tokens of all of them
     part_tokens: int  # of a part, at most
     max_tokens: int  # of a prompt
+    is_16bit: bool  # whether its weights are, and large parts therefore cheap
 
     def compute(self, pieces: list[Piece]) -> None:
         """Append each piece to its stream, and wait until all are done; `start` 0 empties a stream first.
@@ -114,6 +115,7 @@ class PrefillLane:
         self._is_computing = False
         # The engine thread's: the step that runs
         self._num_rows: int | None = None
+        self._sized_for: PrefillContext | None = None
         self._was_quiet = True
         self._parts_before = 0
         self._began = 0.0
@@ -141,6 +143,9 @@ class PrefillLane:
         """The engine's next step computes a token for so many sequences, in so many rows; None: prompts are in it,
         so its time says nothing."""
         self._num_generating = num_generating
+        if self._sized_for is not (context := self.context):
+            self._sizes.begin(is_16bit=context.is_16bit)
+            self._sized_for = context
         if num_rows is not None:
             self._part_tokens = self._sizes.tokens(num_rows)
         self._num_rows, self._parts_before, self._began = num_rows, self._num_parts, self._clock()

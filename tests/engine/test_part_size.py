@@ -49,6 +49,16 @@ def test_a_machine_that_becomes_busy() -> None:
     assert misses < 0.2
 
 
+def test_prompts_on_16_bit_weights_begin_with_larger_parts() -> None:
+    """What was learned about the file's weights says nothing about them."""
+    size = PartSize(GOAL, MOST)
+    before, _ = run(size, 64, 0.012, 120e-6)
+    size.begin(is_16bit=True)
+
+    assert size.tokens(64) > 2 * before
+    assert size.tokens(64) == pytest.approx(30_000 * (GOAL - 1) * 0.012, abs=16)
+
+
 def test_what_was_learned_holds_for_other_numbers_of_rows() -> None:
     """The added time does not depend on them: with shorter steps, parts are smaller."""
     size = PartSize(GOAL, MOST)

@@ -180,4 +180,35 @@ def test_what_the_loader_must_know() -> None:
 def test_room_for_a_second_copy_of_the_weights(free: list[int], environ: dict[str, str], expected: bool) -> None:
     """Of 16 GiB, on the one GPU that has the model, with some to spare."""
     settings = Settings.from_env(environ)
-    assert has_room_to_expand(16 * GIB, [number * GIB for number in free], settings) == expected
+    assert has_room_to_expand(16 * GIB, tuple(number * GIB for number in free), settings) == expected
+
+
+QUANTISED = FULL._replace(expanded_bytes=12 * GIB)
+
+
+def test_the_cache_leaves_room_for_a_second_copy_of_the_weights() -> None:
+    """By default: fewer finished conversations are kept then, and as many sequences run."""
+    file, auto = (planned(GPU, QUANTISED, WEIGHTS=weights, MAX_MODEL_LEN=8192) for weights in ("file", "auto"))
+    free = GPU.free_gpu_bytes[0] - auto.cache.n_ctx * QUANTISED.cache_shape.cell_bytes("f16", "f16")
+
+    assert auto.limits.max_num_seqs == file.limits.max_num_seqs == 64
+    assert auto.limits.max_num_seqs < auto.cache.num_slots < file.cache.num_slots
+    assert has_room_to_expand(QUANTISED.expanded_bytes, (int(free),), Settings.from_env({}))
+
+
+@pytest.mark.parametrize(
+    ("machine", "model", "environ"),
+    [
+        (GPU, FULL, {}),  # nothing to expand
+        (GPU, QUANTISED._replace(expanded_bytes=30 * GIB), {}),  # more than half of the memory
+        (GPU, QUANTISED, {"MAX_MODEL_LEN": 15360}),  # the sequences would not fit any more
+        (GPU, QUANTISED, {"PREFILL_CONTEXT": "off"}),
+        (GPU._replace(free_gpu_bytes=(40 * GIB, 40 * GIB)), QUANTISED, {}),
+        (CPU, QUANTISED, {}),
+    ],
+)
+def test_a_second_copy_of_the_weights_takes_nothing_that_matters(
+    machine: Machine, model: ModelFacts, environ: dict[str, object]
+) -> None:
+    environ = {"MAX_MODEL_LEN": 8192} | environ
+    assert planned(machine, model, WEIGHTS="auto", **environ) == planned(machine, model, WEIGHTS="file", **environ)

@@ -29,6 +29,7 @@ class FakeContext:
     num_cells = 2000
     part_tokens = PART
     max_tokens = 1000
+    is_16bit = False
 
     def __init__(self) -> None:
         self.computed: list[list[tuple[str, int]]] = []

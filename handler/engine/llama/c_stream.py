@@ -41,9 +41,9 @@ class CStream:
         self._source = source
         self._position = 0
         self.error: Exception | None = None
+        if not self.is_supported():
+            raise ModelError("WEIGHTS=16bit needs Linux with the GNU C library.")
         self._libc: Any = ctypes.CDLL(None)
-        if not hasattr(self._libc, "fopencookie"):
-            raise ModelError("WEIGHTS needs Linux with the GNU C library for anything but 'file'.")
         self._functions = _Functions(read=_Read(self._read), seek=_Seek(self._seek))  # which must live as long
         self._libc.fopencookie.restype = ctypes.c_void_p
         self._libc.fopencookie.argtypes = (ctypes.c_void_p, ctypes.c_char_p, _Functions)
@@ -54,6 +54,11 @@ class CStream:
             raise ModelError("The C library cannot open a stream.")
         self._buffer = ctypes.create_string_buffer(BUFFER_BYTES)
         self._libc.setvbuf(self.pointer, self._buffer, FULLY_BUFFERED, BUFFER_BYTES)
+
+    @staticmethod
+    def is_supported() -> bool:
+        """Whether the C library can make streams of what a program reads: glibc can."""
+        return hasattr(ctypes.CDLL(None), "fopencookie")
 
     def close(self) -> None:
         self._libc.fclose(self.pointer)

@@ -33,6 +33,9 @@ ENCODERS = (
 )
 POOLINGS: dict[str, Pooling] = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # in files; 0 is none
 
+BYTES_16BIT = 2  # of a weight
+MIN_BYTES_16BIT = 1.9  # of a weight, on average: an embedding may be smaller
+
 LLAMA_VERSION: str = llama_cpp.__version__
 
 llama_log = LlamaLog()
@@ -77,6 +80,10 @@ class LlamaModel:
         start_llama()
         self.pointer: Pointer = _load(path, offload, report, expanded)
         self.architecture = metadata(self.pointer, "general.architecture")
+        num_weights: int = llama.llama_model_n_params(self.pointer)
+        self.is_16bit = llama.llama_model_size(self.pointer) >= MIN_BYTES_16BIT * num_weights
+        # The kernels of experts gain nothing from 16 bits: a part's tokens are spread over many small products.
+        has_experts = self._metadata("expert_count") not in ("", "0")
         self.facts = ModelFacts(
             n_ctx_train=llama.llama_model_n_ctx_train(self.pointer),
             window=llama.llama_model_n_swa(self.pointer),
@@ -84,6 +91,7 @@ class LlamaModel:
             cache_shape=cache_shape(self.pointer),
             is_causal=self.architecture not in ENCODERS and self._metadata("attention.causal") != "false",
             pooling=POOLINGS.get(self._metadata("pooling_type")),
+            expanded_bytes=0 if self.is_16bit or has_experts else BYTES_16BIT * num_weights,
         )
         if self.facts.n_ctx_train <= 0:
             self.close()

@@ -50,6 +50,7 @@ class LlamaPrefillContext:
         self.num_cells = prefill.num_cells
         self.part_tokens = prefill.max_part
         self.max_tokens = prefill.max_tokens
+        self.is_16bit = model.is_16bit
         self._num_target_streams = cache.num_slots
         size = cache._replace(n_ctx=prefill.num_cells, num_slots=prefill.num_streams, is_unified=True)
         params = native_params(plan.context, size)

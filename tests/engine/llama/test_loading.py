@@ -10,10 +10,7 @@ import pytest
 from handler import loading
 from handler.__main__ import LOADING
 from handler.engine.llama.model import start_llama
-from handler.engine.part_size import FixedPartSize
 from handler.engine.plan import MAX_DRAFTING_ON_CPU
-from handler.engine.prefill_lane import PrefillLane
-from handler.engine.prefill_queue import Piece
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import DraftLimits, NoSpeculation, Speculation
 from handler.errors import ConfigError
@@ -89,26 +86,26 @@ def test_weights_without_room(
     path = quantised(tiny_model_paths["llama"], tmp_path / "small.gguf")
     monkeypatch.setattr(loading, "supports_gpu", lambda: True)
     model = load(path, N_CTX="1024", KV_UNIFIED="off", WEIGHTS="auto")
-    assert model.expansion is not None
-    model.expansion._run(PrefillLane(Unused(), FixedPartSize(1)))
+    engine = start_engine(model, max_queue=1)
+    engine.close()
+
+    assert model.expansion is None
+    assert engine._lane.is_exact
+    assert "no room for a second copy of the weights" in caplog.text
+
+
+def test_weights_that_have_16_bits(
+    tiny_model_paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nothing to expand, and nothing to say about it."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(loading, "supports_gpu", lambda: True)
+    monkeypatch.setattr(loading, "has_room_to_expand", lambda *_: True)
+    model = load(tiny_model_paths["llama"], N_CTX="1024", KV_UNIFIED="off", WEIGHTS="auto")
     start_engine(model, max_queue=1).close()
 
-    assert "no second copy of the weights" in caplog.text
-
-
-class Unused:
-    """A prefill context that nothing replaces."""
-
-    num_streams = num_cells = part_tokens = max_tokens = 1
-
-    def compute(self, pieces: list[Piece]) -> None:
-        raise AssertionError
-
-    def state(self, stream: int) -> object:
-        raise AssertionError
-
-    def close(self) -> None:
-        raise AssertionError
+    assert model.expansion is None
+    assert "second copy" not in caplog.text
 
 
 def test_threads_that_load_have_one_name() -> None:

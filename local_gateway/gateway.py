@@ -12,16 +12,25 @@ from typing import Protocol
 from local_gateway.accounts.auth import Authenticator
 from local_gateway.accounts.limiter import Limiter
 from local_gateway.accounts.usage import UsageRecord
+from local_gateway.accounts.worker_runs import WorkerRun, WorkerRuns
 from local_gateway.backends.base import Backend
 from local_gateway.backends.http import HttpClient
 from local_gateway.backends.local.backend import LocalBackend
 from local_gateway.backends.openai import OpenAIBackend
 from local_gateway.backends.runpod.load_balancer import RunpodLbBackend
 from local_gateway.backends.runpod.queue import RunpodQueueBackend
+from local_gateway.backends.runpod.worker_list import WorkerList
 from local_gateway.config.load import secrets_of
 from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.redactor import Redactor
-from local_gateway.config.settings import GatewaySettings, LocalTarget, OpenAITarget, RunpodLbTarget, RunpodQueueTarget
+from local_gateway.config.settings import (
+    GatewaySettings,
+    LocalTarget,
+    OpenAITarget,
+    RunpodLbTarget,
+    RunpodQueueTarget,
+    RunpodTarget,
+)
 from local_gateway.config.settings import Target as TargetSettings
 from local_gateway.edge.running_requests import RunningRequests
 from local_gateway.errors import UnavailableError
@@ -31,6 +40,8 @@ from local_gateway.routing.dispatcher import Dispatcher
 from local_gateway.routing.model_list import ModelList
 from local_gateway.routing.router import Router
 from local_gateway.routing.target import STATES, Target, names_of
+from local_gateway.routing.worker_watch import WorkerWatch
+from local_gateway.routing.worker_watches import MakeWatch, WorkerWatches
 from local_gateway.sharing.shared_answers import SharedAnswers, Sharing
 from local_gateway.telemetry.live_requests import LiveRequests
 from local_gateway.telemetry.logs import log_request
@@ -44,7 +55,7 @@ MakeBackend = Callable[[TargetSettings], Backend]
 
 
 class Recorder(Protocol):
-    """Keeps the records of requests. Never waits, never raises."""
+    """Keeps the records of requests and of workers. Never waits, never raises."""
 
     @property
     def num_queued(self) -> int: ...
@@ -53,6 +64,8 @@ class Recorder(Protocol):
     def num_dropped(self) -> int: ...
 
     def record(self, record: UsageRecord) -> None: ...
+
+    def note_runs(self, runs: Sequence[WorkerRun]) -> None: ...
 
 
 class ActiveConfig:
@@ -82,6 +95,7 @@ class Gateway:
         recorder: Recorder,
         *,
         make_backend: MakeBackend | None = None,
+        make_watch: MakeWatch | None = None,
         tracer: Tracer | None = None,
         proxies: ProxyRules | None = None,
         redactor: Redactor | None = None,
@@ -98,6 +112,7 @@ class Gateway:
         self._recorder = recorder
         self._http = HttpClient(settings.timeouts, proxies, ca_file=settings.outbound.ca_file)
         self._make_backend = make_backend or partial(backend_for, http=self._http)
+        self._watches = WorkerWatches(make_watch or self._watch_for)
         self._shared = SharedAnswers()
         self._num_requests = 0
         self._retiring: dict[Target, asyncio.Task[None]] = {}
@@ -105,8 +120,9 @@ class Gateway:
         self._is_started = False
 
     def start(self) -> None:
-        """Start the workers on this machine; without it each starts with its first request."""
+        """Start the workers on this machine, without it each starts with its first request; and count RunPod's."""
         self._is_started = True
+        self._watches.start()
         for target in distinct(self.active.targets):
             if isinstance(target.backend, LocalBackend):
                 target.backend.start()
@@ -129,6 +145,7 @@ class Gateway:
         """After the last request: ends workers and connections."""
         for retiring in self._retiring.values():
             retiring.cancel()
+        await self._watches.aclose()
         await asyncio.gather(*(close(target) for target in [*distinct(self.active.targets), *self._retiring]))
         await self._http.aclose()
 
@@ -166,8 +183,13 @@ class Gateway:
         del self._retiring[target]
         log.info("target %s: is no longer configured", target.name, extra={"target": target.name})
 
+    def _watch_for(self, settings: RunpodTarget) -> WorkerWatch:
+        runs = WorkerRuns(settings.endpoint_id, settings.worker_price)
+        return WorkerWatch(runs, WorkerList(settings, self._http).workers, self._recorder.note_runs)
+
     def _build(self, settings: GatewaySettings, old: Sequence[Target]) -> ActiveConfig:
         targets = build_targets(settings, self._make_backend, old)
+        self._watches.attach(distinct(targets))
         return ActiveConfig(settings, targets, self._shared, self.metrics)
 
 

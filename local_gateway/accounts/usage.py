@@ -77,6 +77,7 @@ class UsageRecord:
     alias: str = ""  # the model's configured name; empty if there is none
     model: str = ""  # as the client asked
     target: str = ""  # that answered; empty: none did
+    endpoint: str = ""  # of RunPod's, whose workers made these tokens for this request
     path: str
     is_stream: bool = False
     status: int  # that the client was sent

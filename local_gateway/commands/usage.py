@@ -1,21 +1,28 @@
-"""`python -m local_gateway usage`: requests, tokens and costs by key, model, target or day."""
+"""`python -m local_gateway usage`: requests, tokens and costs by key, model, target or day; workers by endpoint."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import date
 from typing import get_args
 
 from local_gateway.commands.table import Listing
 from local_gateway.config.settings import GatewaySettings
+from local_gateway.storage.endpoints import EndpointSum
 from local_gateway.storage.store import Grouping, Store, UsageSum
 
 COUNTS = ("requests", "failed", "prompt tokens", "cached tokens", "completion tokens", "cost", "first token (s)")
+ENDPOINT = "endpoint"
+ENDPOINT_COUNTS = (
+    *("starts", "billed seconds", "starting seconds", "prompt tokens", "completion tokens", "cost"),
+    *("a million completion tokens", "a cold start"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--by", choices=get_args(Grouping), default="key", help="one line for each (default: key)")
+    groupings = (*get_args(Grouping), ENDPOINT)
+    parser.add_argument("--by", choices=groupings, default="key", help="one line for each (default: key)")
     parser.add_argument("--since", type=_day, metavar="DATE", help="from this day on, in UTC: 2026-11-22")
     parser.add_argument("--csv", action="store_true", help="as CSV, with exact numbers")
 
@@ -23,13 +30,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: GatewaySettings) -> int:
     """Print the sums; returns the exit status. Raises StoreError if the database cannot be read."""
     with closing(Store(settings.database.url)) as store:
+        if args.by == ENDPOINT:
+            _print_endpoints(store.endpoints(args.since or ""), as_csv=args.csv)
+            return 0
         sums = store.usage_by(args.by, args.since or "")
     if args.csv:
-        Listing((args.by, *COUNTS), [_exact(one) for one in sums], frozenset(COUNTS)).write_csv(sys.stdout)
+        Listing((args.by, *COUNTS), [_exact_cells(one) for one in sums], frozenset(COUNTS)).write_csv(sys.stdout)
         return 0
     total = [total_of(sums)] if len(sums) > 1 else []
     Listing((args.by, *COUNTS), [_readable(one) for one in [*sums, *total]], frozenset(COUNTS)).print_table(sys.stdout)
     return 0
+
+
+def _print_endpoints(sums: Sequence[EndpointSum], *, as_csv: bool) -> None:
+    """What RunPod takes for each endpoint's workers, whatever keys were charged."""
+    columns, numeric = (ENDPOINT, *ENDPOINT_COUNTS), frozenset(ENDPOINT_COUNTS)
+    if as_csv:
+        Listing(columns, [_exact_cells(_endpoint_cells(one)) for one in sums], numeric).write_csv(sys.stdout)
+        return
+    Listing(columns, [_endpoint_row(one) for one in sums], numeric).print_table(sys.stdout)
+
+
+def _endpoint_cells(one: EndpointSum) -> tuple[object, ...]:
+    return (
+        *(one.endpoint, one.num_starts, one.billed_seconds, one.start_seconds, one.num_prompt_tokens),
+        *(one.num_completion_tokens, one.cost, one.million_cost, one.cold_start_cost),
+    )
+
+
+def _endpoint_row(one: EndpointSum) -> list[str]:
+    prices = ["-" if price is None else f"{price:,.4f}" for price in (one.million_cost, one.cold_start_cost)]
+    counts = f"{one.num_prompt_tokens:,}", f"{one.num_completion_tokens:,}"
+    runs = f"{one.num_starts:,}", f"{one.billed_seconds:,}", f"{one.start_seconds:,.0f}"
+    return [one.endpoint, *runs, *counts, f"{one.cost:,.4f}", *prices]
 
 
 def total_of(sums: Sequence[UsageSum]) -> UsageSum:
@@ -46,8 +79,8 @@ def total_of(sums: Sequence[UsageSum]) -> UsageSum:
     )
 
 
-def _exact(one: UsageSum) -> list[str]:
-    return ["" if value is None else str(value) for value in one]
+def _exact_cells(values: Iterable[object]) -> list[str]:
+    return ["" if value is None else str(value) for value in values]
 
 
 def _readable(one: UsageSum) -> list[str]:

@@ -38,6 +38,7 @@ REASONS = {
 }
 PATTERNS = {
     "base_url": "must begin with http:// or https://, and hold no space",
+    "rest_url": "must begin with http:// or https://, and hold no space",
     "endpoint_id": "must be the id alone: letters, digits, - and _",
     "organization": "must be one word of ASCII characters",
     "project": "must be one word of ASCII characters",

@@ -154,6 +154,17 @@ class RunpodTarget(TargetSettings):
     endpoint_id: str = Field(min_length=1, pattern=r"^[\w-]+$", description="As RunPod's console shows it.")
     api_key: Secret = Field(min_length=1, description="A key of RunPod's.")
     chat_only: bool = Field(True, description=CHAT_ONLY)
+    worker_price: float = Field(
+        0.0,
+        ge=0,
+        description="What RunPod takes for a second of one worker. Above 0 the runs of the endpoint's workers are "
+        "counted, from start to stop: `usage --by endpoint`. The key must be allowed to read the endpoint.",
+    )
+    rest_url: Url = Field(
+        "https://api.runpod.io/v2",
+        pattern=r"^https?://\S+$",
+        description="RunPod's REST API, which lists workers.",
+    )
     normalize: bool = Field(True, description="Repair what llama.cpp servers stream, for clients that break on it.")
 
 

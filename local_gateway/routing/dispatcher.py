@@ -112,7 +112,9 @@ class Dispatcher:
                     read = await _begin(pieces, upstream.headers, target, request)
                     read = translation.answer(read) if translation else read
             attempt.succeeded()
-            origin = Origin(target.name, target.settings.price, is_cold=watch.is_cold, call=tally)
+            origin = Origin(
+                target.name, target.settings.price, endpoint=target.endpoint, is_cold=watch.is_cold, call=tally
+            )
             headers = _headers(upstream) | {"content-type": read.content_type}
             return Answer(upstream.status, headers, TargetBody(read.blocks, upstream, stack.pop_all()), origin)
         raise AssertionError("unreachable: the stack swallows nothing")

@@ -10,10 +10,11 @@ from itertools import count
 from urllib.parse import urlsplit
 
 from local_gateway.backends.base import Backend
-from local_gateway.config.settings import LocalTarget, OpenAITarget
+from local_gateway.config.settings import LocalTarget, OpenAITarget, RunpodTarget
 from local_gateway.config.settings import Target as TargetConfig
 from local_gateway.errors import Outcome, RequestError, TargetPausedError, one_line
 from local_gateway.routing.circuit_breaker import CircuitBreaker, Clock, State
+from local_gateway.routing.worker_watch import WorkerWatch
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Target:
         self.name = name
         self.settings = settings
         self.backend = backend
+        self.endpoint = settings.endpoint_id if isinstance(settings, RunpodTarget) else ""  # of RunPod's
+        self.worker_watch: WorkerWatch | None = None  # counts what the endpoint's workers cost
         self._clock = clock
         self._breakers: OrderedDict[str, CircuitBreaker] = OrderedDict()  # by model; the last used one last
         self.num_in_flight = 0  # attempts whose answers are not over
@@ -112,6 +115,9 @@ class Target:
         attempt = Attempt(partial(self._name_of, model), breaker)
         self.num_in_flight += 1
         self.is_idle.clear()
+        watch = self.worker_watch
+        if watch is not None:
+            watch.request_began()
         try:
             yield attempt
         except RequestError as error:
@@ -119,6 +125,8 @@ class Target:
             raise
         finally:
             attempt.release()
+            if watch is not None:
+                watch.request_ended()
             self.num_in_flight -= 1
             if not self.num_in_flight:
                 self.is_idle.set()

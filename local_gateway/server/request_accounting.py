@@ -16,6 +16,7 @@ from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 
 CLIENT_LEFT_STATUS = 499  # as nginx logs it; it was not sent
 REFUSALS = (401, 403, 404, 429, 503)
+UNPAID = ("hit", "shared")  # answers that another request pays for
 
 
 class RequestAccounting:
@@ -74,7 +75,7 @@ class RequestAccounting:
 
     async def _ask_for_answer(self) -> None:
         """A request that shares another's answer does not pay for it."""
-        if self.answer is not None and self.answer.origin.sharing not in ("hit", "shared"):
+        if self.answer is not None and self.answer.origin.sharing not in UNPAID:
             self._answer_stats = await self.answer.execution_stats()
 
     async def _ask_for_call(self, call: CallTally) -> None:
@@ -82,7 +83,7 @@ class RequestAccounting:
 
     def _charge_answer(self) -> None:
         """By what it used."""
-        if self.answer is None or self.answer.origin.sharing in ("hit", "shared"):
+        if self.answer is None or self.answer.origin.sharing in UNPAID:
             return
         origin = self.answer.origin
         self._note_stats(self._answer_stats)
@@ -135,6 +136,7 @@ class RequestAccounting:
             alias=self.route.alias if self.route else "",
             model=self.request.model if self.request else "",
             target=origin.target if origin else self._target,
+            endpoint=origin.endpoint if origin and origin.sharing not in UNPAID else "",
             path=self.request.path if self.request else self._path,
             is_stream=self.request.is_stream if self.request else False,
             status=response.status or CLIENT_LEFT_STATUS,

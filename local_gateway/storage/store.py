@@ -11,9 +11,11 @@ from sqlalchemy import Column, Connection, RowMapping, delete, func, inspect, se
 from local_gateway.accounts.keys import Key
 from local_gateway.accounts.spend import Spends, name_of, periods_of
 from local_gateway.accounts.usage import UsageRecord
+from local_gateway.accounts.worker_runs import WorkerRun
 from local_gateway.errors import StoreError
 from local_gateway.storage import tables
 from local_gateway.storage.database import Database, RefusedRowError
+from local_gateway.storage.endpoints import EndpointSum, endpoint_sums, keep_runs
 
 Grouping = Literal["key", "user", "model", "target", "day"]
 
@@ -92,11 +94,12 @@ class Store:
 
     def forget_before(self, time: float) -> bool:
         """Delete some of the older records; whether there may be more."""
-        usage, spend = tables.usage, tables.spend
+        usage, spend, runs = tables.usage, tables.spend, tables.worker_runs
         old = select(usage.c.id).where(usage.c.time < time).limit(MAX_DELETED)
         with self.database.write() as connection:
             num_deleted = connection.execute(delete(usage).where(usage.c.id.in_(old))).rowcount
             connection.execute(delete(spend).where(spend.c.period < name_of("month", time)))
+            connection.execute(delete(runs).where(runs.c.day < name_of("day", time)))
         return num_deleted == MAX_DELETED
 
     def usage_by(self, grouping: Grouping, since: str = "", key_id: str | None = None) -> list[UsageSum]:
@@ -122,6 +125,18 @@ class Store:
             return [
                 UsageSum(row[0], row[1], row[2], *map(int, row[3:6]), *row[6:]) for row in connection.execute(query)
             ]
+
+    # Workers
+
+    def keep_runs(self, runs: Sequence[WorkerRun]) -> None:
+        """As they are now; one that is stored already is brought up to date. RefusedRowError: one cannot be stored."""
+        with _bad_values_refused(), self.database.write() as connection:
+            keep_runs(connection, runs)
+
+    def endpoints(self, since: str = "") -> list[EndpointSum]:
+        """The dearest first. `since` is a day, in UTC: 2026-11-22."""
+        with self.database.read() as connection:
+            return endpoint_sums(connection, since)
 
     # Keys
 

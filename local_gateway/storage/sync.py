@@ -70,6 +70,7 @@ class StoreSync:
             self._has_opened = True
             store.check_file()
             has_stored = self._store_all(store)
+            self._store_runs(store)
             self._forget(store, now)
             return self._read(store, now, has_stored)
         except BaseException:
@@ -91,6 +92,19 @@ class StoreSync:
             self._store_batch(store, self._batches[0])
             has_stored = True
         return has_stored
+
+    def _store_runs(self, store: Store) -> None:
+        """To store one again changes nothing, so those of a failed try simply wait for the next."""
+        runs = self._queue.take_runs()
+        if not runs:
+            return
+        try:
+            store.keep_runs(runs)
+        except RefusedRowError as error:
+            log.error("The database refuses runs of workers, which are lost: %s", error)
+        except BaseException:
+            self._queue.put_back_runs(runs)
+            raise
 
     def _take(self) -> None:
         batch = self._queue.take(MAX_BATCH)

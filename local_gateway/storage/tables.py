@@ -14,11 +14,18 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # What makes a database of version N one of version N + 1, in both dialects.
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: ("ALTER TABLE gateway_keys ADD COLUMN is_admin BOOLEAN NOT NULL DEFAULT FALSE",),
     2: ("ALTER TABLE gateway_usage ADD COLUMN end_user TEXT NOT NULL DEFAULT ''",),
+    3: (
+        "ALTER TABLE gateway_usage ADD COLUMN endpoint TEXT NOT NULL DEFAULT ''",
+        "CREATE TABLE gateway_worker_runs (endpoint TEXT NOT NULL, worker_id TEXT NOT NULL,"
+        " started DOUBLE PRECISION NOT NULL, day TEXT NOT NULL, num_starts INTEGER NOT NULL,"
+        " billed_seconds BIGINT NOT NULL, start_seconds DOUBLE PRECISION, price DOUBLE PRECISION NOT NULL,"
+        " PRIMARY KEY (endpoint, worker_id, started, day))",
+    ),
 }
 
 metadata = MetaData()
@@ -61,6 +68,7 @@ usage = Table(
     Column("alias", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("target", Text, nullable=False),
+    Column("endpoint", Text, nullable=False, server_default=""),
     Column("path", Text, nullable=False),
     Column("is_stream", Boolean, nullable=False),
     Column("status", Integer, nullable=False),
@@ -85,4 +93,17 @@ spend = Table(
     Column("key_id", Text, primary_key=True),
     Column("period", Text, primary_key=True),  # "2026-11-22" or "2026-11", in UTC
     Column("amount", Double, nullable=False),
+)
+
+worker_runs = Table(
+    "gateway_worker_runs",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("worker_id", Text, primary_key=True),
+    Column("started", Double, primary_key=True),  # seconds since 1970: these three name one run
+    Column("day", Text, primary_key=True),  # in UTC; the rest is about the part of the run in it
+    Column("num_starts", Integer, nullable=False),  # 1 where the run began, else 0
+    Column("billed_seconds", BigInteger, nullable=False),
+    Column("start_seconds", Double),  # until the worker was ready, where that was seen
+    Column("price", Double, nullable=False),  # per second
 )

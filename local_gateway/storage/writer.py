@@ -4,11 +4,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from local_gateway.accounts.usage import UsageRecord
+from local_gateway.accounts.worker_runs import WorkerRun
 from local_gateway.errors import GatewayError
 from local_gateway.storage.queue import UsageQueue
 from local_gateway.storage.store import Store
@@ -66,6 +67,10 @@ class StoreWriter:
         self._queue.put(record)
         if len(self._queue) >= MAX_BATCH:
             self._wake.set()
+
+    def note_runs(self, runs: Iterable[WorkerRun]) -> None:
+        """Queue workers' runs as they are now. Does not block and does not raise."""
+        self._queue.put_runs(runs)
 
     def close(self, timeout: float) -> bool:
         """Store what is left; blocks for up to `timeout` seconds. Whether nothing was left behind."""

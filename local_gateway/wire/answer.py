@@ -37,6 +37,7 @@ class Origin:
 
     target: str  # its name
     price: Price = field(default_factory=Price)
+    endpoint: str = ""  # of RunPod's, whose workers made it
     num_attempts: int = 1  # calls to targets that were needed
     is_cold: bool = False  # it waited for a worker to start
     call: CallTally = field(default_factory=CallTally)

@@ -2,7 +2,8 @@
 
 What it does is what the platform's notes say; where they say "unknown", `settings.py` has a choice. Read in this order:
 `job.py` and `queue.py` (what becomes of a job), `endpoint.py` (the long polls), `worker_api.py` and `client_api.py`
-(the wire), `fleet.py` (workers as processes), `faults.py` (what goes wrong on purpose). Not emulated: /batch, s3Config.
+(the wire), `fleet.py` (workers as processes), `bill.py` and `rest_api.py` (what they cost), `faults.py` (what goes
+wrong on purpose). Not emulated: /batch, s3Config.
 
 Imports are relative, because the tests know this package as `runpod_emulator`, and its command line as
 `python -m tests.runpod_emulator`.

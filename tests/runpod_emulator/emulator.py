@@ -19,6 +19,7 @@ from .faults import Faults
 from .job import Job
 from .load_balancer import LoadBalancer
 from .openai_api import OpenAiApi
+from .rest_api import RestApi
 from .settings import EndpointSettings, Settings
 from .worker import Worker
 from .worker_api import WorkerApi
@@ -50,7 +51,7 @@ class Emulator:
         parts = self.endpoints, self.settings, self.faults
         self._balancer = LoadBalancer(*parts, self._session)
         app = web.Application(client_max_size=MAX_BODY_BYTES)
-        for api in (WorkerApi(*parts), ClientApi(*parts), OpenAiApi(*parts), self._balancer):
+        for api in (WorkerApi(*parts), ClientApi(*parts), OpenAiApi(*parts), RestApi(*parts), self._balancer):
             app.add_routes(api.routes())
         # A handler is cancelled when its client hangs up: that ends the long polls of the dead.
         runner = web.AppRunner(

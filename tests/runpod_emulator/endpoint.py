@@ -35,7 +35,7 @@ class Endpoint:
             own,
             log,
             environment=lambda worker: environment(self, worker),
-            num_busy=lambda worker: worker.num_requests + len(self.queue.held_by(worker.id)),
+            num_busy=self.num_busy,
             num_requests=lambda: self.num_balanced + len(self.queue.waiting) + len(self.queue.in_progress),
             on_gone=lambda worker: self.queue.worker_gone(worker.id, self.now),
         )
@@ -43,6 +43,10 @@ class Endpoint:
     @property
     def now(self) -> float:
         return self.log.clock.now()
+
+    def num_busy(self, worker: Worker) -> int:
+        """Requests and jobs that it has."""
+        return worker.num_requests + len(self.queue.held_by(worker.id))
 
     @property
     def num_running_workers(self) -> int:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
+from .bill import Bill
 from .clock import Clock
 from .events import EventLog
 from .process import WorkerProcess
@@ -31,6 +32,7 @@ class Fleet:
         on_gone: Callable[[Worker], None],
     ) -> None:
         self.workers: dict[str, Worker] = {}
+        self.bill = Bill()
         self.settings = settings
         self._name = name
         self._log = log
@@ -43,6 +45,11 @@ class Fleet:
         self._closed = asyncio.Event()
         self._lives: list[asyncio.Task[None]] = []
         self._timers: set[asyncio.Task[None]] = set()
+
+    @property
+    def billed_seconds(self) -> int:
+        """Of all runs so far."""
+        return sum(self.bill.seconds(self._clock.now()))
 
     @property
     def _clock(self) -> Clock:
@@ -137,6 +144,8 @@ class Fleet:
             )
         except OSError as error:
             return str(error)
+        self.bill.began(worker.id, self._clock.now())
+        self._note("container_started", worker)
         if self._closed.is_set() or worker.state is not State.STARTING:
             worker.process.kill()
         return f"exit code {await worker.process.run()}"
@@ -166,6 +175,7 @@ class Fleet:
         assert worker.process is not None
         worker.state = State.FROZEN
         worker.process.freeze()
+        self.bill.ended(worker.id, self._clock.now())
         self._note("worker_frozen", worker)
 
     def thaw(self, worker: Worker) -> None:
@@ -173,11 +183,13 @@ class Fleet:
         worker.state = State.READY
         worker.last_seen = worker.idle_since = self._clock.now()
         worker.process.thaw()
+        self.bill.began(worker.id, self._clock.now())
         self._note("worker_thawed", worker)
 
     def _gone(self, worker: Worker, detail: str) -> None:
         if worker.state is not State.GONE:
             worker.state = State.GONE
+            self.bill.ended(worker.id, self._clock.now())
             self._note("worker_gone", worker, detail)
             self._on_gone(worker)
 

@@ -5,10 +5,12 @@ import csv
 import io
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from local_gateway.accounts.worker_runs import WorkerRun
 from local_gateway.commands import usage as usage_command
 from local_gateway.config.settings import GatewaySettings
 from local_gateway.storage.store import Store
@@ -83,6 +85,26 @@ def test_by_model_target_and_day(usage: Callable[..., str]) -> None:
         ["ann@example.com", "2"],
         ["-", "1"],
     ]
+
+
+def test_by_endpoint(usage: Callable[..., str], settings: GatewaySettings) -> None:
+    """What RunPod takes for its workers, and so what tokens and cold starts really cost."""
+    run = WorkerRun(endpoint="ep", worker_id="w", started=NOON, seconds=99.5, start_seconds=20, price=0.001)
+    with closing(Store(settings.database.url)) as store:
+        store.keep_runs([run, replace(run, endpoint="unused", start_seconds=None, seconds=9)])
+        store.add([record_of(endpoint="ep", num_prompt_tokens=3000, num_completion_tokens=1000)])
+
+    table = [line.split() for line in usage("--by", "endpoint").splitlines()[3:] if line.strip()]
+    rows = list(csv.reader(io.StringIO(usage("--by", "endpoint", "--csv"))))
+
+    assert table == [
+        ["ep", "1", "100", "20", "3,000", "1,000", "0.1000", "100.0000", "0.0200"],
+        ["unused", "1", "9", "0", "0", "0", "0.0090", "-", "-"],
+    ]
+    assert rows[0][:3] == ["endpoint", "starts", "billed seconds"]
+    assert rows[1] == ["ep", "1", "100", "20.0", "3000", "1000", "0.1", "100.0", "0.02"]
+    assert rows[2][-2:] == ["", ""]
+    assert "ep" not in usage("--by", "endpoint", "--since", "2026-11-23")
 
 
 def test_names_that_clients_choose_do_not_steer_the_terminal(usage: Callable[..., str]) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 
 from local_gateway.accounts.keys import Key, new_key
 from local_gateway.accounts.usage import UsageRecord
+from local_gateway.accounts.worker_runs import WorkerRun
 from local_gateway.errors import ConfigError, StoreError
 from local_gateway.storage import database, tables
 from local_gateway.storage.database import RefusedRowError
@@ -30,6 +31,7 @@ FULL_KEY = replace(
     period="day",
     expires=NOON,
 )
+RUN = WorkerRun(endpoint="ep", worker_id="w1", started=NOON, seconds=4.5, start_seconds=2.0, price=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,7 @@ def test_records_come_back_as_they_were(store: Store) -> None:
         alias="gpt-*",
         model="gpt-4o",
         target="openai:api.openai.com",
+        endpoint="ep",
         is_stream=True,
         status=502,
         outcome="target_error",
@@ -218,6 +221,58 @@ def test_sums(store: Store) -> None:
     assert store.usage_by("day", "2026-11-23") == []
 
 
+# Workers
+
+
+def test_what_an_endpoint_costs(store: Store) -> None:
+    """The bill of its workers, and the tokens that its answers had; the dearest endpoint first."""
+    tokens = {"num_prompt_tokens": 1000, "num_completion_tokens": 500}
+    store.add([record_of(endpoint="ep", **tokens), record_of(endpoint="ep", **tokens), record_of(**tokens)])
+    dear = replace(RUN, endpoint="dear", seconds=600.0, start_seconds=None)
+
+    store.keep_runs([RUN, replace(RUN, started=NOON + 60, seconds=0.1, start_seconds=None), dear])
+
+    first, second = store.endpoints()
+    assert first == ("dear", 1, 600, 0.0, 0, 300.0, 0.0, 0, 0)
+    assert (first.million_cost, first.cold_start_cost) == (None, None)
+    assert second == ("ep", 2, 6, 2.0, 1, 3.0, 1.0, 2000, 1000)
+    assert (second.million_cost, second.cold_start_cost) == (3000.0, 1.0)
+
+
+def test_a_run_that_is_told_again(store: Store) -> None:
+    """By this gateway or another, sooner or later: it is one run, and nothing of it is taken back."""
+    for run in (RUN, RUN, replace(RUN, seconds=30.0, start_seconds=None), replace(RUN, seconds=20.0)):
+        store.keep_runs([run])
+
+    assert [(one.num_starts, one.billed_seconds, one.start_seconds) for one in store.endpoints()] == [(1, 30, 2.0)]
+
+
+def test_a_run_over_midnight(store: Store) -> None:
+    """Each day has its seconds; the start is the first one's."""
+    store.keep_runs([replace(RUN, seconds=DAY)])
+
+    assert [(one.num_starts, one.billed_seconds) for one in store.endpoints("2026-11-22")] == [(1, 86_400)]
+    assert [(one.num_starts, one.billed_seconds) for one in store.endpoints("2026-11-23")] == [(0, 43_200)]
+    assert store.endpoints("2026-11-24") == []
+
+
+def test_runs_of_forgotten_days(store: Store) -> None:
+    """They go with the usage of their time."""
+    store.keep_runs([RUN, replace(RUN, started=NOON + DAY)])
+
+    store.forget_before(NOON + DAY)
+
+    assert [one.billed_seconds for one in store.endpoints()] == [5]
+
+
+def test_runs_that_cannot_be_stored_are_refused(store: Store) -> None:
+    """None of those that were given is stored."""
+    with pytest.raises(RefusedRowError):
+        store.keep_runs([RUN, replace(RUN, started=1e300)])
+
+    assert store.endpoints() == []
+
+
 # Opening
 
 
@@ -234,6 +289,8 @@ def test_the_database_of_an_older_gateway_is_brought_up_to_date(url: str) -> Non
     with closing(Store(url)) as store, store.database.write() as connection:
         connection.execute(text("ALTER TABLE gateway_keys DROP COLUMN is_admin"))
         connection.execute(text("ALTER TABLE gateway_usage DROP COLUMN end_user"))
+        connection.execute(text("ALTER TABLE gateway_usage DROP COLUMN endpoint"))
+        connection.execute(text("DROP TABLE gateway_worker_runs"))
         connection.execute(tables.schema.update().values(version=1))
         row = {"id": "k", "name": "old", "prefix": "lg-", "hash": "h", "models": "", "period": "day", "created": 1.0}
         columns = ", ".join(row)
@@ -244,6 +301,9 @@ def test_the_database_of_an_older_gateway_is_brought_up_to_date(url: str) -> Non
     for _ in range(2):
         with closing(Store(url)) as store:
             assert [(key.name, key.is_admin) for key in store.all_keys()] == [("old", False)]
+            store.add([record_of(endpoint="ep")])
+            store.keep_runs([RUN])
+            assert [one.billed_seconds for one in store.endpoints()] == [5]
 
 
 def test_the_database_of_a_newer_gateway_is_left_alone(url: str) -> None:
@@ -251,7 +311,7 @@ def test_the_database_of_a_newer_gateway_is_left_alone(url: str) -> None:
     with closing(Store(url)) as store, store.database.write() as connection:
         connection.execute(tables.schema.insert(), {"version": tables.SCHEMA_VERSION + 1})
 
-    with pytest.raises(StoreError, match=r"made by another version .* number 4, .* knows 3"):
+    with pytest.raises(StoreError, match=r"made by another version .* number 5, .* knows 4"):
         Store(url)
 
 

@@ -11,12 +11,14 @@ from sqlalchemy import event
 
 from local_gateway.accounts.keys import Key, new_key
 from local_gateway.accounts.usage import UsageRecord
+from local_gateway.accounts.worker_runs import WorkerRun
 from local_gateway.errors import StoreError
 from local_gateway.storage.queue import UsageQueue
 from local_gateway.storage.store import Store
 from local_gateway.storage.sync import FORGET_SECONDS, MAX_BATCH, REFRESH_SECONDS, Snapshot, StoreSync
 from tests.gateway.usage_samples import NOON, paid, record_of
 
+RUN = WorkerRun(endpoint="ep", worker_id="w1", started=NOON, seconds=4.5, price=0.5)
 KEY: Key = new_key("bob", created=1.0)[1]
 
 
@@ -152,6 +154,47 @@ def test_old_usage_is_forgotten(path: Path) -> None:
         ours.step(seconds=FORGET_SECONDS)
 
         assert stored_ids(path) == {"new"}
+
+
+# Runs of workers
+
+
+def billed_seconds(path: Path) -> dict[str, int]:
+    with closing(Store(f"sqlite:///{path}")) as store:
+        return {one.endpoint: one.billed_seconds for one in store.endpoints()}
+
+
+def test_runs_wait_for_the_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it is by then, once."""
+
+    def keep_runs(store: Store, runs: list[WorkerRun]) -> None:
+        raise StoreError("the connection broke")
+
+    with gateway(path) as ours:
+        monkeypatch.setattr(Store, "keep_runs", keep_runs)
+        ours.queue.put_runs([RUN, replace(RUN, endpoint="other")])
+        with pytest.raises(StoreError):
+            ours.step()
+        ours.queue.put_runs([replace(RUN, seconds=7.0)])
+        monkeypatch.undo()
+
+        ours.step()
+
+    assert billed_seconds(path) == {"ep": 7, "other": 5}
+
+
+def test_runs_that_the_database_refuses(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are lost, and said; records and keys go on."""
+    with gateway(path) as ours:
+        ours.queue.put_runs([replace(RUN, started=1e300)])
+        ours.record(record_of(id="1"))
+        ours.step()
+        ours.queue.put_runs([RUN])
+        ours.step()
+
+    assert stored_ids(path) == {"1"}
+    assert billed_seconds(path) == {"ep": 5}
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 # When something is wrong with the database

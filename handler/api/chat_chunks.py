@@ -26,7 +26,8 @@ from handler.api.stream import Outputs
 from handler.api.turn import AnswerEnd, AnswerForm, Turn, TurnPart
 from handler.chat.events import Arguments, CallBegun, Content, Event, Reasoning
 from handler.chat.message import MessageBuilder
-from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
+from handler.engine.logprobs import TokenLogprob
+from handler.engine.sequence import SequenceOutput, SequenceUsage
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 

@@ -5,7 +5,8 @@ import time
 from typing import Any, Final, Literal, NamedTuple
 
 from handler.api.openai_types import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
-from handler.engine.sequence import FinishReason, SequenceUsage, TokenLogprob
+from handler.engine.logprobs import TokenLogprob
+from handler.engine.sequence import FinishReason, SequenceUsage
 
 Answer = dict[str, Any]  # a JSON object
 

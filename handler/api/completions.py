@@ -7,17 +7,26 @@ from functools import partial
 from typing import Literal
 
 from handler.api import sse
-from handler.api.common import Answer, Identity, finish_reason, token_logprob, token_text, total_usage
+from handler.api.common import Answer, Identity, finish_reason, token_logprob, total_usage
+from handler.api.completion_logprobs import (
+    Logprobs,
+    PromptLogprobs,
+    answer_logprobs,
+    echoed_logprobs,
+    joined,
+    prompt_logprobs,
+)
 from handler.api.fields import unsupported
 from handler.api.model_names import ServedNames
-from handler.api.openai_types import Completion, CompletionChoice, CompletionLogprobs, CompletionUsage
+from handler.api.openai_types import Completion, CompletionChoice, CompletionUsage
 from handler.api.protocol import CompletionRequest, parse
 from handler.api.sampling import sampling_params
 from handler.api.stream import EventStream, Outputs
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
+from handler.engine.logprobs import ScoredPrompt
 from handler.engine.prompt import Infill, Prompt
-from handler.engine.sequence import SequenceOutput, SequenceUsage, TokenLogprob
+from handler.engine.sequence import SequenceOutput, SequenceUsage
 from handler.errors import ContextLengthError, SchemaError
 
 DEFAULT_TOKENS = 16  # OpenAI's, of completions alone
@@ -27,6 +36,8 @@ class ChunkChoice(CompletionChoice):
     """OpenAI streams null until the end; its own type does not say so."""
 
     finish_reason: Literal["stop", "length"] | None  # type: ignore[assignment]  # widened on purpose
+    logprobs: Logprobs | None = None
+    prompt_logprobs: list[PromptLogprobs | None] | None = None  # vLLM's
 
 
 class CompletionChunk(Completion):
@@ -99,11 +110,20 @@ def _mean_logprob(output: SequenceOutput) -> float:
 
 
 class CompletionChunks:
-    """The chunks of one answer; the whole answer is one chunk of everything."""
+    """The chunks of one answer; the whole answer is one chunk of everything.
+
+    Where the prompts' tokens have logprobs they come with the first candidate of each: other choices wait for them.
+    """
 
     def __init__(self, identity: Identity, request: CompletionRequest, echoes: list[str]) -> None:
         self._identity = identity
+        self._num_choices = request.n
         self._num_candidates = request.num_candidates
+        self._num_prompt_logprobs = request.prompt_logprobs
+        self._num_logprobs = request.logprobs or 0
+        self._echoes_logprobs = request.echo and request.logprobs is not None
+        self._prompts: dict[int, ScoredPrompt] = {}  # by number, those that are scored
+        self._waiting: dict[int, SequenceOutput] = {}  # choices whose prompt is not
         self._include_usage = request.include_usage
         self._echoes = dict(enumerate(echoes))
         self._templates: dict[int, sse.EventTemplate] = {}  # of each choice whose text has begun
@@ -112,6 +132,8 @@ class CompletionChunks:
 
     def whole(self, chosen: list[SequenceOutput], generated: list[SequenceOutput]) -> Answer:
         """The chosen outputs as one answer; all that were generated count as used."""
+        for index, output in enumerate(generated[:: self._num_candidates]):
+            self._note_prompt(index, output)
         completion = self._completion([self._choice(index, output) for index, output in enumerate(chosen)])
         usages = [output.usage for output in generated if output.usage]
         completion.usage = total_usage(usages, self._num_candidates)
@@ -119,7 +141,7 @@ class CompletionChunks:
 
     def events(self, outputs: Outputs) -> str:
         """One chunk a choice with what is new, then, if it finished, one that says so and has no text."""
-        return "".join(self._choice_events(index, output) for index, output in outputs.items())
+        return "".join(self._choice_events(index, output) for index, output in self._ready(outputs).items())
 
     def end(self) -> str:
         if not self._include_usage:
@@ -127,6 +149,21 @@ class CompletionChunks:
         chunk = self._completion([])
         chunk.usage = self._usage()
         return sse.encode(chunk) + sse.DONE
+
+    def _ready(self, outputs: Outputs) -> Outputs:
+        """What can be written of these outputs and of those before them."""
+        if not self._echoes_logprobs:
+            return outputs
+        for index, output in outputs.items():
+            self._note_prompt(index // self._num_choices, output)
+            waiting = self._waiting.get(index)
+            self._waiting[index] = waiting.followed_by(output) if waiting else output
+        ready = [index for index in self._waiting if index // self._num_choices in self._prompts]
+        return {index: self._waiting.pop(index) for index in ready}
+
+    def _note_prompt(self, number: int, output: SequenceOutput) -> None:
+        if output.prompt is not None:
+            self._prompts[number] = output.prompt
 
     def _choice_events(self, index: int, output: SequenceOutput) -> str:
         template = self._templates.get(index)
@@ -144,14 +181,23 @@ class CompletionChunks:
     def _choice(self, index: int, output: SequenceOutput) -> ChunkChoice:
         if output.usage is not None:
             self._usages[index] = output.usage
-        echo = self._echoes.pop(index, "")
-        start = self._num_chars[index] + len(echo)
+        echo = self._echoes.pop(index, None)
+        start = self._num_chars[index] + len(echo or "")
         self._num_chars[index] = start + len(output.text)
         choice = ChunkChoice(
-            index=index, text=echo + output.text, logprobs=None, finish_reason=finish_reason(output.finish_reason)
+            index=index,
+            text=(echo or "") + output.text,
+            logprobs=None,
+            finish_reason=finish_reason(output.finish_reason),
         )
-        if output.logprobs:
-            choice.logprobs = _logprobs(output.logprobs, start)
+        parts = [answer_logprobs(output, start)] if output.logprobs else []
+        if echo is not None and (prompt := self._prompts.get(index // self._num_choices)):
+            if self._echoes_logprobs:
+                parts.insert(0, echoed_logprobs(prompt, echo, self._num_logprobs))
+            if self._num_prompt_logprobs is not None:
+                choice.prompt_logprobs = prompt_logprobs(prompt, self._num_prompt_logprobs)
+        if parts:
+            choice.logprobs = joined(parts)
         return choice
 
     def _usage(self) -> CompletionUsage:
@@ -168,14 +214,3 @@ def _text_then_finish(choice: ChunkChoice) -> Iterable[ChunkChoice]:
     finish = ChunkChoice(index=choice.index, text="", logprobs=None, finish_reason=choice.finish_reason)
     choice.finish_reason = None
     return [choice, finish]
-
-
-def _logprobs(entries: tuple[TokenLogprob, ...], start: int) -> CompletionLogprobs:
-    texts = [token_text(entry) for entry in entries]
-    offsets = [start + sum(map(len, texts[:index])) for index in range(len(texts))]
-    return CompletionLogprobs(
-        tokens=texts,
-        token_logprobs=[token_logprob(entry) for entry in entries],
-        top_logprobs=[{token_text(top): token_logprob(top) for top in entry.top} for entry in entries],
-        text_offset=offsets,
-    )

@@ -42,7 +42,7 @@ OBEYED: dict[Route, frozenset[str]] = {
             *("thinking_token_budget", "reasoning_budget_message"),
         }
     ),
-    "completions": frozenset({*GENERATION, "prompt", "echo", "best_of", "suffix"}),
+    "completions": frozenset({*GENERATION, "prompt", "echo", "best_of", "suffix", "prompt_logprobs"}),
     "infill": frozenset({*GENERATION, "input_prefix", "input_suffix", "input_extra", "prompt"} - {"logprobs"}),
     "embeddings": pooled_parameters.EMBEDDINGS,
     "rerank": pooled_parameters.RERANK,
@@ -103,7 +103,6 @@ REFUSED: dict[str, Refused] = {
     # vLLM
     "use_beam_search": Refused("answers are sampled.", (False,)),
     "length_penalty": Refused("it is of a beam search.", (1,)),
-    "prompt_logprobs": Refused("the prompt's tokens have no logprobs here.", (0, False)),
     "allowed_token_ids": Refused("use logit_bias.", ([],)),
     "bad_words": Refused("use logit_bias.", ([],)),
     "skip_special_tokens": Refused("special tokens have no text here.", (True,)),
@@ -155,6 +154,7 @@ MISPLACED: dict[Route, dict[str, Refused]] = {
         "prompt": Refused("use 'messages', or /v1/completions."),
         "echo": Refused("it is of completions alone.", (False,)),
         "best_of": Refused("it is of completions alone.", (1,)),
+        "prompt_logprobs": Refused("it is of completions alone.", (0, False)),
         "suffix": Refused("it is of completions alone.", ("",)),
     },
     "completions": {
@@ -171,6 +171,7 @@ MISPLACED: dict[Route, dict[str, Refused]] = {
         "suffix": Refused("use 'input_suffix'.", ("",)),
         "echo": Refused("it is of completions alone.", (False,)),
         "best_of": Refused("it is of completions alone.", (1,)),
+        "prompt_logprobs": Refused("it is of completions alone.", (0, False)),
         "logprobs": Refused("they are of completions and chats.", (False,)),
         "top_logprobs": Refused("they are of chats alone.", (0,)),
         "tools": Refused("they are of chats alone.", ([],)),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic_core
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, model_validator
-from pydantic.functional_validators import AfterValidator, PlainValidator
+from pydantic.functional_validators import AfterValidator, BeforeValidator, PlainValidator
 from pydantic_core import ErrorDetails
 
 from handler.api.constraints import ConstrainedRequest
@@ -58,17 +58,26 @@ class ExtraFile(LenientModel):
     filename: str = "tmp"
 
 
-def _limit(value: int, info: ValidationInfo) -> int:
+def _limit(value: int, info: ValidationInfo, least: int = 1) -> int:
     """llama-server's -1 and -2 are no limit but the context's."""
     if value in (NO_LIMIT, UNTIL_FULL):
         return NO_LIMIT
-    if value < 1:
+    if value < least:
         name = str(info.field_name)
-        raise InvalidRequestError(f"'{name}' must be at least 1, or -1 for no limit (got {value})", param=name)
+        raise InvalidRequestError(f"'{name}' must be at least {least}, or -1 for no limit (got {value})", param=name)
     return value
 
 
+def _limit_or_none(value: int, info: ValidationInfo) -> int:
+    return _limit(value, info, 0)
+
+
 TokenLimit = Annotated[Integer, AfterValidator(_limit)]
+LimitOrNone = Annotated[Integer, AfterValidator(_limit_or_none)]  # 0: no token is generated
+
+
+def _false_is_none(value: object) -> object:
+    return None if value is False else value
 
 
 class GenerationRequest(ConstrainedRequest):
@@ -126,6 +135,11 @@ class GenerationRequest(ConstrainedRequest):
     def num_logprobs(self) -> int | None:
         """As `SamplingParams` has it; chats and completions ask in different fields."""
         raise NotImplementedError
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """As `SamplingParams` has it; completions alone can ask."""
+        return None
 
     @property
     def token_limit(self) -> int | None:
@@ -228,7 +242,11 @@ class CompletionRequest(GenerationRequest):
     route = "completions"
 
     prompts: Annotated[list[Prompt], PlainValidator(parse_prompts)] = Field(validation_alias="prompt")  # one or more
+    max_completion_tokens: LimitOrNone | None = None
+    max_tokens: LimitOrNone | None = None
+    n_predict: LimitOrNone | None = None
     logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    prompt_logprobs: Annotated[Integer | None, BeforeValidator(_false_is_none)] = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool = False
     best_of: Integer | None = Field(None, ge=1, le=MAX_CHOICES)
     suffix: str = ""
@@ -236,6 +254,12 @@ class CompletionRequest(GenerationRequest):
     @property
     def num_logprobs(self) -> int | None:
         return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The most that one of the two fields asks for."""
+        asked = (self.logprobs if self.echo else None, self.prompt_logprobs)
+        return max((number for number in asked if number is not None), default=None)
 
     @property
     def num_candidates(self) -> int:
@@ -250,8 +274,10 @@ class CompletionRequest(GenerationRequest):
             raise InvalidRequestError(f"'best_of' must be at least 'n' (got {self.best_of})", param="best_of")
         if self.num_candidates > self.n and self.stream:
             raise InvalidRequestError("'best_of' must equal 'n' in a stream", param="best_of")
-        if self.echo and self.logprobs is not None:
-            raise unsupported("echo", "the prompt's tokens have no logprobs here, so leave one of the two out")
+        if self.prompt_logprobs is not None and self.stream:
+            raise unsupported("prompt_logprobs", "a stream has them with 'echo' and 'logprobs' alone")
+        if self.suffix and self.num_prompt_logprobs is not None:
+            raise unsupported("suffix", "a prompt with a gap has no logprobs")
         return self
 
 

@@ -38,5 +38,6 @@ def sampling_params(request: GenerationRequest, default_tokens: int | None = Non
         stop_token_ids=request.stop_token_ids,
         ignore_eos=request.ignore_eos,
         num_logprobs=request.num_logprobs,
+        num_prompt_logprobs=request.num_prompt_logprobs,
         constraint=wanted.constraint if wanted else None,
     )

@@ -9,7 +9,8 @@ from handler.chat.formats.format import Format
 from handler.chat.output import OutputParser
 from handler.chat.reasoning import ReasoningState
 from handler.chat.tools import Tools
-from handler.engine.sequence import FinishReason, SequenceOutput, SequenceUsage, TokenLogprob
+from handler.engine.logprobs import TokenLogprob
+from handler.engine.sequence import FinishReason, SequenceOutput, SequenceUsage
 
 ReasoningStyle = Literal["split", "keep", "hide"]  # in a field of its own, in the content with its markers, or nowhere
 AnswerEnd = Literal["stop", "length", "tool_calls"]

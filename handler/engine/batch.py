@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from handler.engine.cache.slot import Slot
+from handler.engine.logprobs import TokenLogprob
 from handler.engine.sequence import Sequence
 
 
@@ -15,6 +16,7 @@ class ScheduledSequence:
     start: int
     num_tokens: int
     draft_token_ids: list[int] = field(default_factory=list)  # only after the sequence's last token
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of `scored`, once the runner has them
 
     @property
     def slot(self) -> Slot:
@@ -39,6 +41,12 @@ class ScheduledSequence:
         """
         end = min(self.start + self.num_rows, self.sequence.num_tokens - 1)
         return self.sequence.token_ids[self.start : end]
+
+    @property
+    def scored(self) -> range:
+        """Positions among its last ones whose rows of logits score the prompt's next tokens."""
+        scores = self.sequence.prompt_scores
+        return range(0) if scores is None else scores.wanted(self.start, self.num_tokens)
 
     @property
     def catches_up(self) -> bool:

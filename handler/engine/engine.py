@@ -88,7 +88,7 @@ class Engine:
         return self._loop.times.histograms()
 
     async def generate(self, prompts: List[Prompt], params: SamplingParams, n: int = 1) -> Generation:
-        """Start `n` sequences for each prompt, in this order.
+        """Start `n` sequences for each prompt, in this order. Where prompts are scored, the first of each `n` has it.
 
         Raises InvalidRequestError (of which are ContextLengthError and SchemaError), QueueFullError or
         UnavailableError; nothing has started then.
@@ -157,7 +157,7 @@ class Engine:
     ) -> list[Sequence]:
         reasoning_end = self._reasoning_end(params)
         return [
-            self._make_sequence(token_ids, params.with_seed_offset(choice), grammar, reasoning_end)
+            self._make_sequence(token_ids, params.of_choice(choice), grammar, reasoning_end)
             for token_ids in [self._token_ids(prompt, params.max_tokens) for prompt in prompts]
             for choice in range(n)
         ]

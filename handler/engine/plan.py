@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from handler.engine.cache.cache_size import GIB, CacheRequest, CacheShape, CacheSize, Layout, on_gpus, without_gpu
-from handler.engine.scheduler import Limits
+from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits
 from handler.engine.speculative.speculation import DraftLimits
 from handler.errors import ConfigError
 from handler.settings import Settings
@@ -70,6 +70,7 @@ class ContextParams:
     flash_attn: str
     swa_full: bool
     max_draft_tokens: int = 0  # of all sequences of a batch
+    max_scored_tokens: int = MAX_SCORED_TOKENS  # of the prompts of a batch
 
 
 class PrefillPlan(NamedTuple):

@@ -57,7 +57,7 @@ class Runner(Protocol):
 
     def collect(self, batch: Batch, times: StepTimes) -> list[list[SampledToken]]:
         """Finish the batch that was launched; for each item of `batch.sampling` the accepted tokens of its draft and
-        one token more.
+        one token more. Items with scored positions get their `prompt_logprobs`.
 
         Rejected drafts are left in the memory. Raises as `launch` does.
         """

@@ -34,12 +34,13 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
 
-    max_tokens: int | None = None  # None: as many as the context leaves
+    max_tokens: int | None = None  # None: as many as the context leaves; 0: the prompt is computed, and that is all
     min_tokens: int = 0  # before them, neither an end token nor one of `stop_token_ids` is drawn
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()  # end an answer, as the model's own end tokens do
     ignore_eos: bool = False
     num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the top k too
+    num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, each after those before it
     constraint: Constraint | None = None  # what the answer must consist of; None: anything
     shown_tokens: tuple[str, ...] = ()  # where one is a single special token: it is in the text, and has a mark
     parts: PartMarkers | None = None  # None: all of the answer is content
@@ -54,6 +55,10 @@ class SamplingParams:
         """Whether tokens that end an answer are never drawn. A constrained answer ends where it is complete."""
         return self.ignore_eos and self.constraint is None
 
-    def with_seed_offset(self, offset: int) -> Self:
-        """The parameters of the n-th choice: equal seeds must not give n equal answers."""
-        return self if self.seed is None or not offset else replace(self, seed=self.seed + offset)
+    def of_choice(self, index: int) -> Self:
+        """The parameters of one of a prompt's choices: equal seeds must not give equal answers, and the prompt is
+        scored with the first one."""
+        if not index or (self.seed is None and self.num_prompt_logprobs is None):
+            return self
+        seed = None if self.seed is None else self.seed + index
+        return replace(self, seed=seed, num_prompt_logprobs=None)

@@ -21,6 +21,9 @@ In such a rush the others take a step only now and then, so that prompts have th
 Shared prefill. A sequence whose prompt begins like one that is being prefilled waits for it, and is passed meanwhile by
 others. So many requests with one system prompt compute it once.
 
+Scored prompts. Where the logprobs of a prompt's tokens are asked for, each position whose score is not known is
+computed here with its row of logits, of which a step holds a bounded number; the cache and the lane have no logits.
+
 Reproducible seeds. Equal seeds should give equal text, but what lies in the cache, and where, changes the last bits of
 the arithmetic. So a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache.
 """
@@ -39,6 +42,7 @@ from handler.errors import EngineError, RequestError
 
 MARGIN = 32  # cells left free for each running sequence when another is admitted
 RUSH_STEPS = 4  # steps in a rush, for each burst's tokens, at least
+MAX_SCORED_TOKENS = 64  # rows of logits of prompts in a step; each has as many numbers as the vocabulary has tokens
 FRESH = 8  # in a rush, a step also comes when one in so many sequences has no token yet and waits for nothing else
 
 Outputs = list[tuple[Sequence, SequenceOutput | None]]  # None: the sequence writes it later
@@ -108,20 +112,12 @@ class Scheduler:
         # 3. Prompts of which nothing is cached go to the prefill lane, if that is faster or disturbs less.
         self._fill_lane(others_generate=have_begun)
 
-        # 4. Prefill with what is left of the batch. Half of it goes to the oldest sequence, the rest to those with the
-        #    least to compute: a short prompt does not wait for a long one to end, nor a long one for ever.
-        shares = dict.fromkeys(self.running, 0)
-        for sequence in [*generating, *self._in_lane]:
-            shares.pop(sequence, None)  # it may have been preempted
+        # 4. Prefill with what is left of the batch.
         left = limits.max_batch_tokens - batch.num_tokens
         if batch.items:
             left = min(left, limits.max_prompt_tokens)
-        turns = [(sequence, (left + 1) // 2) for sequence in list(shares)[:1]]
-        turns += [(sequence, left) for sequence in sorted(shares, key=lambda sequence: sequence.num_pending_tokens)]
-        for sequence, most in turns:
-            num_tokens = min(sequence.num_pending_tokens - shares[sequence], most, left)
-            shares[sequence] += num_tokens
-            left -= num_tokens
+        others = {*generating, *self._in_lane}
+        shares = _shares([sequence for sequence in self.running if sequence not in others], left)
         if generating and are_held:
             self._num_burst_tokens += sum(shares.values())
         for sequence, num_tokens in shares.items():
@@ -146,6 +142,9 @@ class Scheduler:
         self._is_under_pressure = False
         sampling = batch.sampling
         num_tokens = sum(item.sequence.num_tokens for item in sampling)
+        for item in batch.items:
+            if item.prompt_logprobs and item.sequence.prompt_scores is not None:
+                item.sequence.prompt_scores.add(item.prompt_logprobs)
         outputs = [(item.sequence, item.sequence.advance(new)) for item, new in zip(sampling, sampled, strict=True)]
         self.cache.append((item.slot, item.true_token_ids) for item in batch.items)
         for item in batch.items:
@@ -226,6 +225,7 @@ class Scheduler:
 
     def _is_for_lane(self, sequence: Sequence) -> bool:
         is_new = not (sequence in self._in_lane or sequence in self._refused or sequence.num_computed_tokens)
+        is_new = is_new and not sequence.is_scoring
         is_same = self._lane.is_exact or not sequence.params.is_reproducible
         return is_new and is_same and self._lane.takes(sequence.num_tokens - 1)
 
@@ -245,8 +245,8 @@ class Scheduler:
         for sequence in self.waiting:
             if sequence.params.is_reproducible:
                 return sequence, None
-            match = self.cache.find_prefix(sequence.token_ids)
-            if not self._is_being_computed(sequence, match):
+            match = self.cache.find_prefix(sequence.reusable_token_ids)
+            if sequence.is_scoring or not self._is_being_computed(sequence, match):
                 return sequence, match
         return None
 
@@ -302,3 +302,24 @@ class Scheduler:
         self.running.remove(sequence)
         self.cache.release(sequence.slot)
         sequence.slot = None
+
+
+def _shares(sequences: list[Sequence], left: int) -> dict[Sequence, int]:
+    """How many of these tokens each sequence that prefills gets; the oldest sequence is the first.
+
+    Half of them go to the oldest, the rest to those with the least to compute: a short prompt does not wait for a long
+    one to end, nor a long one for ever.
+    """
+    shares = dict.fromkeys(sequences, 0)
+    num_rows_left = MAX_SCORED_TOKENS
+    turns = [(sequence, (left + 1) // 2) for sequence in sequences[:1]]
+    turns += [(sequence, left) for sequence in sorted(sequences, key=lambda sequence: sequence.num_pending_tokens)]
+    for sequence, most in turns:
+        num_tokens = min(sequence.num_pending_tokens - shares[sequence], most, left)
+        if sequence.prompt_scores is not None:
+            start = sequence.num_computed_tokens + shares[sequence]
+            num_tokens = sequence.prompt_scores.limited(start, num_tokens, num_rows_left)
+            num_rows_left -= len(sequence.prompt_scores.wanted(start, num_tokens))
+        shares[sequence] += num_tokens
+        left -= num_tokens
+    return shares

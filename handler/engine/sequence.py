@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 from handler.engine.answer_parts import AnswerParts, Part
 from handler.engine.cache.slot import Slot
 from handler.engine.detokenizer import Detokenizer
+from handler.engine.logprobs import ScoredPrompt, TokenLogprob
+from handler.engine.prompt_scores import PromptScores
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.vocabulary import Vocabulary
 from handler.errors import EngineError, RequestError
@@ -30,15 +32,6 @@ class FinishReason(Enum):
     LENGTH = auto()  # max_tokens, or the context is full
     ABORT = auto()  # cancelled by its reader
     ERROR = auto()
-
-
-class TokenLogprob(NamedTuple):
-    """A token, its bytes, and the natural logarithm of its probability before any sampling parameter."""
-
-    token_id: int
-    piece: bytes
-    logprob: float
-    top: tuple["TokenLogprob", ...] = ()
 
 
 class SampledToken(NamedTuple):
@@ -75,6 +68,7 @@ class SequenceOutput(NamedTuple):
     marks: tuple[Mark, ...] = ()  # of the tokens in the text that the request wanted to be shown
     ended_by: int | str | None = None  # the token or the stop string that ended the sequence
     logprob_offsets: tuple[int, ...] = ()  # for each logprob, the character of the text that its token's begins at
+    prompt: ScoredPrompt | None = None  # with the first output of a sequence whose prompt is scored
 
     def followed_by(self, later: "SequenceOutput") -> "SequenceOutput":
         """Both as one, for a reader that is slower than the engine."""
@@ -84,6 +78,7 @@ class SequenceOutput(NamedTuple):
             logprobs=self.logprobs + later.logprobs,
             marks=self.marks + tuple(Mark(num_chars + offset, token_id) for offset, token_id in later.marks),
             logprob_offsets=self.logprob_offsets + tuple(num_chars + offset for offset in later.logprob_offsets),
+            prompt=self.prompt or later.prompt,
         )
 
 
@@ -136,6 +131,7 @@ class Sequence:
         self.slot: Slot | None = None
         self.status = SequenceStatus.WAITING
         self.num_preemptions = 0
+        self.prompt_scores = None if params.num_prompt_logprobs is None else PromptScores(self.num_prompt_tokens)
         self._vocabulary = vocabulary
         answer = max_num_tokens if params.max_tokens is None else params.max_tokens
         self._max_num_tokens = min(max_num_tokens, self.num_prompt_tokens + answer)
@@ -168,7 +164,19 @@ class Sequence:
 
     @property
     def num_completion_tokens(self) -> int:
-        return self.num_tokens - self.num_prompt_tokens
+        return min(self.num_tokens, self._max_num_tokens) - self.num_prompt_tokens
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether tokens of its prompt have no logprobs yet that were asked for."""
+        return self.prompt_scores is not None and not self.prompt_scores.is_complete
+
+    @property
+    def reusable_token_ids(self) -> list[int]:
+        """The tokens whose beginning may be taken from the cache, but for the last of these."""
+        if self.prompt_scores is None or self.prompt_scores.is_complete:
+            return self.token_ids
+        return self.token_ids[: self.prompt_scores.num_known + 1]
 
     @property
     def num_left(self) -> int:
@@ -201,6 +209,9 @@ class Sequence:
     def advance(self, sampled: list[SampledToken]) -> SequenceOutput | None:
         """As `extend`, but None where no text can decide whether the sequence ends: `write` makes it later, while a
         device computes the next step."""
+        if not self.num_left:  # the prompt alone was to be computed
+            self.token_ids.append(sampled[0].token_id)  # no text; as any sampled token, the cache does not hold it
+            return self.finish(FinishReason.LENGTH)
         if self.matcher is not None or self.params.stop or self._divided or self._forced:
             return self.extend(sampled)
         for token in sampled:
@@ -301,8 +312,9 @@ class Sequence:
 
         So they stay together. The last output has the logprobs that are left: of tokens without text.
         """
+        prompt = self._take_prompt()
         if not self._held_logprobs and not self._held_marks:
-            return SequenceOutput(text)
+            return SequenceOutput(text, prompt=prompt)
         end = self._text.num_shown
         start = end - len(text)
         logprobs: list[TokenLogprob] = []
@@ -315,4 +327,9 @@ class Sequence:
         while self._held_marks and self._held_marks[0].offset < end:
             begins, token_id = self._held_marks.popleft()
             marks.append(Mark(begins - start, token_id))
-        return SequenceOutput(text, tuple(logprobs), marks=tuple(marks), logprob_offsets=tuple(offsets))
+        return SequenceOutput(text, tuple(logprobs), marks=tuple(marks), logprob_offsets=tuple(offsets), prompt=prompt)
+
+    def _take_prompt(self) -> ScoredPrompt | None:
+        if self.prompt_scores is None:
+            return None
+        return self.prompt_scores.take(self.token_ids[0], self._vocabulary.piece(self.token_ids[0]))

@@ -7,7 +7,8 @@ import pytest
 from handler.api.completions import best
 from handler.api.protocol import ChatCompletionRequest, CompletionRequest, parse
 from handler.api.sampling import sampling_params
-from handler.engine.sequence import FinishReason, SequenceOutput, SequenceUsage, TokenLogprob
+from handler.engine.logprobs import TokenLogprob
+from handler.engine.sequence import FinishReason, SequenceOutput, SequenceUsage
 from handler.errors import InvalidRequestError
 from handler.job import make_handler
 from tests.fake_worker import FakeWorker, fake_worker

@@ -196,6 +196,31 @@ def test_a_completion_may_repeat_its_prompt() -> None:
     assert completion(n=2, best_of=2, suffix="").n == 2
 
 
+@pytest.mark.parametrize(
+    ("fields", "num_prompt_logprobs"),
+    [
+        ({}, None),
+        ({"echo": True}, None),
+        ({"logprobs": 2}, None),
+        ({"echo": True, "logprobs": 0}, 0),
+        ({"prompt_logprobs": 0}, 0),
+        ({"prompt_logprobs": False}, None),
+        ({"prompt_logprobs": 3, "echo": True, "logprobs": 5}, 5),
+    ],
+)
+def test_a_completion_asks_for_its_prompt_s_logprobs_in_two_ways(
+    fields: dict[str, Any], num_prompt_logprobs: int | None
+) -> None:
+    """OpenAI's, and vLLM's; who asks in both gets what both need."""
+    assert completion(**fields).num_prompt_logprobs == num_prompt_logprobs
+
+
+def test_a_completion_may_be_of_no_token() -> None:
+    """The prompt alone is of interest."""
+    assert completion(max_tokens=0).token_limit == 0
+    assert completion(n_predict=0).token_limit == 0
+
+
 UNSUPPORTED = "unsupported_parameter"
 INVALID = "invalid_request_error"
 
@@ -279,7 +304,11 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"prompt": [1, 2], "suffix": "}"}, "suffix", INVALID, "not of token ids"),
     ({"best_of": 3, "stream": True}, "best_of", INVALID, "in a stream"),
     ({"best_of": 1, "n": 2}, "best_of", INVALID, "at least 'n'"),
-    ({"echo": True, "logprobs": 1}, "echo", UNSUPPORTED, "logprobs"),
+    ({"max_tokens": -3}, "max_tokens", INVALID, "at least 0"),
+    ({"prompt_logprobs": -1}, "prompt_logprobs", INVALID, "at least 0"),
+    ({"prompt_logprobs": True}, "prompt_logprobs", INVALID, "an integer"),
+    ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", UNSUPPORTED, "a stream"),
+    ({"prompt": "a", "suffix": "}", "echo": True, "logprobs": 1}, "suffix", UNSUPPORTED, "no logprobs"),
 ]
 
 

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
+from handler.engine.logprobs import TokenLogprob
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.sequence import FinishReason, SequenceUsage, TokenLogprob
+from handler.engine.sequence import FinishReason, SequenceUsage
 
 TIMEOUT = 30.0  # seconds until a test that hangs fails
 GREEDY = SamplingParams(temperature=0, max_tokens=24, num_logprobs=0)

@@ -18,10 +18,11 @@ from typing import Any, Literal, NamedTuple
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.engine import Engine
 from handler.engine.infill import FimTokens
+from handler.engine.logprobs import TokenLogprob
 from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.scheduler import Limits
-from handler.engine.sequence import SampledToken, Sampler, TokenLogprob
+from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits
+from handler.engine.sequence import SampledToken, Sampler
 from handler.engine.step_times import StepTimes
 from handler.engine.structured.grammar import GrammarCompiler
 from handler.engine.vocabulary import NativeTokenizer
@@ -251,6 +252,11 @@ class FakeRunner:
         for item in batch.items:
             self.memory.write(item.slot.seq_id, item.start, item.token_ids)
         times.lap("wait")
+        assert sum(len(item.scored) for item in batch.items) <= MAX_SCORED_TOKENS, "more rows than there is room for"
+        for item in batch.items:
+            held = self.memory.token_ids(item.slot.seq_id)
+            prompt = item.sequence.token_ids
+            item.prompt_logprobs = [score(held[: place + 1], prompt[place + 1]) for place in item.scored]
         return list(self._sample(batch))
 
     def close(self) -> None:
@@ -307,6 +313,11 @@ def noise(token_ids: list[int]) -> int:
 
 def logprob(token_id: int) -> TokenLogprob:
     return TokenLogprob(token_id, ByteVocabulary().piece(token_id), -1.0)
+
+
+def score(token_ids: list[int], next_token_id: int) -> TokenLogprob:
+    """A logprob that depends on every token before this one."""
+    return logprob(next_token_id)._replace(logprob=-float(noise(token_ids)), rank=len(token_ids))
 
 
 def as_text(token_ids: list[int]) -> str:

@@ -22,7 +22,10 @@ class BatchBuffer:
 
     def __init__(self, capacity: int) -> None:
         """`capacity`: tokens of the largest batch, padding included."""
-        self.rows: list[int] = []  # of logits, among all of the batch: those that tokens are sampled from, in order
+        # Of the rows of logits of the batch, those that tokens are sampled from, in order, and of each item with scored
+        # positions the first one.
+        self.rows: list[int] = []
+        self.scored: list[tuple[ScheduledSequence, int]] = []
         self._token = np.zeros(capacity, np.int32)
         self._pos = np.zeros(capacity, np.int32)
         self._seq_id = np.zeros(capacity, np.int32)
@@ -44,12 +47,15 @@ class BatchBuffer:
         return int(self.struct.n_tokens)
 
     def fill(self, batch: Batch) -> None:
-        """Rows of logits are wanted for each item that catches up, and for each token of its draft, in this order.
+        """Rows of logits are wanted for the scored positions of each item, for its last token if it catches up, and for
+        each token of its draft, in this order.
 
         Padding gets rows too, which are discarded: a graph is only reused with the same number of them.
         """
-        parts = [(item.slot.seq_id, item.start, item.token_ids, _num_wanted(item), True) for item in batch.items]
-        parts += [(slot.seq_id, slot.num_tokens, [PAD], 1, False) for slot in batch.padding_slots]
+        parts: list[tuple[int, int, list[int], ScheduledSequence | None]] = [
+            (item.slot.seq_id, item.start, item.token_ids, item) for item in batch.items
+        ]
+        parts += [(slot.seq_id, slot.num_tokens, [PAD], None) for slot in batch.padding_slots]
         if batch.padding_slots:
             parts.sort(key=lambda part: part[0])
         tokens: list[int] = []
@@ -57,13 +63,18 @@ class BatchBuffer:
         slots: list[int] = []
         rows: list[int] = []
         self.rows.clear()
-        for seq_id, start, token_ids, num_wanted, is_sampled in parts:
+        self.scored.clear()
+        for seq_id, start, token_ids, item in parts:
             tokens += token_ids
             positions += range(start, start + len(token_ids))
             slots += [seq_id] * len(token_ids)
-            if is_sampled:
-                self.rows += range(len(rows), len(rows) + num_wanted)
-            rows += range(len(tokens) - num_wanted, len(tokens))
+            num_scored, num_sampled = (0, 1) if item is None else (len(item.scored), _num_sampled(item))
+            if item is not None:
+                first = len(rows) + num_scored
+                self.rows += range(first, first + num_sampled)
+                if num_scored:
+                    self.scored.append((item, len(rows)))
+            rows += range(len(tokens) - num_scored - num_sampled, len(tokens))
         end = self.struct.n_tokens = len(tokens)
         self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
         self._logits[:end] = 0
@@ -95,7 +106,7 @@ class BatchBuffer:
         self.struct.n_tokens = 1
 
 
-def _num_wanted(item: ScheduledSequence) -> int:
+def _num_sampled(item: ScheduledSequence) -> int:
     return 1 + len(item.draft_token_ids) if item.catches_up else 0
 
 

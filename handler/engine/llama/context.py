@@ -53,7 +53,8 @@ def native_params(params: ContextParams, size: CacheSize) -> Any:
     native.n_batch = params.n_batch if size.is_unified else params.n_batch + size.num_slots  # padding comes on top
     native.n_ubatch = params.n_ubatch
     native.n_seq_max = size.num_slots
-    native.n_outputs_max = size.num_slots + params.max_draft_tokens  # one row of logits a sequence, not one a token
+    # A row of logits for each sequence and what is drafted or scored, not for each token.
+    native.n_outputs_max = size.num_slots + params.max_draft_tokens + params.max_scored_tokens
     native.n_threads = native.n_threads_batch = params.n_threads
     native.flash_attn_type = FLASH_ATTN[params.flash_attn]
     native.swa_full = params.swa_full

@@ -12,6 +12,7 @@ from handler.engine.llama.context import open_context
 from handler.engine.llama.memory import ModelMemory
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.prefill_context import LlamaPrefillContext
+from handler.engine.llama.prompt_scorer import PromptScorer
 from handler.engine.llama.sampler_chain import SamplerChain
 from handler.engine.llama.step_sampler import StepSampler
 from handler.engine.llama.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ class ModelRunner:
         self._n_ubatch = plan.context.n_ubatch
         self._buffer = BatchBuffer(plan.context.n_batch + cache.num_slots)
         self._sampling = StepSampler(self._context, self.vocabulary, plan.sampler_threads)
+        self._scorer = PromptScorer(self._context, self.vocabulary, plan.sampler_threads)
         self._masks = StepMasks(self.vocabulary.num_tokens, plan.sampler_threads)
         self._is_decoded = False  # whether llama_decode was called for the batch that was launched
 
@@ -142,12 +144,14 @@ class ModelRunner:
             times.lap("mask")
         llama.llama_synchronize(self._context)
         times.lap("wait")
+        self._score()
         sampled = self._sample(sampling, masks)
         times.lap("sample")
         return sampled
 
     def close(self) -> None:
         self._sampling.close()
+        self._scorer.close()
         llama.llama_free(self._context)
         self._model.close()
 
@@ -172,6 +176,13 @@ class ModelRunner:
             raise CacheFullError("No place in the KV cache for this batch.")
         if code != 0:
             raise DecodeError(f"llama_decode returned {code}.")
+
+    def _score(self) -> None:
+        """Score the prompts' tokens whose rows were computed."""
+        for item, row in self._buffer.scored:
+            num_top = item.sequence.params.num_prompt_logprobs or 0
+            token_ids = item.sequence.token_ids[item.scored.start + 1 : item.scored.stop + 1]
+            item.prompt_logprobs = self._scorer.score(row, token_ids, num_top)
 
     def _sample(self, items: list[ScheduledSequence], masks: list[TokenMask | None]) -> list[list[SampledToken]]:
         """Each item has a row of logits, and one more for each token of its draft; one with a mask has no draft."""

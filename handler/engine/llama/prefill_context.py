@@ -6,6 +6,7 @@ streams by parts of equal length, one after the other. The mask that this costs 
 
 import ctypes
 import struct
+from dataclasses import replace
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
@@ -53,7 +54,7 @@ class LlamaPrefillContext:
         self.is_16bit = model.is_16bit
         self._num_target_streams = cache.num_slots
         size = cache._replace(n_ctx=prefill.num_cells, num_slots=prefill.num_streams, is_unified=True)
-        params = native_params(plan.context, size)
+        params = native_params(replace(plan.context, max_draft_tokens=0, max_scored_tokens=0), size)
         params.n_batch = params.n_ubatch = prefill.max_part
         self._context: Pointer = llama.llama_init_from_model(model.pointer, params)
         if not self._context:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from handler.engine.llama.adjusted_tokens import AdjustedTokens
 from handler.engine.llama.draw import DrawRequest
 from handler.engine.llama.model import Pointer
+from handler.engine.logprobs import TokenLogprob
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.sequence import TokenLogprob
 from handler.engine.vocabulary import Vocabulary
 from handler.errors import DecodeError
 

@@ -16,6 +16,7 @@ from handler.engine.cache.slot import Slot
 from handler.engine.engine import Engine
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.sampler_chain import token_logprob
+from handler.engine.logprobs import TokenLogprob
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason, Sequence
 from handler.errors import InvalidRequestError
@@ -92,7 +93,7 @@ def test_token_logprob_of_huge_logits() -> None:
 
 def test_no_top_logprobs() -> None:
     """Zero of the likeliest tokens is a number too: the drawn token's alone."""
-    assert token_logprob(np.zeros(4, np.float32), 2, 0, ByteVocabulary()) == (2, b"\x02", -math.log(4), ())
+    assert token_logprob(np.zeros(4, np.float32), 2, 0, ByteVocabulary()) == TokenLogprob(2, b"\x02", -math.log(4))
 
 
 async def test_greedy_takes_the_likeliest(engine: Engine) -> None:

@@ -211,7 +211,7 @@ def test_a_completion_may_repeat_its_prompt() -> None:
 def test_a_completion_asks_for_its_prompt_s_logprobs_in_two_ways(
     fields: dict[str, Any], num_prompt_logprobs: int | None
 ) -> None:
-    """OpenAI's, and vLLM's; who asks in both gets what both need."""
+    """OpenAI's, and vLLM's; a request that asks in both gets what both need."""
     assert completion(**fields).num_prompt_logprobs == num_prompt_logprobs
 
 

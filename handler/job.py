@@ -20,11 +20,10 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
-from handler.api import sse
 from handler.api.common import Answer
-from handler.api.routes import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Method, Routes
+from handler.api.routes import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Method, Routes, encode_error, error_response
 from handler.api.stream import EventStream
-from handler.errors import InvalidRequestError, UnavailableError, to_response
+from handler.errors import InvalidRequestError, UnavailableError
 from handler.job_run import Job, JobRun, Output
 
 MAX_POST_CHARS = 200_000  # of at most 4 bytes each: the platform takes posts of 1 MB
@@ -53,10 +52,10 @@ def make_handler(api: Routes, open_jobs: set[str] | None = None) -> Handler:
 
     async def handle(job: Job) -> AsyncGenerator[Output, None]:
         run = JobRun(job, open_jobs)
-        streams = False
+        streams, route = False, ""
         try:
             call = parse_job(job.get("input"))
-            streams = call.streams
+            streams, route = call.streams, call.route
             answer = await api.call(*call, unlimited=is_shorthand(job.get("input")))
             async for output in _outputs(answer, run):
                 yield output
@@ -64,7 +63,7 @@ def make_handler(api: Routes, open_jobs: set[str] | None = None) -> Handler:
             if isinstance(error, UnavailableError) and open_jobs is not None:
                 await run.leave_to_others()
             run.note_failure(error)
-            yield _error_output(error, streams=streams)
+            yield _error_output(error, route, streams=streams)
 
     return handle
 
@@ -127,11 +126,11 @@ def _cancel_with_job(stream: EventStream) -> None:
     stream.cancel_with(task)
 
 
-def _error_output(error: Exception, *, streams: bool) -> Output:
+def _error_output(error: Exception, route: str, *, streams: bool) -> Output:
     """An event for a stream, otherwise a failed job whose error is a JSON text; both with the HTTP status."""
-    status, body = to_response(error)
+    status, body = error_response(error, route)
     body = {**body, "status": status}
-    return sse.encode_error(body) if streams else {"error": json.dumps(body)}
+    return encode_error(body) if streams else {"error": json.dumps(body)}
 
 
 def _split(text: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from handler.api.chat_chunks import ChatChunks, chat_completion
 from handler.api.chat_plan import ChatPlan, plan_chat
@@ -14,6 +15,15 @@ from handler.chat.template import ChatTemplate
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
 from handler.errors import ContextLengthError, SchemaError
+
+
+class BegunChat(NamedTuple):
+    """A chat that the engine works on, for a writer of any form."""
+
+    request: ChatCompletionRequest
+    model: str  # the name it is served under
+    plan: ChatPlan
+    generation: Generation
 
 
 class ChatCompletions:
@@ -40,9 +50,8 @@ class ChatCompletions:
 
     async def create(self, body: object) -> Answer | EventStream:
         """Answer a decoded body. Raises RequestError before anything is sent."""
-        request, plan = await asyncio.to_thread(self._read, body)
-        identity = Identity.new("chatcmpl", self._names.resolve(request.model))
-        generation = await self._generate(request, plan)
+        request, model, plan, generation = await self.begin(body)
+        identity = Identity.new("chatcmpl", model)
         writer = ChatChunks(
             identity,
             plan.form,
@@ -54,10 +63,20 @@ class ChatCompletions:
             return await EventStream.open(generation, writer)
         return chat_completion(writer, await generation.result())
 
+    async def begin(self, body: object) -> BegunChat:
+        """Check a decoded body and start its generation, which the caller reads or cancels. Raises RequestError."""
+        request, plan = await asyncio.to_thread(self._read, body)
+        model = self._names.resolve(request.model)
+        return BegunChat(request, model, plan, await self._generate(request, plan))
+
     async def count_tokens(self, body: object) -> Answer:
         """How many tokens the conversation's prompt has, without generating anything."""
+        return {"object": "response.input_tokens", "input_tokens": await self.num_prompt_tokens(body)}
+
+    async def num_prompt_tokens(self, body: object) -> int:
+        """The length of a decoded body's prompt. Raises RequestError."""
         _, plan = await asyncio.to_thread(self._read, body)
-        return {"object": "response.input_tokens", "input_tokens": len(await self._engine.tokenize(plan.prompt))}
+        return len(await self._engine.tokenize(plan.prompt))
 
     async def _generate(self, request: ChatCompletionRequest, plan: ChatPlan) -> Generation:
         try:

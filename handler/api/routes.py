@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from handler.api import anthropic_events, sse
+from handler.api.anthropic import Messages
 from handler.api.chat import ChatCompletions
 from handler.api.common import Answer
 from handler.api.completions import Completions
@@ -13,7 +15,7 @@ from handler.api.model_names import ServedNames
 from handler.api.rerank import Rerank
 from handler.api.stream import EventStream
 from handler.api.tokens import Tokens
-from handler.errors import InvalidRequestError, MethodNotAllowedError, RouteNotFoundError
+from handler.errors import ErrorResponse, InvalidRequestError, MethodNotAllowedError, RouteNotFoundError, to_response
 
 Method = Literal["GET", "POST"]
 Create = Callable[[object], Awaitable[Answer | EventStream]]
@@ -24,10 +26,12 @@ MODELS = "/v1/models"
 TOKENIZE = "/v1/tokenize"
 DETOKENIZE = "/v1/detokenize"
 COUNT = f"{CHAT}/input_tokens"
+MESSAGES = "/v1/messages"
+MESSAGES_COUNT = f"{MESSAGES}/count_tokens"
 EMBEDDINGS = "/v1/embeddings"
 RERANK = "/v1/rerank"
 RERANK_ALIASES = ("/v1/reranking", "/v1/v2/rerank")  # llama-server's, and Cohere's of version 2
-GENERATING = (CHAT, COUNT, COMPLETIONS, INFILL)
+GENERATING = (CHAT, COUNT, COMPLETIONS, INFILL, MESSAGES, MESSAGES_COUNT)
 
 
 class Example(NamedTuple):
@@ -79,7 +83,10 @@ class Api(Routes):
     def __init__(
         self, chat: ChatCompletions, completions: Completions, infills: Infills, tokens: Tokens, names: ServedNames
     ) -> None:
+        messages = Messages(chat)
         creates: dict[str, Create] = {
+            MESSAGES: messages.create,
+            MESSAGES_COUNT: messages.count_tokens,
             CHAT: chat.create,
             COUNT: chat.count_tokens,
             COMPLETIONS: completions.create,
@@ -122,6 +129,18 @@ class RerankApi(Routes):
         why = "this worker's model ranks documents, at /v1/rerank; it does nothing else."
         example = {"query": "What is the capital of France?", "documents": ["Paris is.", "Rome is in Italy."]}
         super().__init__(names, creates, dict.fromkeys((*GENERATING, EMBEDDINGS), why), Example(RERANK, example))
+
+
+def error_response(error: BaseException, route: str = "") -> ErrorResponse:
+    """An error in the form of the route that was asked for."""
+    response = to_response(error)
+    is_anthropic = normalise(route) in (MESSAGES, MESSAGES_COUNT)
+    return anthropic_events.error_response(response) if is_anthropic else response
+
+
+def encode_error(body: dict[str, Any]) -> str:
+    """The body of an error as the event that is all of a stream, in the body's form."""
+    return anthropic_events.encode(body) if body.get("type") == "error" else sse.encode_error(body)
 
 
 def normalise(route: str) -> str:

@@ -1,15 +1,20 @@
 """A streamed answer: a generation turned into events, pulled at its reader's pace."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 from handler.api import sse
 from handler.engine.generation import Generation
 from handler.engine.sequence import SequenceOutput
-from handler.errors import to_response
+from handler.errors import ErrorResponse, to_response
 
 Outputs = dict[int, SequenceOutput]
+EncodeError = Callable[[ErrorResponse], str]
+
+
+def encode_openai_error(response: ErrorResponse) -> str:
+    return sse.encode_error(response.body)
 
 
 class ChunkWriter(Protocol):
@@ -30,21 +35,30 @@ class EventStream:
     A reader that stops early calls `cancel()`; the iterator's own closing comes too late where its owner suspends it.
     """
 
-    def __init__(self, generation: Generation, writer: ChunkWriter, first: Outputs) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        writer: ChunkWriter,
+        first: Outputs,
+        encode_error: EncodeError = encode_openai_error,
+    ) -> None:
         self._generation = generation
         self._writer = writer
         self._first = first
+        self._encode_error = encode_error
         self._is_cancelled = False
 
     @classmethod
-    async def open(cls, generation: Generation, writer: ChunkWriter) -> "EventStream":
+    async def open(
+        cls, generation: Generation, writer: ChunkWriter, encode_error: EncodeError = encode_openai_error
+    ) -> "EventStream":
         """Wait for the first output, so that an error before it is still an error and not a stream."""
         try:
             first = await anext(generation)
         except BaseException:
             generation.cancel()
             raise
-        return cls(generation, writer, first)
+        return cls(generation, writer, first, encode_error)
 
     def cancel(self) -> None:
         """End the generation, at any time. What was not read by then is never presented as a complete answer."""
@@ -69,6 +83,6 @@ class EventStream:
         except StopAsyncIteration:
             return  # cancelled while it waited
         except Exception as error:
-            yield sse.encode_error(to_response(error).body)
+            yield self._encode_error(to_response(error))
         finally:
             self.cancel()

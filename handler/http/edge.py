@@ -71,6 +71,7 @@ class HttpEdge:
 
     async def call(self, request: Request) -> Response:
         """A request to the API: checked and read here, answered by the response."""
+        route: str = request.path_params["route"]
         try:
             self._authenticate(request)
             method = _method(request)
@@ -79,8 +80,8 @@ class HttpEdge:
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # the connection is closed: it is not sent
         except Exception as error:
-            return error_response(error)
-        return ApiResponse(partial(api.call, request.path_params["route"], body, method))
+            return error_response(error, route)
+        return ApiResponse(partial(api.call, route, body, method), route)
 
     def _authenticate(self, request: Request) -> None:
         if self._api_key and not any(hmac.compare_digest(key, self._api_key) for key in _keys(request)):

@@ -8,9 +8,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from handler.api import routes
 from handler.api.common import Answer
 from handler.api.stream import EventStream
-from handler.errors import to_response
 from handler.http.disconnect import unless_disconnected
 
 RETRY_AFTER = "5"  # seconds; what a 503 asks of the client
@@ -27,9 +27,10 @@ class ApiResponse(Response):
     A client that hangs up, or a server that ends the request, cancels the call or the stream, whichever runs.
     """
 
-    def __init__(self, call: Callable[[], Awaitable[Answer | EventStream]]) -> None:
+    def __init__(self, call: Callable[[], Awaitable[Answer | EventStream]], route: str = "") -> None:
         super().__init__()
         self._call = call
+        self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.suppress(ClientDisconnect):  # no answer can be delivered; the call is cancelled by now
@@ -39,7 +40,7 @@ class ApiResponse(Response):
         try:
             answer = await self._call()
         except Exception as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, self._route)(scope, receive, send)
             return
         if isinstance(answer, EventStream):
             await _send_events(answer, send)
@@ -59,8 +60,8 @@ async def _send_events(stream: EventStream, send: Send) -> None:
         stream.cancel()
 
 
-def error_response(error: Exception) -> Response:
-    """An error as OpenAI writes it."""
-    status, body = to_response(error)
+def error_response(error: Exception, route: str = "") -> Response:
+    """An error in the form of the route: OpenAI's, or Anthropic's for its own."""
+    status, body = routes.error_response(error, route)
     headers = {"retry-after": RETRY_AFTER} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse(body, status, headers)

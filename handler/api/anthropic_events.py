@@ -1,0 +1,169 @@
+"""An answer in the form of Anthropic's Messages: its events, the whole message, and errors."""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from handler.api.common import Answer
+from handler.api.stream import Outputs
+from handler.api.turn import AnswerEnd, AnswerForm, Turn, TurnPart
+from handler.chat.events import Arguments, CallBegun, Content, Event, Reasoning
+from handler.engine.sequence import SequenceOutput, SequenceUsage
+from handler.errors import ErrorResponse
+
+Json = dict[str, Any]
+
+STOP_REASONS: dict[AnswerEnd, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    503: "overloaded_error",
+}
+
+
+def new_tool_id() -> str:
+    return f"toolu_{secrets.token_hex(12)}"
+
+
+class MessageEvents:
+    """Writes one answer. One block is open at a time, and is stopped before the next starts.
+
+    The prompt's length is known with the last output, so the usage of `message_start` is zero, and that of
+    `message_delta` has all counts. A signature is empty: thoughts are not signed here.
+    """
+
+    def __init__(self, id: str, model: str, form: AnswerForm, new_id: Callable[[], str] = new_tool_id) -> None:
+        self._id = id
+        self._model = model
+        self._new_id = new_id
+        self._turn = Turn(form)
+        self._has_begun = False
+        self._index = -1  # of the last block
+        self._open: object = None  # "text", "thinking", or the number of a call
+
+    def events(self, outputs: Outputs) -> str:
+        return "".join(encode(event) for output in outputs.values() for event in self.write(output))
+
+    def end(self) -> str:
+        return ""  # the last output's events end in message_stop
+
+    def write(self, output: SequenceOutput) -> Iterator[Json]:
+        if not self._has_begun:
+            self._has_begun = True
+            yield {"type": "message_start", "message": self._empty_message()}
+            yield {"type": "ping"}
+        part = self._turn.feed(output)
+        for event in part.events:
+            yield from self._write_event(event)
+        if part.end is not None and part.usage is not None:
+            yield from self._stop_block()
+            yield {"type": "message_delta", "delta": _ending(part), "usage": _usage(part.usage)}
+            yield {"type": "message_stop"}
+
+    def _empty_message(self) -> Json:
+        message = {"id": self._id, "type": "message", "role": "assistant", "model": self._model, "content": []}
+        return message | {
+            "stop_reason": None,
+            "stop_sequence": None,
+            "stop_details": None,
+            "usage": _usage(SequenceUsage(0, 0, 0)),
+        }
+
+    def _write_event(self, event: Event) -> Iterator[Json]:
+        match event:
+            case Reasoning(text):
+                yield from self._start_block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+                yield self._delta({"type": "thinking_delta", "thinking": text})
+            case Content(text):
+                yield from self._start_block("text", {"type": "text", "text": ""})
+                yield self._delta({"type": "text_delta", "text": text})
+            case CallBegun(call, name):
+                yield from self._start_block(
+                    call, {"type": "tool_use", "id": self._new_id(), "name": name, "input": {}}
+                )
+            case Arguments(_, text):
+                yield self._delta({"type": "input_json_delta", "partial_json": text})
+
+    def _start_block(self, what: object, block: Json) -> Iterator[Json]:
+        if what == self._open:
+            return
+        yield from self._stop_block()
+        self._open, self._index = what, self._index + 1
+        yield {"type": "content_block_start", "index": self._index, "content_block": block}
+
+    def _stop_block(self) -> Iterator[Json]:
+        if self._open == "thinking":
+            yield self._delta({"type": "signature_delta", "signature": ""})
+        if self._open is not None:
+            yield {"type": "content_block_stop", "index": self._index}
+        self._open = None
+
+    def _delta(self, delta: Json) -> Json:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+
+def whole_message(events: Iterable[Json]) -> Answer:
+    """The message that a stream's events tell: whole answers are made of the same events."""
+    message: Json = {}
+    arguments: dict[int, str] = {}
+    for event in events:
+        match event["type"]:
+            case "message_start":
+                message = event["message"]
+            case "content_block_start":
+                message["content"].append(event["content_block"])
+            case "content_block_delta":
+                index, delta = event["index"], event["delta"]
+                if delta["type"] == "input_json_delta":
+                    arguments[index] = arguments.get(index, "") + delta["partial_json"]
+                    continue
+                name = delta["type"].removesuffix("_delta")
+                message["content"][index][name] += delta[name]
+            case "message_delta":
+                message |= {**event["delta"], "usage": event["usage"]}
+    for index, text in arguments.items():
+        # A call that was cut has the arguments that came, as Anthropic's clients read them from a stream.
+        message["content"][index]["input"] = from_json(text, allow_partial=True) if text.strip() else {}
+    return message
+
+
+def encode(event: Json) -> str:
+    return f"event: {event['type']}\ndata: {to_json(event).decode()}\n\n"
+
+
+def error_response(response: ErrorResponse) -> ErrorResponse:
+    """An error of OpenAI's form in Anthropic's."""
+    kind = ERROR_TYPES.get(response.status, "api_error")
+    error = {"type": kind, "message": response.body["error"]["message"]}
+    return ErrorResponse(
+        response.status, {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
+    )
+
+
+def encode_error(response: ErrorResponse) -> str:
+    """The event that ends a stream."""
+    return encode(error_response(response).body)
+
+
+def _ending(part: TurnPart) -> Json:
+    assert part.end is not None
+    if part.end == "stop" and isinstance(part.ended_by, str):
+        return {"stop_reason": "stop_sequence", "stop_sequence": part.ended_by, "stop_details": None}
+    return {"stop_reason": STOP_REASONS[part.end], "stop_sequence": None, "stop_details": None}
+
+
+def _usage(usage: SequenceUsage) -> Json:
+    """Anthropic's input tokens are those that were not in the cache."""
+    return {
+        "input_tokens": usage.num_prompt_tokens - usage.num_cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.num_cached_tokens,
+        "output_tokens": usage.num_completion_tokens,
+    }

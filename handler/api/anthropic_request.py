@@ -1,0 +1,252 @@
+"""A request in the form of Anthropic's Messages, as the chat request that asks for the same. Pure.
+
+Every field becomes one of chat's, is harmless, or is refused by name. Values that both forms share are checked by
+chat's own model, which then names chat's field. Raises InvalidRequestError.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from handler.api.fields import show, unsupported
+from handler.errors import InvalidRequestError
+
+Json = dict[str, Any]
+
+SAME = ("model", "messages", "max_tokens", "stream", "temperature", "top_p", "top_k")
+TRANSLATED = (
+    *("system", "tools", "tool_choice", "stop_sequences", "thinking", "output_config", "output_format"),
+    "context_management",
+)
+HARMLESS = {
+    "metadata": "who asks; nothing is kept",
+    "service_tier": "there is one",
+    "cache_control": "prefixes are reused by themselves",
+    "inference_geo": "the worker is where it is",
+    "betas": "names of features; each is judged by its own field",
+    "speed": "there is one",
+    "user_profile_id": "who asks; nothing is kept",
+    "workspace_id": "there is one",
+    "billing_policy": "nothing is billed here",
+    "fallback_credit_token": "nothing is billed here",
+    "fallbacks": "for requests that a policy declines; there is none",
+    "diagnostics": "more in the answer, not another answer",
+}
+REFUSED = {
+    "mcp_servers": "this worker calls no servers; give their tools as tools.",
+    "thread": "nothing is kept: send all messages with each request.",
+    "compaction": "this worker summarizes no conversations.",
+    "container": "this worker runs no code.",
+    # Chat's own, which have another name here or no place in a message.
+    "n": "a message has one answer.",
+    "stop": "use 'stop_sequences'.",
+    "response_format": "use 'output_config.format'.",
+    "functions": "use 'tools'.",
+    "function_call": "use 'tool_choice'.",
+    "parallel_tool_calls": "use 'tool_choice.disable_parallel_tool_use'.",
+    "reasoning_effort": "use 'output_config.effort'.",
+    "logprobs": "a message has no place for them.",
+    "top_logprobs": "a message has no place for them.",
+}
+# The first line of Claude Code's system prompt, for Anthropic's accounting. It differs in each request, so that nothing
+# behind it would be found in the prefix cache.
+BILLING = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n*")
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+def to_chat(body: object) -> Json:
+    """The body of the chat request."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError("The request body must be a JSON object")
+    body = {name: value for name, value in body.items() if value is not None}
+    for name, why in REFUSED.items():
+        if body.get(name):
+            raise unsupported(name, why)
+    _check_context_management(body.get("context_management", {}))
+    known = {*TRANSLATED, *HARMLESS, *REFUSED}
+    chat = {name: value for name, value in body.items() if name not in known}
+    chat["messages"] = [*_system(body.get("system", "")), *_messages(body.get("messages"))]
+    if "stop_sequences" in body:
+        chat["stop"] = body["stop_sequences"]
+    thinking = _thinking(body.get("thinking", {}))
+    if "chat_template_kwargs" in thinking and "chat_template_kwargs" in chat:
+        given = _object(chat["chat_template_kwargs"], "chat_template_kwargs")
+        thinking["chat_template_kwargs"] = thinking["chat_template_kwargs"] | given
+    return chat | _tools(body) | thinking | _output(body)
+
+
+def _check_context_management(value: object) -> None:
+    """Templates leave thoughts of earlier turns out by themselves; other edits would change the conversation."""
+    edits = _object(value, "context_management").get("edits") or []
+    for edit in edits if isinstance(edits, list) else [edits]:
+        kind = edit.get("type") if isinstance(edit, dict) else edit
+        if not str(kind).startswith("clear_thinking_"):
+            raise unsupported("context_management", f"this worker makes no such edit (got {show(kind)})")
+
+
+def _system(system: object) -> Iterator[Json]:
+    texts = [system] if isinstance(system, str) else list(_texts(system, "system"))
+    if text := "\n\n".join(filter(None, (BILLING.sub("", text) for text in texts))):
+        yield {"role": "system", "content": text}
+
+
+def _messages(messages: object) -> Iterator[Json]:
+    if not isinstance(messages, list) or not messages:
+        raise _wrong("messages", "must be a list of messages, and not empty")
+    for i, message in enumerate(messages):
+        param = f"messages[{i}]"
+        role = _object(message, param).get("role")
+        if role not in ("user", "assistant", "system"):
+            raise _wrong(f"{param}.role", f"must be user, assistant or system (got {show(role)})")
+        content = message.get("content")
+        if isinstance(content, str):
+            yield {"role": role, "content": content}
+        elif role == "assistant":
+            yield _assistant(_blocks(content, f"{param}.content"), f"{param}.content")
+        else:
+            yield from _asked(role, _blocks(content, f"{param}.content"), f"{param}.content")
+
+
+def _assistant(blocks: list[Json], param: str) -> Json:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[Json] = []
+    for i, block in enumerate(blocks):
+        at = f"{param}[{i}]"
+        match block.get("type"):
+            case "text":
+                texts.append(_text(block, "text", at))
+            case "thinking":
+                thoughts.append(_text(block, "thinking", at))
+            case "redacted_thinking":
+                pass  # encrypted by and for Anthropic: there is no text in it
+            case "tool_use":
+                arguments = json.dumps(_object(block.get("input", {}), f"{at}.input"), ensure_ascii=False)
+                function = {"name": _text(block, "name", at), "arguments": arguments}
+                calls.append({"id": _text(block, "id", at), "type": "function", "function": function})
+            case kind:
+                raise _unknown_block(kind, at)
+    message: Json = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
+    if thoughts:
+        message["reasoning_content"] = "".join(thoughts)
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _asked(role: str, blocks: list[Json], param: str) -> Iterator[Json]:
+    """Results of tools come first: templates want them right behind the calls."""
+    parts: list[Json] = []
+    for i, block in enumerate(blocks):
+        at = f"{param}[{i}]"
+        if block.get("type") == "tool_result":
+            text = "\n".join(_texts(block.get("content") or "", f"{at}.content"))
+            text = f"Error: {text}" if block.get("is_error") else text
+            yield {"role": "tool", "tool_call_id": _text(block, "tool_use_id", at), "content": text}
+        else:
+            parts.append({"type": "text", "text": _read(block, at)})
+    if parts:
+        yield {"role": role, "content": parts[0]["text"] if len(parts) == 1 else parts}
+
+
+def _texts(content: object, param: str) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+        return
+    for i, block in enumerate(_blocks(content, param)):
+        yield _read(block, f"{param}[{i}]")
+
+
+def _read(block: Json, param: str) -> str:
+    """The text of a block that must have one."""
+    if block.get("type") == "text":
+        return _text(block, "text", param)
+    source = block.get("source")
+    if block.get("type") == "document" and isinstance(source, dict) and source.get("type") == "text":
+        return _text(source, "data", f"{param}.source")
+    raise _unknown_block(block.get("type"), param)
+
+
+def _tools(body: Json) -> Json:
+    tools = body.get("tools", [])
+    if not isinstance(tools, list):
+        raise _wrong("tools", f"must be a list (got {show(tools)})")
+    chat: Json = {"tools": [_tool(_object(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]}
+    if "tool_choice" not in body:
+        return chat if tools else {}
+    choice = _object(body["tool_choice"], "tool_choice")
+    kind = choice.get("type")
+    if kind == "tool":
+        chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+    elif kind in CHOICES:
+        chat["tool_choice"] = CHOICES[kind]
+    else:
+        raise _wrong("tool_choice.type", f"must be auto, any, tool or none (got {show(kind)})")
+    if choice.get("disable_parallel_tool_use"):
+        chat["parallel_tool_calls"] = False
+    return chat
+
+
+def _tool(tool: Json, param: str) -> Json:
+    if tool.get("type", "custom") != "custom":
+        raise unsupported(f"{param}.type", f"only Anthropic's servers know the tool {show(tool['type'])}")
+    if "input_schema" not in tool:
+        raise _wrong(f"{param}.input_schema", "is missing")
+    names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
+    return {"type": "function", "function": {new: tool[old] for old, new in names.items() if old in tool}}
+
+
+def _thinking(value: object) -> Json:
+    thinking = _object(value, "thinking")
+    match thinking.get("type", "adaptive"):
+        case "adaptive":
+            chat: Json = {}
+        case "enabled":
+            chat = {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}
+            if "budget_tokens" in thinking:
+                chat["thinking_budget_tokens"] = thinking["budget_tokens"]
+        case "disabled":
+            return {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+        case kind:
+            raise _wrong("thinking.type", f"must be enabled, adaptive or disabled (got {show(kind)})")
+    return chat | ({"include_reasoning": False} if thinking.get("display") == "omitted" else {})
+
+
+def _output(body: Json) -> Json:
+    config = _object(body.get("output_config", {}), "output_config")
+    chat: Json = {"reasoning_effort": config["effort"]} if config.get("effort") is not None else {}
+    wanted = config.get("format") or body.get("output_format")
+    if wanted is None:
+        return chat
+    form = _object(wanted, "output_config.format")
+    if form.get("type") != "json_schema":
+        raise _wrong("output_config.format.type", f"must be json_schema (got {show(form.get('type'))})")
+    schema = {"name": "answer", "schema": form.get("schema"), "strict": True}
+    return chat | {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _blocks(content: object, param: str) -> list[Json]:
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise _wrong(param, "must be a text or a list of blocks")
+    return content
+
+
+def _object(value: object, param: str) -> Json:
+    if not isinstance(value, dict):
+        raise _wrong(param, f"must be an object (got {show(value)})")
+    return value
+
+
+def _text(block: Json, name: str, param: str) -> str:
+    if not isinstance(text := block.get(name), str):
+        raise _wrong(f"{param}.{name}", "must be a text")
+    return text
+
+
+def _unknown_block(kind: object, param: str) -> InvalidRequestError:
+    return unsupported(param, f"this model reads no block of type {show(kind)} here")
+
+
+def _wrong(param: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"'{param}' {reason}", param=param)

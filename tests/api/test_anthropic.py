@@ -1,0 +1,172 @@
+"""Anthropic's Messages through the HTTP edge and as jobs, on a fake model, read by Anthropic's own client."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anthropic
+import httpx2
+import pytest
+
+from handler.api.anthropic_events import whole_message
+from handler.job import make_handler
+from tests.api.test_tools import CALL, OTHER, SPECIALS, TEMPLATE, WEATHER
+from tests.fake_worker import FakeWorker, Json, fake_worker
+from tests.http.test_edge import edge_of
+
+HI: Json = {"model": "llama", "max_tokens": 200, "messages": [{"role": "user", "content": "Hi"}]}
+TOOLS = [{"name": "weather", "description": "d", "input_schema": WEATHER["parameters"]}]
+
+
+@contextmanager
+def worker_saying(answer: str, prompt: str = "[d]Hi>") -> Iterator[FakeWorker]:
+    with fake_worker({prompt: answer}, template=TEMPLATE, specials=SPECIALS) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def client_of(worker: FakeWorker) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=edge_of(worker).app))
+    async with anthropic.AsyncAnthropic(
+        api_key="none", base_url="http://localhost", http_client=http, max_retries=0
+    ) as client:
+        yield client
+
+
+def told(text: str) -> list[Json]:
+    """The events of a stream, each under its name."""
+    events = []
+    for event in text.removesuffix("\n\n").split("\n\n"):
+        name, data = event.split("\n")
+        events.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {events[-1]['type']}"
+    return events
+
+
+def without_ids(message: Json) -> Json:
+    blocks = [{name: value for name, value in block.items() if name != "id"} for block in message["content"]]
+    return {**message, "id": "", "content": blocks}
+
+
+async def test_whole() -> None:
+    """A message has the text, why it ended, and what it cost."""
+    with fake_worker() as worker:
+        answer = await worker.api.call("/v1/messages?beta=true", HI)
+
+    assert isinstance(answer, dict)
+    assert answer.pop("id").startswith("msg_")
+    assert answer == {
+        "type": "message",
+        "role": "assistant",
+        "model": "llama",
+        "content": [{"type": "text", "text": "Hello!"}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "stop_details": None,
+        "usage": {
+            "input_tokens": 3,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": 7,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "answer", ["Hello!", CALL, f"Let me see.\n{CALL}\n{OTHER}", "<think>\nHm.\n</think>\n\nYes.", ""]
+)
+async def test_stream_equals_whole(answer: str) -> None:
+    """The client makes of a stream what it reads from a whole answer, and the events are in their order."""
+    with worker_saying(answer) as worker:
+        async with client_of(worker) as client:
+            whole = await client.messages.create(**HI, tools=TOOLS)
+            async with client.messages.stream(**HI, tools=TOOLS) as stream:
+                streamed = await stream.get_final_message()
+            raw = await client.messages.with_raw_response.create(**HI, tools=TOOLS, stream=True)
+            events = told((await raw.http_response.aread()).decode())
+
+    one, other = without_ids(whole.to_dict()), without_ids(streamed.to_dict())
+    for message in (one, other):  # the second answer finds the first one's prompt in the cache
+        message.pop("usage")
+        for block in message["content"]:
+            block.pop("parsed_output", None)
+    assert one == other
+    assert [event["type"] for event in (events[0], events[-2], events[-1])] == [
+        "message_start",
+        "message_delta",
+        "message_stop",
+    ]
+    is_open = False
+    for event in events:
+        if event["type"] == "content_block_start":
+            assert not is_open
+            is_open = True
+        elif event["type"] == "content_block_stop":
+            assert is_open
+            is_open = False
+
+
+async def test_calls() -> None:
+    """Each call is a block with its arguments as an object and an id of its own."""
+    with worker_saying(f"{CALL}\n{OTHER}") as worker:
+        async with client_of(worker) as client:
+            message = await client.messages.create(**HI, tools=TOOLS)
+
+    first, second = message.content
+    assert (first.type, second.type) == ("tool_use", "tool_use")
+    assert (first.input, second.input) == ({"city": "Paris"}, {"city": "Zürich"})
+    assert first.id != second.id
+    assert message.stop_reason == "tool_use"
+
+
+async def test_stop_sequence() -> None:
+    """The message says which of the sequences ended it."""
+    with fake_worker() as worker:
+        async with client_of(worker) as client:
+            message = await client.messages.create(**HI, stop_sequences=["xyz", "lo"])
+
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "lo")
+
+
+async def test_count() -> None:
+    """The prompt is counted, and nothing is generated."""
+    with fake_worker() as worker:
+        async with client_of(worker) as client:
+            count = await client.messages.count_tokens(model="llama", messages=HI["messages"])
+    assert count.input_tokens == 3
+
+
+async def test_errors_are_in_its_form() -> None:
+    """The client finds type and message where it looks for them."""
+    with fake_worker() as worker:
+        async with client_of(worker) as client:
+            with pytest.raises(anthropic.NotFoundError) as unknown:
+                await client.messages.create(**HI | {"model": "other"})
+            with pytest.raises(anthropic.BadRequestError) as bad:
+                await client.messages.create(**HI, extra_body={"temperature": 9})
+
+    assert isinstance(unknown.value.body, dict)
+    assert unknown.value.body["error"]["type"] == "not_found_error"
+    assert isinstance(bad.value.body, dict)
+    assert bad.value.body["type"] == "error"
+    assert "temperature" in bad.value.body["error"]["message"]
+
+
+async def test_as_a_job() -> None:
+    """RunPod's route carries the same: a message, its events, and errors of either kind with their status."""
+    with fake_worker() as worker:
+        handle = make_handler(worker.api)
+
+        async def outputs(body: Json) -> list[Any]:
+            job = {"id": "1", "input": {"openai_route": "/v1/messages", "openai_input": body}}
+            return [output async for output in handle(job)]
+
+        (whole,) = await outputs(HI)
+        events = told("".join(await outputs({**HI, "stream": True})))
+        (failed,) = await outputs({**HI, "messages": []})
+        (event,) = told("".join(await outputs({**HI, "messages": [], "stream": True})))
+
+    assert without_ids(whole)["content"] == without_ids(whole_message(events))["content"]
+    for error in (json.loads(failed["error"]), event):
+        assert (error["type"], error["status"], error["error"]["type"]) == ("error", 400, "invalid_request_error")

@@ -109,6 +109,21 @@ Whole answers and streams are made of the same events: what a client assembles f
 - `reasoning_budget_tokens` (`thinking_budget_tokens`, `thinking_token_budget`; -1: no limit) closes reasoning by force,
   behind `reasoning_budget_message`.
 
+## Anthropic's Messages
+
+`/v1/messages` and `/v1/messages/count_tokens` are chats in another form: a request is translated to a chat's, and its
+answer is written of the same events. Chat's other sampling parameters may be sent beside Anthropic's own.
+
+- `system`, text, `tool_use`, `tool_result`, `thinking` and documents of plain text are taken over; images, servers'
+  tools, `mcp_servers`, `container`, `thread`, `compaction` and edits of the context other than of thoughts are a 400
+  that names them. `redacted_thinking` is left out. Claude Code's accounting line in `system`, which changes each time,
+  is left out so that prompts are found in the cache.
+- `thinking` `enabled` and `disabled` set the template's switch, `adaptive` leaves it; `budget_tokens` is a budget by
+  force. Signatures are empty.
+- `input_tokens` leaves out those found in the cache. In a stream they are known at the end: `message_start` has zeros,
+  `message_delta` has the counts. A context that is full ends an answer as `max_tokens`.
+- Errors have Anthropic's form, whole and within streams.
+
 ## Embeddings and reranking
 
 A worker does one thing with its model, found from the file (`TASK` and `POOLING` override it); a route of another kind

@@ -64,7 +64,7 @@ class MessageEvents:
             yield from self._write_event(event)
         if part.end is not None and part.usage is not None:
             yield from self._stop_block()
-            yield {"type": "message_delta", "delta": _ending(part), "usage": _usage(part.usage)}
+            yield {"type": "message_delta", "delta": _ending(part), "usage": usage(part.usage)}
             yield {"type": "message_stop"}
 
     def _empty_message(self) -> Json:
@@ -73,7 +73,7 @@ class MessageEvents:
             "stop_reason": None,
             "stop_sequence": None,
             "stop_details": None,
-            "usage": _usage(SequenceUsage(0, 0, 0)),
+            "usage": usage(SequenceUsage(0, 0, 0)),
         }
 
     def _write_event(self, event: Event) -> Iterator[Json]:
@@ -129,9 +129,20 @@ def whole_message(events: Iterable[Json]) -> Answer:
             case "message_delta":
                 message |= {**event["delta"], "usage": event["usage"]}
     for index, text in arguments.items():
-        # A call that was cut has the arguments that came, as Anthropic's clients read them from a stream.
-        message["content"][index]["input"] = from_json(text, allow_partial=True) if text.strip() else {}
+        message["content"][index]["input"] = _arguments(text)
     return message
+
+
+def _arguments(text: str) -> Json:
+    """The object that the text is. Of a call that was cut it has what came, as Anthropic's clients read a stream;
+    what a model wrote that is no object stands in one, so that the client sees it."""
+    if not text.strip():
+        return {}
+    try:
+        arguments = from_json(text, allow_partial=True)
+    except ValueError:
+        return {"arguments": text}
+    return arguments if isinstance(arguments, dict) else {"arguments": text}
 
 
 def encode(event: Json) -> str:
@@ -159,11 +170,11 @@ def _ending(part: TurnPart) -> Json:
     return {"stop_reason": STOP_REASONS[part.end], "stop_sequence": None, "stop_details": None}
 
 
-def _usage(usage: SequenceUsage) -> Json:
+def usage(counts: SequenceUsage) -> Json:
     """Anthropic's input tokens are those that were not in the cache."""
     return {
-        "input_tokens": usage.num_prompt_tokens - usage.num_cached_tokens,
+        "input_tokens": counts.num_prompt_tokens - counts.num_cached_tokens,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.num_cached_tokens,
-        "output_tokens": usage.num_completion_tokens,
+        "cache_read_input_tokens": counts.num_cached_tokens,
+        "output_tokens": counts.num_completion_tokens,
     }

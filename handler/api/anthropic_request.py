@@ -179,7 +179,7 @@ def _tools(body: Json) -> Json:
     kind = choice.get("type")
     if kind == "tool":
         chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-    elif kind in CHOICES:
+    elif isinstance(kind, str) and kind in CHOICES:
         chat["tool_choice"] = CHOICES[kind]
     else:
         raise _wrong("tool_choice.type", f"must be auto, any, tool or none (got {show(kind)})")

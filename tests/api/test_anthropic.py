@@ -9,14 +9,17 @@ import anthropic
 import httpx2
 import pytest
 
-from handler.api.anthropic_events import whole_message
+from handler.api.anthropic_events import usage, whole_message
+from handler.api.stream import EventStream
+from handler.engine.sequence import SequenceUsage
+from handler.errors import DecodeError
 from handler.job import make_handler
 from tests.api.test_tools import CALL, OTHER, SPECIALS, TEMPLATE, WEATHER
 from tests.fake_worker import FakeWorker, Json, fake_worker
 from tests.http.test_edge import edge_of
 
-HI: Json = {"model": "llama", "max_tokens": 200, "messages": [{"role": "user", "content": "Hi"}]}
-TOOLS = [{"name": "weather", "description": "d", "input_schema": WEATHER["parameters"]}]
+HI: Any = {"model": "llama", "max_tokens": 200, "messages": [{"role": "user", "content": "Hi"}]}
+TOOLS: Any = [{"name": "weather", "description": "d", "input_schema": WEATHER["parameters"]}]
 
 
 @contextmanager
@@ -114,7 +117,8 @@ async def test_calls() -> None:
             message = await client.messages.create(**HI, tools=TOOLS)
 
     first, second = message.content
-    assert (first.type, second.type) == ("tool_use", "tool_use")
+    assert isinstance(first, anthropic.types.ToolUseBlock)
+    assert isinstance(second, anthropic.types.ToolUseBlock)
     assert (first.input, second.input) == ({"city": "Paris"}, {"city": "Zürich"})
     assert first.id != second.id
     assert message.stop_reason == "tool_use"
@@ -170,3 +174,52 @@ async def test_as_a_job() -> None:
     assert without_ids(whole)["content"] == without_ids(whole_message(events))["content"]
     for error in (json.loads(failed["error"]), event):
         assert (error["type"], error["status"], error["error"]["type"]) == ("error", 400, "invalid_request_error")
+
+
+def test_cached_tokens_are_no_input_tokens() -> None:
+    """What was found in the cache is counted apart, and both together are the prompt."""
+    assert usage(SequenceUsage(10, 4, 3)) == {
+        "input_tokens": 6,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 4,
+        "output_tokens": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ('{"a": 1}', {"a": 1}),
+        ('{"a": 1, "b": [2', {"a": 1, "b": [2]}),
+        ("{a: 1}", {"arguments": "{a: 1}"}),
+        ("[1]", {"arguments": "[1]"}),
+    ],
+)
+def test_arguments_are_an_object_whatever_the_model_wrote(text: str, expected: Json) -> None:
+    """A model's wrong JSON is the client's to see, and no error of the worker."""
+    block = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+    message = whole_message(
+        [
+            {"type": "message_start", "message": {"content": []}},
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": text}},
+        ]
+    )
+    assert message["content"][0]["input"] == expected
+
+
+async def test_an_error_within_the_stream() -> None:
+    """What fails behind the first event ends the stream as an error of Anthropic's form."""
+    body = {**HI, "messages": [{"role": "user", "content": "endless"}], "stream": True}
+    with fake_worker(held=True) as worker:
+        worker.permit(2)
+        stream = await worker.api.call("/v1/messages", body)
+        assert isinstance(stream, EventStream)
+        worker.runner.failures.extend([DecodeError("Broken.")] * 10)
+        worker.let_go()
+        events = told("".join([item async for item in stream]))
+
+    assert events[0]["type"] == "message_start"
+    assert events[-1]["type"] == "error"
+    assert events[-1]["error"]["type"] == "api_error"

@@ -12,6 +12,7 @@ TITLES: dict[Route, str] = {
     "chat": "POST /v1/chat/completions",
     "completions": "POST /v1/completions",
     "infill": "POST /infill",
+    "messages": "POST /v1/messages",
     "embeddings": "POST /v1/embeddings",
     "rerank": "POST /v1/rerank",
 }
@@ -28,6 +29,8 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
 | `POST /v1/chat/completions` | a chat, whole or streamed |
 | `POST /v1/chat/completions/input_tokens` | how many tokens a chat's prompt has; nothing is generated |
 | `POST /v1/completions` | text that goes on, whole or streamed |
+| `POST /v1/messages` | a chat in the form of Anthropic's Messages, whole or streamed |
+| `POST /v1/messages/count_tokens` | how many tokens its prompt has; nothing is generated |
 | `POST /infill` | what belongs between two texts, in llama-server's form, whole or streamed |
 | `POST /v1/embeddings` | vectors of texts, by an embedding model |
 | `POST /v1/rerank`, `POST /v1/reranking`, `POST /v2/rerank` | documents by their relevance, by a reranking model |
@@ -112,17 +115,20 @@ Whole answers and streams are made of the same events: what a client assembles f
 ## Anthropic's Messages
 
 `/v1/messages` and `/v1/messages/count_tokens` are chats in another form: a request is translated to a chat's, and its
-answer is written of the same events. Chat's other sampling parameters may be sent beside Anthropic's own.
+answer is written of the same events. Chat's other fields may be sent beside Anthropic's own.
 
-- `system`, text, `tool_use`, `tool_result`, `thinking` and documents of plain text are taken over; images, servers'
-  tools, `mcp_servers`, `container`, `thread`, `compaction` and edits of the context other than of thoughts are a 400
-  that names them. `redacted_thinking` is left out. Claude Code's accounting line in `system`, which changes each time,
-  is left out so that prompts are found in the cache.
-- `thinking` `enabled` and `disabled` set the template's switch, `adaptive` leaves it; `budget_tokens` is a budget by
-  force. Signatures are empty.
-- `input_tokens` leaves out those found in the cache. In a stream they are known at the end: `message_start` has zeros,
-  `message_delta` has the counts. A context that is full ends an answer as `max_tokens`.
-- Errors have Anthropic's form, whole and within streams.
+- `system`, text, `tool_use`, `tool_result`, `thinking`, images and documents of plain text are taken over; other blocks
+  are a 400 that names them. `redacted_thinking` is left out. Claude Code's accounting line in `system`, which changes
+  each time, is left out so that prompts are found in the cache.
+- Tools without an `input_schema` of the client's (`web_search_...`, `bash_...`) are left out: Anthropic's servers run
+  them, or its models know them by heart, and clients send them with every request. A `tool_choice` that names one is a
+  400.
+- `thinking` `enabled` and `disabled` set the template's switch, `adaptive` and `between_tools` leave it;
+  `budget_tokens` is a budget by force. Signatures are empty.
+- `input_tokens` leaves out those found in the cache, which are `cache_read_input_tokens`; `count_tokens` counts both.
+- Where the context is full before `max_tokens`, an answer ends as `model_context_window_exceeded`.
+- `context_management` may ask for thoughts to be cleared, which templates do by themselves; other edits are a 400.
+- Errors have Anthropic's form, whole and within streams. A value that is out of range is told by its name in a chat.
 
 ## Embeddings and reranking
 

@@ -19,7 +19,13 @@ class Messages:
     async def create(self, body: object) -> Answer | EventStream:
         """Answer a decoded body. Raises RequestError before anything is sent."""
         begun = await self._chat.begin(await asyncio.to_thread(to_chat, body))
-        writer = MessageEvents(f"msg_{secrets.token_hex(12)}", begun.model, begun.plan.form)
+        writer = MessageEvents(
+            f"msg_{secrets.token_hex(12)}",
+            begun.model,
+            begun.plan.form,
+            lambda: begun.generation.prompt_usage,
+            max_tokens=begun.request.token_limit,
+        )
         if begun.request.stream:
             return await EventStream.open(begun.generation, writer, encode_error)
         (output,) = await begun.generation.result()

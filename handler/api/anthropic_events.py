@@ -35,13 +35,24 @@ def new_tool_id() -> str:
 class MessageEvents:
     """Writes one answer. One block is open at a time, and is stopped before the next starts.
 
-    The prompt's length is known with the last output, so the usage of `message_start` is zero, and that of
-    `message_delta` has all counts. A signature is empty: thoughts are not signed here.
+    `prompt_usage` is asked with the first output. `max_tokens` is the client's limit: an answer that ends before it for
+    its length has filled the context. A signature is empty: thoughts are not signed here.
     """
 
-    def __init__(self, id: str, model: str, form: AnswerForm, new_id: Callable[[], str] = new_tool_id) -> None:
+    def __init__(
+        self,
+        id: str,
+        model: str,
+        form: AnswerForm,
+        prompt_usage: Callable[[], SequenceUsage],
+        *,
+        max_tokens: int | None = None,
+        new_id: Callable[[], str] = new_tool_id,
+    ) -> None:
         self._id = id
         self._model = model
+        self._prompt_usage = prompt_usage
+        self._max_tokens = max_tokens
         self._new_id = new_id
         self._turn = Turn(form)
         self._has_begun = False
@@ -64,7 +75,7 @@ class MessageEvents:
             yield from self._write_event(event)
         if part.end is not None and part.usage is not None:
             yield from self._stop_block()
-            yield {"type": "message_delta", "delta": _ending(part), "usage": usage(part.usage)}
+            yield {"type": "message_delta", "delta": _ending(part, self._max_tokens), "usage": usage(part.usage)}
             yield {"type": "message_stop"}
 
     def _empty_message(self) -> Json:
@@ -73,7 +84,7 @@ class MessageEvents:
             "stop_reason": None,
             "stop_sequence": None,
             "stop_details": None,
-            "usage": usage(SequenceUsage(0, 0, 0)),
+            "usage": usage(self._prompt_usage()),
         }
 
     def _write_event(self, event: Event) -> Iterator[Json]:
@@ -163,11 +174,15 @@ def encode_error(response: ErrorResponse) -> str:
     return encode(error_response(response).body)
 
 
-def _ending(part: TurnPart) -> Json:
+def _ending(part: TurnPart, max_tokens: int | None) -> Json:
     assert part.end is not None
+    assert part.usage is not None
+    reason, sequence = STOP_REASONS[part.end], None
     if part.end == "stop" and isinstance(part.ended_by, str):
-        return {"stop_reason": "stop_sequence", "stop_sequence": part.ended_by, "stop_details": None}
-    return {"stop_reason": STOP_REASONS[part.end], "stop_sequence": None, "stop_details": None}
+        reason, sequence = "stop_sequence", part.ended_by
+    if part.end == "length" and part.ended_by is None and part.usage.num_completion_tokens != max_tokens:
+        reason = "model_context_window_exceeded"
+    return {"stop_reason": reason, "stop_sequence": sequence, "stop_details": None}
 
 
 def usage(counts: SequenceUsage) -> Json:

@@ -9,46 +9,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from handler.api import parameters, translated_parameters
 from handler.api.fields import show, unsupported
 from handler.errors import InvalidRequestError
 
 Json = dict[str, Any]
 
-SAME = ("model", "messages", "max_tokens", "stream", "temperature", "top_p", "top_k")
-TRANSLATED = (
-    *("system", "tools", "tool_choice", "stop_sequences", "thinking", "output_config", "output_format"),
-    "context_management",
-)
-HARMLESS = {
-    "metadata": "who asks; nothing is kept",
-    "service_tier": "there is one",
-    "cache_control": "prefixes are reused by themselves",
-    "inference_geo": "the worker is where it is",
-    "betas": "names of features; each is judged by its own field",
-    "speed": "there is one",
-    "user_profile_id": "who asks; nothing is kept",
-    "workspace_id": "there is one",
-    "billing_policy": "nothing is billed here",
-    "fallback_credit_token": "nothing is billed here",
-    "fallbacks": "for requests that a policy declines; there is none",
-    "diagnostics": "more in the answer, not another answer",
-}
-REFUSED = {
-    "mcp_servers": "this worker calls no servers; give their tools as tools.",
-    "thread": "nothing is kept: send all messages with each request.",
-    "compaction": "this worker summarizes no conversations.",
-    "container": "this worker runs no code.",
-    # Chat's own, which have another name here or no place in a message.
-    "n": "a message has one answer.",
-    "stop": "use 'stop_sequences'.",
-    "response_format": "use 'output_config.format'.",
-    "functions": "use 'tools'.",
-    "function_call": "use 'tool_choice'.",
-    "parallel_tool_calls": "use 'tool_choice.disable_parallel_tool_use'.",
-    "reasoning_effort": "use 'output_config.effort'.",
-    "logprobs": "a message has no place for them.",
-    "top_logprobs": "a message has no place for them.",
-}
+# Fields that are chat's own, by the same name.
+SAME = parameters.OBEYED["messages"] - translated_parameters.OBEYED["messages"]
 # The first line of Claude Code's system prompt, for Anthropic's accounting. It differs in each request, so that nothing
 # behind it would be found in the prefix cache.
 BILLING = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n*")
@@ -60,12 +28,9 @@ def to_chat(body: object) -> Json:
     if not isinstance(body, dict):
         raise InvalidRequestError("The request body must be a JSON object")
     body = {name: value for name, value in body.items() if value is not None}
-    for name, why in REFUSED.items():
-        if body.get(name):
-            raise unsupported(name, why)
+    parameters.check_parameters("messages", body)
     _check_context_management(body.get("context_management", {}))
-    known = {*TRANSLATED, *HARMLESS, *REFUSED}
-    chat = {name: value for name, value in body.items() if name not in known}
+    chat = {name: value for name, value in body.items() if name in SAME}
     chat["messages"] = [*_system(body.get("system", "")), *_messages(body.get("messages"))]
     if "stop_sequences" in body:
         chat["stop"] = body["stop_sequences"]
@@ -141,38 +106,63 @@ def _asked(role: str, blocks: list[Json], param: str) -> Iterator[Json]:
     for i, block in enumerate(blocks):
         at = f"{param}[{i}]"
         if block.get("type") == "tool_result":
-            text = "\n".join(_texts(block.get("content") or "", f"{at}.content"))
-            text = f"Error: {text}" if block.get("is_error") else text
-            yield {"role": "tool", "tool_call_id": _text(block, "tool_use_id", at), "content": text}
+            yield _result(block, at)
         else:
-            parts.append({"type": "text", "text": _read(block, at)})
+            parts.append(_part(block, at))
     if parts:
-        yield {"role": role, "content": parts[0]["text"] if len(parts) == 1 else parts}
+        yield {"role": role, "content": parts[0]["text"] if _is_one_text(parts) else parts}
+
+
+def _result(block: Json, param: str) -> Json:
+    given = block.get("content") or ""
+    blocks = [{"type": "text", "text": given}] if isinstance(given, str) else _blocks(given, f"{param}.content")
+    parts = [_part(each, f"{param}.content[{i}]") for i, each in enumerate(blocks)]
+    content: object = parts
+    if all(part["type"] == "text" for part in parts):
+        content = "\n".join(part["text"] for part in parts)
+        content = f"Error: {content}" if block.get("is_error") else content
+    elif block.get("is_error"):
+        content = [{"type": "text", "text": "Error: "}, *parts]
+    return {"role": "tool", "tool_call_id": _text(block, "tool_use_id", param), "content": content}
+
+
+def _is_one_text(parts: list[Json]) -> bool:
+    return len(parts) == 1 and parts[0]["type"] == "text"
 
 
 def _texts(content: object, param: str) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-        return
     for i, block in enumerate(_blocks(content, param)):
-        yield _read(block, f"{param}[{i}]")
+        if block.get("type") != "text":
+            raise _unknown_block(block.get("type"), f"{param}[{i}]")
+        yield _text(block, "text", f"{param}[{i}]")
 
 
-def _read(block: Json, param: str) -> str:
-    """The text of a block that must have one."""
-    if block.get("type") == "text":
-        return _text(block, "text", param)
+def _part(block: Json, param: str) -> Json:
+    """A block as a part of a chat's message."""
     source = block.get("source")
-    if block.get("type") == "document" and isinstance(source, dict) and source.get("type") == "text":
-        return _text(source, "data", f"{param}.source")
+    kind = (block.get("type"), source.get("type") if isinstance(source, dict) else None)
+    match kind:
+        case "text", _:
+            return {"type": "text", "text": _text(block, "text", param)}
+        case "document", "text":
+            return {"type": "text", "text": _text(block["source"], "data", f"{param}.source")}
+        case "image", "url":
+            return {"type": "image_url", "image_url": {"url": _text(block["source"], "url", f"{param}.source")}}
+        case "image", "base64":
+            names = ("media_type", "data")
+            media_type, data = (_text(block["source"], name, f"{param}.source") for name in names)
+            return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
     raise _unknown_block(block.get("type"), param)
 
 
 def _tools(body: Json) -> Json:
+    """The client's own tools. Those that Anthropic's servers run, or that Anthropic's models were trained on without a
+    schema, are left out: clients send them with every request."""
     tools = body.get("tools", [])
     if not isinstance(tools, list):
         raise _wrong("tools", f"must be a list (got {show(tools)})")
-    chat: Json = {"tools": [_tool(_object(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]}
+    given = [(_object(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]
+    chat: Json = {"tools": [_tool(tool, param) for tool, param in given if tool.get("type") in (None, "custom")]}
     if "tool_choice" not in body:
         return chat if tools else {}
     choice = _object(body["tool_choice"], "tool_choice")
@@ -189,8 +179,6 @@ def _tools(body: Json) -> Json:
 
 
 def _tool(tool: Json, param: str) -> Json:
-    if tool.get("type", "custom") != "custom":
-        raise unsupported(f"{param}.type", f"only Anthropic's servers know the tool {show(tool['type'])}")
     if "input_schema" not in tool:
         raise _wrong(f"{param}.input_schema", "is missing")
     names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
@@ -200,7 +188,7 @@ def _tool(tool: Json, param: str) -> Json:
 def _thinking(value: object) -> Json:
     thinking = _object(value, "thinking")
     match thinking.get("type", "adaptive"):
-        case "adaptive":
+        case "adaptive" | "between_tools":
             chat: Json = {}
         case "enabled":
             chat = {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}
@@ -209,7 +197,7 @@ def _thinking(value: object) -> Json:
         case "disabled":
             return {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
         case kind:
-            raise _wrong("thinking.type", f"must be enabled, adaptive or disabled (got {show(kind)})")
+            raise _wrong("thinking.type", f"must be enabled, adaptive, between_tools or disabled (got {show(kind)})")
     return chat | ({"include_reasoning": False} if thinking.get("display") == "omitted" else {})
 
 

@@ -5,18 +5,20 @@
     refused    400 that names it, unless its value is one of those that ask for nothing
 
 A name in none of the lists passes with a line in the log: it may be a newer API's, or a proxy's own. The names are
-those of OpenAI's API, llama-server, vLLM, SGLang, Ollama's and TGI's OpenAI routes. A null is an absent field.
+those of OpenAI's API, Anthropic's Messages, llama-server, vLLM, SGLang, Ollama's and TGI's OpenAI routes. A null is an
+absent field.
 """
 
 import logging
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
-from handler.api import pooled_parameters
+from handler.api import pooled_parameters, translated_parameters
 from handler.api.fields import Refused, unsupported
 
-Route = Literal["chat", "completions", "infill", "embeddings", "rerank"]
+Route = Literal["chat", "completions", "infill", "messages", "embeddings", "rerank"]
 
 POOLED: tuple[Route, ...] = ("embeddings", "rerank")  # whose fields are their own
+TRANSLATED: tuple[Route, ...] = ("messages",)  # to chats, whose fields they may have beside their own
 
 MAX_NAME_CHARS = 60  # of an unknown field in the log
 MAX_REPORTED = 200  # different unknown names are logged, each once
@@ -32,7 +34,7 @@ GENERATION = (
     *("response_format", "json_schema", "grammar", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     *("regex", "structured_outputs"),
 )
-OBEYED: dict[Route, frozenset[str]] = {
+_OBEYED: dict[Route, frozenset[str]] = {
     "chat": frozenset(
         {
             *GENERATION,
@@ -196,15 +198,43 @@ _OF_CHATS: dict[str, str] = {
 }
 ALSO_HARMLESS: dict[Route, dict[str, str]] = {"chat": {}, "completions": _OF_CHATS, "infill": _OF_CHATS}
 
+
+class _Column(NamedTuple):
+    """What one route makes of the names: obeyed, passed over for a reason, refused."""
+
+    obeyed: frozenset[str]
+    harmless: dict[str, str]
+    refused: dict[str, Refused]
+
+
+def _column(route: Route) -> _Column:
+    if route in POOLED:
+        return _Column(_OBEYED[route], pooled_parameters.HARMLESS, pooled_parameters.REFUSED[route])
+    if route not in TRANSLATED:
+        return _Column(_OBEYED[route], HARMLESS | ALSO_HARMLESS[route], REFUSED | MISPLACED[route])
+    own = _Column(
+        translated_parameters.OBEYED[route], translated_parameters.HARMLESS[route], translated_parameters.REFUSED[route]
+    )
+    said = {*own.obeyed, *own.harmless, *own.refused}  # counts before what is said of chats
+    return _Column(
+        own.obeyed | _OBEYED["chat"] - said,
+        own.harmless | {name: why for name, why in HARMLESS.items() if name not in said},
+        own.refused | {name: why for name, why in (REFUSED | MISPLACED["chat"]).items() if name not in said},
+    )
+
+
+_COLUMNS: dict[Route, _Column] = {route: _column(route) for route in get_args(Route)}
+OBEYED: dict[Route, frozenset[str]] = {route: column.obeyed for route, column in _COLUMNS.items()}
 _reported: set[str] = set()
 
 
 def check_parameters(route: Route, body: dict[str, Any]) -> None:
     """Raises InvalidRequestError for a field whose value would have to change the answer, and cannot."""
+    column = _COLUMNS[route]
     for name, value in body.items():
-        if value is None or name in OBEYED[route] or name in harmless(route):
+        if value is None or name in column.obeyed or name in column.harmless:
             continue
-        refusal = refused(route).get(name)
+        refusal = column.refused.get(name)
         if refusal is None:
             _report(name)
         elif not any(_equal(value, neutral) for neutral in refusal.neutral):
@@ -213,12 +243,12 @@ def check_parameters(route: Route, body: dict[str, Any]) -> None:
 
 def harmless(route: Route) -> dict[str, str]:
     """Name and reason."""
-    return pooled_parameters.HARMLESS if route in POOLED else HARMLESS | ALSO_HARMLESS[route]
+    return _COLUMNS[route].harmless
 
 
 def refused(route: Route) -> dict[str, Refused]:
     """Name and reason."""
-    return pooled_parameters.REFUSED[route] if route in POOLED else REFUSED | MISPLACED[route]
+    return _COLUMNS[route].refused
 
 
 def _equal(value: object, neutral: object) -> bool:

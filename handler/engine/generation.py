@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from handler.engine.sequence import Sequence, SequenceOutput
+from handler.engine.sequence import Sequence, SequenceOutput, SequenceUsage
 
 
 class Generation:
@@ -44,6 +44,12 @@ class Generation:
     def is_finished(self) -> bool:
         """Whether everything was read, or the generation cancelled."""
         return not self._num_unfinished and not self._pending
+
+    @property
+    def prompt_usage(self) -> SequenceUsage:
+        """Of the first sequence, without its answer. What it reuses of the cache is known since its first output."""
+        sequence = self.sequences[0]
+        return SequenceUsage(sequence.num_prompt_tokens, sequence.num_cached_tokens, 0)
 
     async def result(self) -> list[SequenceOutput]:
         """One output for each sequence, when all are finished. Raises what iterating raises."""

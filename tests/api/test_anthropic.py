@@ -124,6 +124,32 @@ async def test_calls() -> None:
     assert message.stop_reason == "tool_use"
 
 
+async def test_thinking() -> None:
+    """It is switched on and off by the template's own variable, is a block before the text, and is taken back."""
+    template = TEMPLATE.replace("thinks", "enable_thinking")
+    scripts = {"Hi><think>\n": "Hm.\n</think>\n\nYes.", "HiYes.And?>": "No."}
+    on: Any = {"type": "enabled", "budget_tokens": 1024}
+    with fake_worker(scripts, template=template, specials=SPECIALS) as worker:
+        async with client_of(worker) as client:
+            message = await client.messages.create(**HI, thinking=on)
+            async with client.messages.stream(**HI, thinking=on) as stream:
+                events = [event.type async for event in stream]
+                streamed = await stream.get_final_message()
+            off = await client.messages.create(**HI, thinking={"type": "disabled"})
+            turns: Any = [*HI["messages"], {"role": "assistant", "content": message.content}]
+            turns.append({"role": "user", "content": "And?"})
+            second = await client.messages.create(**HI | {"messages": turns})
+
+    for each in (message, streamed):
+        assert [block.type for block in each.content] == ["thinking", "text"]
+        assert isinstance(thought := each.content[0], anthropic.types.ThinkingBlock)
+        assert (thought.thinking, thought.signature) == ("Hm.", "")
+    assert events.index("signature") < events.index("text")
+    assert [block.type for block in off.content] == ["text"]
+    assert isinstance(text := second.content[0], anthropic.types.TextBlock)
+    assert text.text == "No."
+
+
 async def test_stop_sequence() -> None:
     """The message says which of the sequences ended it."""
     with fake_worker() as worker:
@@ -174,6 +200,29 @@ async def test_as_a_job() -> None:
     assert without_ids(whole)["content"] == without_ids(whole_message(events))["content"]
     for error in (json.loads(failed["error"]), event):
         assert (error["type"], error["status"], error["error"]["type"]) == ("error", 400, "invalid_request_error")
+
+
+async def test_usage_is_told_at_the_start() -> None:
+    """Clients that show the size of the prompt read it there; the end has it again, with the answer's."""
+    with fake_worker() as worker:
+        stream = await worker.api.call("/v1/messages", {**HI, "stream": True})
+        assert isinstance(stream, EventStream)
+        start, *_, delta, _ = told("".join([item async for item in stream]))
+    assert start["message"]["usage"] == {**delta["usage"], "output_tokens": 0}
+    assert (delta["usage"]["input_tokens"], delta["usage"]["output_tokens"]) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "reason"),
+    [(5, "max_tokens"), (500, "model_context_window_exceeded"), (-1, "model_context_window_exceeded")],
+)
+async def test_an_answer_without_end(max_tokens: int, reason: str) -> None:
+    """It ends at the client's limit, or where the context is full."""
+    body = {**HI, "messages": [{"role": "user", "content": "endless"}], "max_tokens": max_tokens}
+    with fake_worker(num_cells=100) as worker:
+        answer = await worker.api.call("/v1/messages", body)
+    assert isinstance(answer, dict)
+    assert answer["stop_reason"] == reason
 
 
 def test_cached_tokens_are_no_input_tokens() -> None:

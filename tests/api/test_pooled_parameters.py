@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 from openai.types.embedding_create_params import EmbeddingCreateParams
 
-from handler.api.parameters import OBEYED, POOLED, Route, harmless, refused
+from handler.api.parameters import OBEYED, POOLED, TRANSLATED, Route, harmless, refused
 from handler.api.pooled_requests import EmbeddingRequest, PooledRequest, RerankRequest, parse_pooled
 from handler.errors import InvalidRequestError
 from tests.api.field_names import names_of
@@ -18,8 +18,8 @@ BODIES: dict[Route, dict[str, Any]] = {
 
 
 def test_every_route_is_tested() -> None:
-    """Here or in test_parameters."""
-    assert set(get_args(Route)) == {"chat", "completions", "infill", *POOLED}
+    """Here, in test_parameters or in test_translated_parameters."""
+    assert set(get_args(Route)) == {"chat", "completions", "infill", *TRANSLATED, *POOLED}
 
 
 @pytest.mark.parametrize("route", POOLED)

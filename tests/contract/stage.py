@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from tests.runpod_emulator import Emulator, Endpoint, EndpointSettings, Event, Json, Settings, State, Worker
@@ -65,6 +66,15 @@ class Stage:
         return AsyncOpenAI(
             base_url=url or f"{self.url}/openai/v1",
             api_key=self.emulator.settings.client_key,
+            max_retries=0,
+            timeout=TIMEOUT,
+        )
+
+    def anthropic(self) -> AsyncAnthropic:
+        return AsyncAnthropic(
+            base_url=f"{self.url}/openai",
+            api_key=None,
+            auth_token=self.emulator.settings.client_key,
             max_retries=0,
             timeout=TIMEOUT,
         )

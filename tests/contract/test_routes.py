@@ -1,6 +1,7 @@
 """Every way in and every shape of answer, through the SDK: OpenAI's route, native shapes, /run, /runsync, /stream."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from openai.types import Completion, CompletionUsage
@@ -33,6 +34,21 @@ async def test_openai_chat(shared: Stage) -> None:
     assert text == whole.choices[0].message.content
     assert isinstance(chunks[-1].usage, CompletionUsage)
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12
+
+
+async def test_anthropic_messages(shared: Stage) -> None:
+    """Anthropic's client too: a message, the same as events, and the count of its prompt."""
+    ask: Any = {"model": "model", "messages": HI, "max_tokens": 12, "extra_body": {"temperature": 0}}
+    async with shared.anthropic() as client:
+        whole = await client.messages.create(**ask)
+        async with client.messages.stream(**ask) as stream:
+            streamed = await stream.get_final_message()
+        count = await client.messages.count_tokens(model="model", messages=HI)  # type: ignore[arg-type]  # plain dicts
+
+    assert [block.to_dict() for block in streamed.content] == [block.to_dict() for block in whole.content]
+    assert whole.stop_reason == streamed.stop_reason == "max_tokens"
+    assert whole.usage.output_tokens == streamed.usage.output_tokens == 12
+    assert whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0) == count.input_tokens
 
 
 async def test_openai_models(shared: Stage) -> None:

@@ -13,6 +13,7 @@ DEFAULT = 128  # tokens, until a quiet step was seen
 RATE, RATE_16BIT = 12_000.0, 30_000.0
 MAY_MISS = 0.1  # of the steps
 LEARNING = 0.02  # by how much of itself an estimate moves with each step
+FRESH = 256  # steps: as long as a quiet step's time holds
 
 
 class Quantile:
@@ -42,6 +43,9 @@ class FixedPartSize:
     def tokens(self, num_rows: int) -> int:
         return self._num_tokens
 
+    def wants_quiet(self, num_rows: int) -> bool:
+        return False
+
     def note(self, num_rows: int, seconds: float, *, is_quiet: bool) -> None:
         """Nothing is learned."""
 
@@ -54,6 +58,7 @@ class PartSize:
         self._goal = goal
         self._most = most
         self._quiet: dict[int, Quantile] = {}  # by the number of rows
+        self._age: dict[int, int] = {}  # steps of so many rows since one was quiet
         self._rate = RATE
 
     def begin(self, *, is_16bit: bool) -> None:
@@ -66,8 +71,14 @@ class PartSize:
         size = DEFAULT if quiet is None else round(self._rate * (self._goal - 1) * quiet / STEP) * STEP
         return max(min(LEAST, self._most), min(self._most, size))
 
+    def wants_quiet(self, num_rows: int) -> bool:
+        """Whether a step of so many rows should be left alone: under a steady load none would be quiet, and what fewer
+        rows once took would decide how large parts are, for ever."""
+        return self._age.get(num_rows, FRESH) >= FRESH
+
     def note(self, num_rows: int, seconds: float, *, is_quiet: bool) -> None:
         """A step's time, with or without parts beside it."""
+        self._age[num_rows] = 0 if is_quiet else self._age.get(num_rows, FRESH) + 1
         if is_quiet:
             self._quiet.setdefault(num_rows, Quantile(0.5)).note(seconds)
         elif (quiet := self._quiet_seconds(num_rows)) is not None:

@@ -24,6 +24,7 @@ from handler.errors import DecodeError
 log = logging.getLogger(__name__)
 
 MIN_TOKENS = 48  # of a prompt: fewer are computed in the running sequences' batch in less time than a hand-over takes
+MAX_PAUSE = 0.1  # seconds: no step that is waited for takes longer, or none comes
 RUSH = 4  # running sequences for each prompt in the lane: with fewer, it is a rush
 
 
@@ -109,6 +110,8 @@ class PrefillLane:
         # Written by the engine thread, read by the lane's
         self._num_generating = 0
         self._part_tokens = context.part_tokens
+        self._wants_quiet = False
+        self._was_quiet_step = threading.Event()
         # The other way round
         self.num_computed_tokens = 0  # in all
         self._num_parts = 0  # begun so far
@@ -148,6 +151,7 @@ class PrefillLane:
             self._sized_for = context
         if num_rows is not None:
             self._part_tokens = self._sizes.tokens(num_rows)
+        self._wants_quiet = num_rows is not None and self._sizes.wants_quiet(num_rows)
         self._num_rows, self._parts_before, self._began = num_rows, self._num_parts, self._clock()
         self._was_quiet = not self._is_computing
 
@@ -155,6 +159,9 @@ class PrefillLane:
         if self._num_rows is not None:
             is_quiet = self._was_quiet and self._num_parts == self._parts_before
             self._sizes.note(self._num_rows, self._clock() - self._began, is_quiet=is_quiet)
+            if is_quiet:
+                self._was_quiet_step.set()
+        self._wants_quiet = False  # without a next step there is nothing to wait for
         self._num_rows = None
 
     def replace(self, context: PrefillContext) -> None:
@@ -194,6 +201,8 @@ class PrefillLane:
                     successor = submitted.context
                 else:
                     queue.add(submitted)
+            if self._wants_quiet:
+                self._pause()
             queue.remove_cancelled()
             pieces = queue.next_part(self._size(len(queue)))
             if not pieces:
@@ -207,6 +216,11 @@ class PrefillLane:
                 self._finished.put(prefill)
             self.num_computed_tokens += sum(len(piece.token_ids) for piece in pieces)
             wake()
+
+    def _pause(self) -> None:
+        """Until a step was quiet, if one comes."""
+        self._was_quiet_step.clear()
+        self._was_quiet_step.wait(MAX_PAUSE)
 
     def _size(self, num_prompts: int) -> int:
         is_rush = num_prompts * RUSH > self._num_generating

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from handler.engine.part_size import DEFAULT, LEAST, FixedPartSize, PartSize
+from handler.engine.part_size import DEFAULT, FRESH, LEAST, FixedPartSize, PartSize
 
 GOAL, MOST = 1.8, 512
 
@@ -67,6 +67,22 @@ def test_what_was_learned_holds_for_other_numbers_of_rows() -> None:
 
     assert size.tokens(32) == pytest.approx(many * 8 / 12, abs=16)
     assert size.tokens(31) == size.tokens(32)
+
+
+def test_a_quiet_step_is_wanted_now_and_then() -> None:
+    """At each number of rows, or a load that leaves none quiet would hide what steps take by themselves."""
+    size = PartSize(GOAL, MOST)
+    assert size.wants_quiet(64)
+    size.note(8, 0.003, is_quiet=True)
+    size.note(64, 0.02, is_quiet=False)
+    assert size.wants_quiet(64)
+    size.note(64, 0.012, is_quiet=True)
+    for _ in range(FRESH):
+        assert not size.wants_quiet(64)
+        size.note(64, 0.02, is_quiet=False)
+
+    assert size.wants_quiet(64)
+    assert not FixedPartSize(96).wants_quiet(64)
 
 
 def test_sizes_have_bounds() -> None:

@@ -436,3 +436,35 @@ def test_steps_are_quiet_if_no_part_runs_within_them(context: FakeContext) -> No
         lane.end_step()
 
     assert noted == [(1.0, True), (2.0, False)]
+
+
+def test_parts_wait_for_a_quiet_step_that_is_wanted(context: FakeContext) -> None:
+    """And go on after it."""
+    noted: list[bool] = []
+    asked = threading.Event()
+
+    class Wanting(FixedPartSize):
+        def wants_quiet(self, num_rows: int) -> bool:
+            return not any(noted)
+
+        def note(self, num_rows: int, seconds: float, *, is_quiet: bool) -> None:
+            noted.append(is_quiet)
+
+    class Pausing(PrefillLane):
+        def _pause(self) -> None:
+            asked.set()
+            super()._pause()
+
+    waker = Waker()
+    with closing(Pausing(context, Wanting(PART))) as lane:
+        lane.begin_step(4, 4)
+        lane.submit(prefill_of("x" * PART))
+        lane.start(waker)
+        assert asked.wait(TIMEOUT)
+        assert not context.computed
+        lane.end_step()
+        lane.begin_step(4, 4)
+        waker.wait(lane, 1)
+
+    assert noted == [True]
+    assert len(context.computed) == 1

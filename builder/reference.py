@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "split_mode": "Split over GPUs",
         "main_gpu": "Main GPU",
         "tensor_split": "Shares of the GPUs",
+        "seeded": "What a seed promises",
         "speculate": "Speculative decoding",
         "num_draft_tokens": "Drafted tokens",
     },

@@ -185,6 +185,13 @@ class Settings(BaseModel):
         (), description="Each GPU's share, as numbers separated by commas. Empty: by their free memory."
     )
 
+    seeded: Literal["fast", "exact"] = Field(
+        "fast",
+        description="What a request's seed promises. fast: it is computed with the others, and its text may part from "
+        "that of another time where two tokens are nearly as likely. exact: the same text, byte by byte, whatever else "
+        "runs; each such request is computed in steps of its own, between those of the others. Each sequence "
+        "needs cells of its own then, see KV_UNIFIED, and on a CPU MAX_MODEL_LEN or N_CTX must be set.",
+    )
     speculate: Literal["off", "lookup"] = Field(
         "off",
         description="Speculative decoding at low concurrency; output is unchanged. "

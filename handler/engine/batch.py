@@ -63,6 +63,7 @@ class Batch:
 
     items: list[ScheduledSequence] = field(default_factory=list)
     padding_slots: list[Slot] = field(default_factory=list)  # each gets one discarded token after its own
+    is_exact: bool = False  # nothing may be computed with it: neither drafts nor padding
     num_tokens: int = field(init=False)  # without padding
 
     def __post_init__(self) -> None:

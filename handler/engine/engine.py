@@ -45,6 +45,7 @@ class Engine:
         lane: PrefillLane | NoPrefillLane | None = None,
     ) -> None:
         assert limits.max_batch_tokens > limits.max_num_seqs, "a step holds a token for each sequence, and a prompt's"
+        assert not (limits.exact_grid and runner.memory.is_unified), "exact sequences need cells of their own"
         self.runner = runner
         self.limits = limits
         self._schemas = schemas

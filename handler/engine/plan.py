@@ -20,6 +20,7 @@ MAX_BURST_ON_GPU, MAX_BURST_ON_CPU = 8192, 2048  # prefill tokens: about a secon
 # What a cached token costs each token that others generate, and what it costs to compute anew: 20 ns and 80 us on an
 # H100, 0.12 us and 8 ms on two CPU cores.
 MAX_IDLE_ON_GPU, MAX_IDLE_ON_CPU = 4_000, 60_000
+EXACT_GRID_ON_GPU, EXACT_GRID_ON_CPU = 256, 64  # prompt tokens that a request with an exact seed computes at once
 MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step has enough to compute without drafts
 
 
@@ -143,6 +144,7 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
             max_prompt_tokens=settings.prefill_chunk or (MAX_PROMPT_ON_GPU if on_gpu else MAX_PROMPT_ON_CPU),
             max_burst_tokens=MAX_BURST_ON_GPU if on_gpu else MAX_BURST_ON_CPU,
             max_idle=MAX_IDLE_ON_GPU if on_gpu else MAX_IDLE_ON_CPU,
+            exact_grid=_exact_grid(settings, model, cache, n_batch, on_gpu=on_gpu),
         ),
         draft_limits=draft_limits,
         context=ContextParams(
@@ -154,7 +156,7 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
             max_draft_tokens=draft_limits.max_num_seqs * draft_limits.max_tokens if draft_limits else 0,
         ),
         cache=cache,
-        can_shrink=not settings.n_ctx and settings.kv_unified != "off",
+        can_shrink=not settings.n_ctx and settings.kv_unified != "off" and settings.seeded != "exact",
         num_slots=_num_slots(max_num_seqs),
         max_model_len=settings.max_model_len,
         sampler_threads=settings.sampler_threads or min(machine.num_cores, MAX_SAMPLER_THREADS),
@@ -179,6 +181,20 @@ def _beside_expanded(settings: Settings, machine: Machine, model: ModelFacts) ->
 def _gpus(settings: Settings, free_gpu_bytes: tuple[int, ...]) -> tuple[int, ...]:
     """Of the GPUs, those that the model is spread over."""
     return free_gpu_bytes[settings.main_gpu :][:1] if settings.split_mode == "none" else free_gpu_bytes
+
+
+def _exact_grid(settings: Settings, model: ModelFacts, cache: CacheSize, n_batch: int, *, on_gpu: bool) -> int:
+    """Raises ConfigError where slots share cells: then the order of sums depends on what the others hold."""
+    if settings.seeded != "exact":
+        return 0
+    if not cache.is_unified:
+        return min(EXACT_GRID_ON_GPU if on_gpu else EXACT_GRID_ON_CPU, n_batch)
+    problem = "SEEDED has value 'exact', for which each sequence needs cells of its own"
+    if settings.kv_unified == "on":
+        raise ConfigError(f"{problem}: set KV_UNIFIED to off, or leave it out.")
+    if not _can_split(model):
+        raise ConfigError(f"{problem}: this model's memory cannot be copied slot by slot. Set it to fast.")
+    raise ConfigError(f"{problem}, as long as MAX_MODEL_LEN: set that, and fewer MAX_NUM_SEQS ({cache.why}).")
 
 
 def _prefill(settings: Settings, cache: CacheSize, n_ubatch: int, *, on_gpu: bool) -> PrefillPlan | None:
@@ -236,14 +252,24 @@ def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatc
         max_num_seqs=max_num_seqs,
         num_prefill_lengths=NUM_PREFILL_LENGTHS if settings.prefill_context == "auto" else 0,
         kv_unified=_layout(settings),
-        can_split=not model.has_states and not model.window,
+        can_split=_can_split(model),
     )
     free = list(_gpus(settings, machine.free_gpu_bytes))
-    if not free or settings.n_gpu_layers >= 0:  # else a part of the cache lies in main memory
+    is_on_gpus = bool(free) and settings.n_gpu_layers < 0  # else a part of the cache lies in main memory
+    if settings.seeded == "exact" and settings.kv_unified == "auto" and request.can_split:
+        is_sized = not is_on_gpus and (settings.n_ctx or settings.max_model_len)
+        if is_sized or max_num_seqs == 1:  # otherwise a split cache is chosen by the memory there is, or not at all
+            request = request._replace(kv_unified="off")
+    if not is_on_gpus:
         return without_gpu(request, model.n_ctx_train)
     return on_gpus(request, model.cache_shape, model.n_ctx_train, free)
 
 
+def _can_split(model: ModelFacts) -> bool:
+    return not model.has_states and not model.window
+
+
 def _layout(settings: Settings) -> Layout:
     """Drafts of different lengths would be computed one after the other if each slot had cells of its own."""
-    return "on" if settings.kv_unified == "auto" and settings.speculate != "off" else settings.kv_unified
+    prefers_shared = settings.speculate != "off" and settings.seeded != "exact"
+    return "on" if settings.kv_unified == "auto" and prefers_shared else settings.kv_unified

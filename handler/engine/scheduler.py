@@ -25,7 +25,8 @@ Scored prompts. Where the logprobs of a prompt's tokens are asked for, each posi
 computed here with its row of logits, of which a step holds a bounded number; the cache and the lane have no logits.
 
 Reproducible seeds. Equal seeds should give equal text, but what lies in the cache, and where, changes the last bits of
-the arithmetic. So a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache.
+the arithmetic. So a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache. With an
+`exact_grid` it is exact instead: computed in steps of its own (exact_turns.py), between two steps of the others.
 """
 
 from collections import deque
@@ -35,6 +36,7 @@ from dataclasses import dataclass
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.cache.kv_cache import KVCache
 from handler.engine.cache.slot import Match, common_prefix_length
+from handler.engine.exact_turns import ExactTurns
 from handler.engine.prefill_lane import RUSH, NoPrefillLane, PrefillLane
 from handler.engine.prefill_queue import Prefill
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
@@ -57,6 +59,7 @@ class Limits:
     max_prompt_tokens: int  # prefill tokens of a step in which others generate
     max_idle: int | None = None  # tokens that others generate until a cached conversation is evicted; None: no limit
     max_burst_tokens: int = 0  # prefill tokens for which sequences that have just begun are held
+    exact_grid: int = 0  # prefill tokens of a step of a sequence with a seed; 0: it is computed with the others
 
 
 class Scheduler:
@@ -70,6 +73,7 @@ class Scheduler:
         self._lane = lane or NoPrefillLane()
         self._in_lane: dict[Sequence, Prefill] = {}  # running, but not part of any batch
         self._refused: set[Sequence] = set()  # the lane failed on them
+        self._exact = ExactTurns(limits.exact_grid, MAX_SCORED_TOKENS)
         self.limits = limits
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of admission
@@ -83,18 +87,35 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def _sharing(self) -> list[Sequence]:
+        """The running sequences that are computed together."""
+        return [sequence for sequence in self.running if not self._exact.takes(sequence)]
+
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
     def schedule(self) -> Batch:
         """The next batch; empty only if there is no work but in the prefill lane."""
+        batch = self._exact.next_batch()
+        if not batch.items:
+            batch = self._schedule_shared()
+            self._exact.begin_round(self.running)
+        if not batch.items:
+            batch = self._exact.next_batch()
+        assert batch.items or self._in_lane or not self.has_work, "there is work, but nothing was scheduled"
+        return batch
+
+    def _schedule_shared(self) -> Batch:
+        """The step of all sequences but the exact ones; empty if there is none that could be computed here."""
         limits, batch = self.limits, Batch()
         self.cache.prepare_step()
         self._take_from_lane()
 
         # 1. One token for each generating sequence, unless all of them are held for the rest of their burst.
-        generating = [sequence for sequence in self.running if sequence.num_pending_tokens == 1]
-        others_come = bool(self.waiting) or len(generating) < len(self.running)
+        sharing = self._sharing
+        generating = [sequence for sequence in sharing if sequence.num_pending_tokens == 1]
+        others_come = bool(self.waiting) or len(generating) < len(sharing)
         have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
         is_burst = others_come and not have_begun and not self._in_lane
         are_held = is_burst and self._num_burst_tokens < limits.max_burst_tokens
@@ -117,7 +138,7 @@ class Scheduler:
         if batch.items:
             left = min(left, limits.max_prompt_tokens)
         others = {*generating, *self._in_lane}
-        shares = _shares([sequence for sequence in self.running if sequence not in others], left)
+        shares = _shares([sequence for sequence in self._sharing if sequence not in others], left)
         if generating and are_held:
             self._num_burst_tokens += sum(shares.values())
         for sequence, num_tokens in shares.items():
@@ -132,8 +153,9 @@ class Scheduler:
         if batch.items:
             batch.padding_slots = self.cache.arrange(batch.items)
         num_rows = len(batch.items) + len(batch.padding_slots)
-        self._lane.begin_step(0 if are_held else len(generating), num_rows if num_rows and is_pure else None)
-        assert batch.items or self._in_lane or not self.has_work, "there is work, but nothing was scheduled"
+        num_generating = 0 if are_held else len(generating)
+        num_generating += sum(self._exact.takes(other) and other.num_pending_tokens == 1 for other in self.running)
+        self._lane.begin_step(num_generating, num_rows if num_rows and is_pure else None)
         return batch
 
     def postprocess(self, batch: Batch, sampled: Iterable[list[SampledToken]]) -> Outputs:
@@ -150,6 +172,8 @@ class Scheduler:
         for item in batch.items:
             if item.draft_token_ids:
                 self.cache.drop_rest(item.slot)
+            if batch.is_exact and self._exact.is_reusable(item):
+                self.cache.mark_exact(item.slot)
         self.cache.tick(sum(item.sequence.num_tokens for item in sampling) - num_tokens)
         for sequence, _ in outputs:
             if sequence.is_finished:
@@ -205,7 +229,7 @@ class Scheduler:
         num_fresh = sum(not sequence.num_completion_tokens for sequence in generating)
         num_computed = self._lane.num_computed_tokens
         is_soon = (num_computed - self._num_lane_tokens) * RUSH_STEPS < self.limits.max_burst_tokens
-        if self._is_rush and is_soon and num_fresh * FRESH < len(self.running):
+        if self._is_rush and is_soon and num_fresh * FRESH < len(self._sharing):
             return True
         self._num_lane_tokens = num_computed
         return False
@@ -216,7 +240,7 @@ class Scheduler:
         While nothing generates, prompts of one length stay here: llama.cpp computes them as one part, and nothing need
         be handed over.
         """
-        new = [sequence for sequence in self.running if self._is_for_lane(sequence)]
+        new = [sequence for sequence in self._sharing if self._is_for_lane(sequence)]
         if others_generate or self._in_lane or len({sequence.num_tokens for sequence in new}) > 1:
             self._is_rush = self._is_rush or (bool(new) and not others_generate)
             for sequence in new:
@@ -243,6 +267,8 @@ class Scheduler:
     def _first_ready(self) -> tuple[Sequence, Match | None] | None:
         """The first waiting sequence that need not wait for a prefix, and what it can reuse."""
         for sequence in self.waiting:
+            if self._exact.takes(sequence):
+                return sequence, self.cache.find_prefix(sequence.reusable_token_ids, self._exact.grid)
             if sequence.params.is_reproducible:
                 return sequence, None
             match = self.cache.find_prefix(sequence.reusable_token_ids)
@@ -267,7 +293,7 @@ class Scheduler:
         promised = sum(other.num_pending_tokens + MARGIN for other in self.running)
         if not self.cache.has_room(sequence.num_tokens, promised, match):
             return False
-        if sequence.params.is_reproducible and not self.running:
+        if sequence.params.is_reproducible and not self._exact.takes(sequence) and not self.running:
             self.cache.reset()
         slot = self.cache.claim(match)
         if slot is None:

@@ -93,11 +93,16 @@ def create_scheduler(
 
 
 def create_sequence(
-    runner: FakeRunner, prompt: str, *, max_tokens: int | None = None, seed: int | None = None
+    runner: FakeRunner,
+    prompt: str,
+    *,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    temperature: float = 0.8,
 ) -> Sequence:
     return Sequence(
         list(prompt.encode()),
-        SamplingParams(max_tokens=max_tokens, seed=seed),
+        SamplingParams(max_tokens=max_tokens, seed=seed, temperature=temperature),
         vocabulary=runner.vocabulary,
         max_num_tokens=runner.max_model_len,
         sampler=FakeSampler(prompt, []),

@@ -39,8 +39,9 @@ class KVCache(Protocol):
         """The housekeeping that pays by now; called once before each step is scheduled."""
         ...
 
-    def find_prefix(self, token_ids: list[int]) -> Match | None:
-        """The longest beginning of a prompt that is worth reusing; its last token is never part of it."""
+    def find_prefix(self, token_ids: list[int], grid: int = 0) -> Match | None:
+        """The longest beginning of a prompt that is worth reusing; its last token is never part of it. With a grid,
+        only what `mark_exact` has named, in parts of so many tokens."""
         ...
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
@@ -75,6 +76,10 @@ class KVCache(Protocol):
 
     def drop_rest(self, slot: Slot) -> None:
         """Remove what was computed in a claimed slot behind the tokens that were noted: rejected drafts."""
+        ...
+
+    def mark_exact(self, slot: Slot) -> None:
+        """Note that all tokens of a claimed slot were computed as every exact sequence computes them."""
         ...
 
     def tick(self, num_tokens: int) -> None:

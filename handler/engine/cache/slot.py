@@ -16,6 +16,7 @@ class Slot:
     token_ids: list[int] = field(default_factory=list)
     is_claimed: bool = False
     last_used: int = 0  # by the clock of its SlotTable
+    num_exact: int = 0  # first tokens that were computed as exact sequences compute them (exact_turns.py)
 
     @property
     def num_tokens(self) -> int:

@@ -52,8 +52,8 @@ class SplitCache:
         if (place := self._free_place(self._near(claimed), far)) is not None:
             self._move(far, place)
 
-    def find_prefix(self, token_ids: list[int]) -> Match | None:
-        match = self._table.find_prefix(token_ids, MIN_COPIED)
+    def find_prefix(self, token_ids: list[int], grid: int = 0) -> Match | None:
+        match = self._table.find_prefix(token_ids, MIN_COPIED, grid)
         return match if match and (match.takes_all or match.num_tokens >= MIN_COPIED) else None
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
@@ -83,6 +83,7 @@ class SplitCache:
         if match is not None:
             self._memory.copy(match.slot.seq_id, slot.seq_id, match.num_tokens)
             slot.token_ids = match.slot.token_ids[: match.num_tokens]
+            slot.num_exact = min(match.slot.num_exact, match.num_tokens)
         return slot
 
     def release(self, slot: Slot) -> None:
@@ -121,6 +122,9 @@ class SplitCache:
 
     def drop_rest(self, slot: Slot) -> None:
         self._table.drop_rest(slot)
+
+    def mark_exact(self, slot: Slot) -> None:
+        slot.num_exact = slot.num_tokens
 
     def tick(self, num_tokens: int) -> None:
         self._table.clock += num_tokens

@@ -67,8 +67,8 @@ class UnifiedCache:
         if slot is not None and self._table.clock - slot.last_used > max_idle:
             self.clear(slot)
 
-    def find_prefix(self, token_ids: list[int]) -> Match | None:
-        return self._table.find_prefix(token_ids)
+    def find_prefix(self, token_ids: list[int], grid: int = 0) -> Match | None:
+        return self._table.find_prefix(token_ids, grid=grid)
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
         shared = match.num_tokens if match and match.slot.is_claimed else 0
@@ -139,6 +139,9 @@ class UnifiedCache:
     def drop_rest(self, slot: Slot) -> None:
         self._table.drop_rest(slot)
         self._drop_cells(slot)
+
+    def mark_exact(self, slot: Slot) -> None:
+        """They never are: which cells a token gets here, and so the order of sums, depends on the other sequences."""
 
     def tick(self, num_tokens: int) -> None:
         self._table.clock += num_tokens

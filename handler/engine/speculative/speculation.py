@@ -39,7 +39,7 @@ class Speculation:
 
     def add_drafts(self, batch: Batch, cache: KVCache) -> None:
         """Put drafts behind the tokens of generating sequences. Raises DecodeError."""
-        if len(batch.items) > self._limits.max_num_seqs:
+        if batch.is_exact or len(batch.items) > self._limits.max_num_seqs:
             return
         left = min(cache.num_free_cells, self._limits.max_batch_tokens) - batch.num_tokens
         lengths: dict[ScheduledSequence, int] = {}

@@ -41,12 +41,13 @@ def tiny_plan(
     max_model_len: int = 0,
     max_drafting: int = 4,
     on_gpu: bool = False,
+    exact_grid: int = 0,
 ) -> EnginePlan:
     """A plan for a CPU. `n_ctx` is each slot's, where they do not share cells. With `on_gpu` batches are computed when
     they are launched, as far as they are one ubatch, though there is no GPU."""
     return EnginePlan(
         on_gpu=on_gpu,
-        limits=Limits(num_slots, n_batch, max_prompt_tokens=n_batch // 2),
+        limits=Limits(num_slots, n_batch, max_prompt_tokens=n_batch // 2, exact_grid=exact_grid),
         draft_limits=DraftLimits(max_drafting, MAX_DRAFT_TOKENS, n_batch),
         context=ContextParams(
             n_batch=n_batch,
@@ -115,6 +116,9 @@ def open_engine(
     kv_unified: Layout = "on",
     n_ubatch: int | None = None,
     on_gpu: bool = False,
+    exact_grid: int = 0,
+    flash_attn: str = "off",
+    cache_type: str = "f32",
 ) -> Iterator[Engine]:
     """`num_cells` is what the engine believes the cache to hold, where that is not the truth. `n_ctx` is each slot's,
     where they do not share cells."""
@@ -127,11 +131,12 @@ def open_engine(
         n_ubatch=plan(asked, Machine(1, False), model.facts).context.n_ubatch,
         num_slots=num_slots,
         swa_full=swa_full,
-        flash_attn="off",
-        cache_type="f32",
+        flash_attn=flash_attn,
+        cache_type=cache_type,
         is_unified=kv_unified == "on",
         max_drafting=max_drafting,
         on_gpu=on_gpu,
+        exact_grid=exact_grid,
     )
     runner = CheckedRunner(model, tiny)
     runner.num_cells = num_cells or runner.num_cells

@@ -23,6 +23,7 @@
 #   python     llama-cpp-python's example server in the closed loop at 32 (LLAMA_CPP_PYTHON_SERVER names it)
 #   one        the closed loop with one chat                                  60 s
 #   seeded     50 seeded requests alone and among 15 others, byte by byte     80 s
+#   exact      the same with SEEDED=exact, so both runs give its price        90 s
 #   start turns shared structured whole unified   as they say below
 #   cost       what a million tokens cost; GPU names the one this is          80 s
 set -uo pipefail
@@ -33,7 +34,7 @@ model=${MODEL:?MODEL must name a GGUF file}
 limit=${LIMIT:-$((120 * ${REPEAT:-1}))}
 parts=" ${*:-${PARTS:-ceilings loop8 loop32 loop64 defaults32 defaults64 equal unequal steps long}} "
 known=" ceilings loop8 loop32 loop64 ours8 ours32 ours64 one python defaults32 defaults64 equal unequal long"
-known+=" steps prefill whole unified start turns shared structured seeded cost "
+known+=" steps prefill whole unified start turns shared structured seeded exact cost "
 for name in $parts; do
     [[ $known == *" $name "* ]] || { echo "gpu.sh: no part $name; there are:$known" >&2 && exit 2; }
 done
@@ -109,6 +110,8 @@ throughput structured "answers that follow a JSON schema" \
     --workloads structured --concurrency 1,32 --tokens 200 "${both[@]}"
 MAX_MODEL_LEN=2048 N_CTX= part seeded "the same seed, alone and among 15 others" \
     "$python" benchmarks/seeded.py --model "$model" --json "$out/seeded.json"
+SEEDED=exact MAX_MODEL_LEN=2048 N_CTX= part exact "the same seed with SEEDED=exact" \
+    "$python" benchmarks/seeded.py --model "$model" --json "$out/exact.json"
 part cost "what a million tokens cost" \
     "$python" -m benchmarks.cost --model "$model" --gpu "${GPU:-}" --json "$out/cost.json"
 

@@ -64,15 +64,16 @@ async def closed_loop(
     more: dict[str, Any] | None = None,
     key: str = "",
     patience: float = PATIENCE,
+    answers: list[Answer] | None = None,
 ) -> list[Answer]:
     """All answers, of whom `window` is the measured time: from the first question, for so many seconds.
 
     Questions are asked within it. Their answers are read to the end, so that the times to the first text are known for
     all; an answer that has not ended `patience` seconds later is cut. `more` is added to each body, where None takes a
-    field away.
+    field away. A list that is given gets the answers as they end, for a caller that cancels the loop.
     """
     clients = [Client(url, key) for _ in range(concurrency)]
-    answers: list[Answer] = []
+    answers = [] if answers is None else answers
     begin = time.perf_counter()
     end = begin + seconds
 

@@ -3,10 +3,11 @@
     python benchmarks/seeded.py --requests 10                      the demo model, on the CPU
     python benchmarks/seeded.py --model m.gguf --requests 50
     python benchmarks/seeded.py --url http://127.0.0.1:8001        a worker that runs already
+    SEEDED=exact MAX_MODEL_LEN=2048 python benchmarks/seeded.py    the setting that promises equal texts
 
 Each request is asked twice: alone on the worker, and again while others chat in a closed loop (benchmarks/people.py),
 so prompts come in beside it and its own prompt may be in the cache. The texts are compared byte by byte; the status is
-1 if one differs.
+1 if one differs. What the seeded ones and the others get in tokens/s shows what SEEDED=exact costs: run both.
 """
 
 import argparse
@@ -25,11 +26,19 @@ from benchmarks.circumstances import circumstances  # the path comes first
 from benchmarks.client import CHAT, Answer, ask
 from benchmarks.people import MOST_TOKENS, closed_loop, question
 from benchmarks.progress import Progress
-from benchmarks.servers import FOLDER, WORKER, Load, NotHereError, room_for, spawned
+from benchmarks.servers import FOLDER, WORKER, Load, NotHereError, cells, spawned
 from benchmarks.throughput import demo_model
 from handler.cpu_quota import num_usable_cores
 
 FOREVER = 1e6  # seconds; the others stop when they are cancelled
+
+
+class Rates(NamedTuple):
+    """Tokens of answers, a second. The others' are of answers that ended, over the time of the seeded ones."""
+
+    alone: float
+    among: float
+    others: float
 
 
 class Pair(NamedTuple):
@@ -53,7 +62,7 @@ def body(number: int, tokens: int) -> dict[str, Any]:
     return {**question(random.Random(f"seeded {number}")), "max_tokens": tokens, "seed": number}
 
 
-async def compare(url: str, args: argparse.Namespace) -> list[Pair]:
+async def compare(url: str, args: argparse.Namespace) -> tuple[list[Pair], Rates]:
     """Raises ValueError for an answer that failed."""
     progress = Progress(2 * args.requests)
 
@@ -68,22 +77,32 @@ async def compare(url: str, args: argparse.Namespace) -> list[Pair]:
         return answers
 
     alone = await texts("alone")
-    others = asyncio.create_task(closed_loop(url, args.others, FOREVER, seed=1))
+    ended: list[Answer] = []
+    others = asyncio.create_task(closed_loop(url, args.others, FOREVER, seed=1, answers=ended))
     try:
         among = await texts(f"among {args.others} others")
     finally:
         others.cancel()
         await asyncio.gather(others, return_exceptions=True)
         progress.close()
-    return [Pair(one.text, two.text, two.num_cached_tokens) for one, two in zip(alone, among, strict=True)]
+    pairs = [Pair(one.text, two.text, two.num_cached_tokens) for one, two in zip(alone, among, strict=True)]
+    seconds = sum(answer.whole for answer in among)
+    rates = Rates(rate(alone), rate(among), sum(answer.num_tokens for answer in ended) / seconds)
+    return pairs, rates
 
 
-def report(pairs: list[Pair], others: int) -> str:
+def rate(answers: list[Answer]) -> float:
+    """Of answers one after another, prompts in their time."""
+    return sum(answer.num_tokens for answer in answers) / sum(answer.whole for answer in answers)
+
+
+def report(pairs: list[Pair], rates: Rates, others: int) -> str:
     different = [(number, pair) for number, pair in enumerate(pairs) if not pair.is_equal]
     lines = [
         f"{len(pairs) - len(different)} of {len(pairs)} texts are equal, byte by byte, alone and among {others} "
         "others; "
         f"{sum(pair.num_cached for pair in pairs)} prompt tokens of the second time came from the cache",
+        f"tokens/s: seeded {rates.alone:.0f} alone and {rates.among:.0f} among others, which had {rates.others:.0f}",
         *(
             f"seed {number}: different after {pair.num_equal} of {len(pair.alone)} characters"
             for number, pair in different
@@ -103,7 +122,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(args: argparse.Namespace) -> list[Pair]:
+def measure(args: argparse.Namespace) -> tuple[list[Pair], Rates]:
     if args.url:
         return asyncio.run(compare(args.url, args))
     model = args.model or demo_model()
@@ -111,7 +130,7 @@ def measure(args: argparse.Namespace) -> list[Pair]:
     sys.stdout.write(f"{circumstances(model, num_usable_cores())}\n")
     sys.stdout.flush()
     with tempfile.TemporaryDirectory() as logs:
-        n_ctx = room_for(MOST_TOKENS, chats)
+        n_ctx = cells(MOST_TOKENS) * 2 * chats  # for as many slots as the worker has at most
         load = Load(model, n_ctx, chats, num_usable_cores(), FOLDER, Path(logs), MOST_TOKENS)
         with spawned(WORKER, load) as server:
             server.wait()
@@ -121,12 +140,12 @@ def measure(args: argparse.Namespace) -> list[Pair]:
 def main() -> None:
     args = parse(sys.argv[1:])
     try:
-        pairs = measure(args)
+        pairs, rates = measure(args)
     except (NotHereError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    sys.stdout.write(report(pairs, args.others))
+    sys.stdout.write(report(pairs, rates, args.others))
     if args.json:
-        args.json.write_text(json.dumps([pair._asdict() for pair in pairs]))
+        args.json.write_text(json.dumps({"pairs": [pair._asdict() for pair in pairs], "rates": rates._asdict()}))
     if not all(pair.is_equal for pair in pairs):
         raise SystemExit(1)
 

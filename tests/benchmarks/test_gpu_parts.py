@@ -34,7 +34,7 @@ ALL = [
         "defaults64",
     ),
     *("equal", "unequal", "long", "steps", "whole", "unified", "start", "turns", "shared", "structured", "seeded"),
-    "cost",
+    *("exact", "cost"),
 ]
 FAKE = """#!/bin/bash
 printf '%s\\0' "$@" >> "$NOTES"

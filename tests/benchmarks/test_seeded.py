@@ -1,13 +1,21 @@
 """What the comparison of seeded texts says."""
 
-from benchmarks.seeded import Pair, body, report
+from benchmarks.client import Answer
+from benchmarks.seeded import Pair, Rates, body, rate, report
+
+RATES = Rates(alone=280.4, among=101.0, others=900.6)
 
 
 def test_equal_texts_are_counted_and_different_ones_named() -> None:
-    said = report([Pair("same", "same", 3), Pair("a cat sat", "a cat ran", 0)], 15)
+    said = report([Pair("same", "same", 3), Pair("a cat sat", "a cat ran", 0)], RATES, 15)
 
     assert said.startswith("1 of 2 texts are equal, byte by byte, alone and among 15 others; 3 prompt tokens")
     assert "seed 1: different after 6 of 9 characters" in said
+    assert "tokens/s: seeded 280 alone and 101 among others, which had 901" in said
+
+
+def test_a_rate_is_of_answers_one_after_another() -> None:
+    assert rate([Answer(1.0, ended=3.0, num_tokens=30), Answer(9.0, ended=10.0, num_tokens=30)]) == 20
 
 
 def test_a_text_that_ends_early_is_different() -> None:

@@ -4,6 +4,8 @@ import pytest
 
 from handler.engine.cache.cache_size import GIB, CacheShape
 from handler.engine.plan import (
+    EXACT_GRID_ON_CPU,
+    EXACT_GRID_ON_GPU,
     MAX_BATCH_ON_CPU,
     MAX_BATCH_ON_GPU,
     MAX_BURST_ON_CPU,
@@ -132,6 +134,48 @@ def test_half_of_a_chosen_size_may_be_tried() -> None:
     assert planned().can_shrink
     assert not planned(N_CTX=4096).can_shrink
     assert not planned(KV_UNIFIED="off", N_CTX=32 * 1024).can_shrink
+
+
+@pytest.mark.parametrize(
+    ("machine", "environ", "grid"),
+    [
+        (GPU, {"MAX_MODEL_LEN": 4096}, EXACT_GRID_ON_GPU),
+        (GPU, {"MAX_NUM_SEQS": 1}, EXACT_GRID_ON_GPU),
+        (GPU, {"MAX_MODEL_LEN": 4096, "SPECULATE": "lookup"}, EXACT_GRID_ON_GPU),
+        (CPU, {"MAX_MODEL_LEN": 2048}, EXACT_GRID_ON_CPU),
+        (CPU, {"N_CTX": 32 * 512, "N_BATCH": 48}, 48),
+        (CPU, {"KV_UNIFIED": "off"}, EXACT_GRID_ON_CPU),
+    ],
+)
+def test_exact_seeds_get_cells_of_their_own(machine: Machine, environ: dict[str, object], grid: int) -> None:
+    """By a part of prompts that is constant, and without a cache that might become a shared one."""
+    engine = planned(machine, SEEDED="exact", **environ)
+    assert not engine.cache.is_unified
+    assert not engine.can_shrink
+    assert engine.limits.exact_grid == grid
+    assert not planned(machine, **environ).limits.exact_grid
+
+
+@pytest.mark.parametrize(
+    ("machine", "model", "environ", "advice"),
+    [
+        (CPU, FULL, {}, "set MAX_MODEL_LEN, or fewer MAX_NUM_SEQS"),
+        (
+            GPU._replace(free_gpu_bytes=(8 * GIB,)),
+            FULL,
+            {},
+            "set MAX_MODEL_LEN, or fewer MAX_NUM_SEQS .*With MAX_MODEL_LEN=",
+        ),
+        (GPU, FULL, {"KV_UNIFIED": "on"}, "set KV_UNIFIED to off, or leave it out"),
+        (GPU, WINDOW, {}, "cannot be copied slot by slot"),
+        (CPU, RECURRENT, {"MAX_MODEL_LEN": 2048}, "cannot be copied slot by slot"),
+    ],
+)
+def test_exact_seeds_are_refused_where_cells_are_shared(
+    machine: Machine, model: ModelFacts, environ: dict[str, object], advice: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"SEEDED has value 'exact', .*{advice}"):
+        planned(machine, model, SEEDED="exact", **environ)
 
 
 def test_a_step_holds_all_that_run_and_a_prompt() -> None:

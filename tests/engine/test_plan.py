@@ -1,5 +1,7 @@
 """What an engine is made of, by the settings, the machine and the model. No model is loaded."""
 
+from typing import Any
+
 import pytest
 
 from handler.engine.cache.cache_size import GIB, CacheShape
@@ -31,6 +33,7 @@ WINDOW = FULL._replace(window=512)
 RECURRENT = FULL._replace(has_states=True)
 CPU = Machine(num_cores=2, has_gpu=False)
 GPU = Machine(num_cores=64, has_gpu=True, free_gpu_bytes=(70 * GIB,))
+SMALL_GPU = GPU._replace(free_gpu_bytes=(8 * GIB,))
 
 
 def planned(machine: Machine = CPU, model: ModelFacts = FULL, **environ: object) -> EnginePlan:
@@ -147,7 +150,7 @@ def test_half_of_a_chosen_size_may_be_tried() -> None:
         (CPU, {"KV_UNIFIED": "off"}, EXACT_GRID_ON_CPU),
     ],
 )
-def test_exact_seeds_get_cells_of_their_own(machine: Machine, environ: dict[str, object], grid: int) -> None:
+def test_exact_seeds_get_cells_of_their_own(machine: Machine, environ: dict[str, Any], grid: int) -> None:
     """By a part of prompts that is constant, and without a cache that might become a shared one."""
     engine = planned(machine, SEEDED="exact", **environ)
     assert not engine.cache.is_unified
@@ -172,7 +175,7 @@ def test_exact_seeds_get_cells_of_their_own(machine: Machine, environ: dict[str,
     ],
 )
 def test_exact_seeds_are_refused_where_cells_are_shared(
-    machine: Machine, model: ModelFacts, environ: dict[str, object], advice: str
+    machine: Machine, model: ModelFacts, environ: dict[str, Any], advice: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"SEEDED has value 'exact', .*{advice}"):
         planned(machine, model, SEEDED="exact", **environ)
@@ -252,7 +255,7 @@ def test_the_cache_leaves_room_for_a_second_copy_of_the_weights() -> None:
     ],
 )
 def test_a_second_copy_of_the_weights_takes_nothing_that_matters(
-    machine: Machine, model: ModelFacts, environ: dict[str, object]
+    machine: Machine, model: ModelFacts, environ: dict[str, Any]
 ) -> None:
     environ = {"MAX_MODEL_LEN": 8192} | environ
     assert planned(machine, model, WEIGHTS="auto", **environ) == planned(machine, model, WEIGHTS="file", **environ)

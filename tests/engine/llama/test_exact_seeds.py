@@ -73,13 +73,12 @@ def bits(answer: Answer) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("drafts", [False, True])
 async def test_alone_and_among_others(drafts: bool, open_exact: OpenEngine) -> None:
-    """Every bit of every logit that was drawn from, also where others are drafted for, and where parts of a prompt are
-    reused."""
+    """Every bit of every logit that was drawn from, also where others are drafted for. The second time parts of a prompt
+    are reused, unless the others needed their slot."""
     expected = [bits(await alone(open_exact(), prompt)) for prompt in PROMPTS]
     engine = open_exact(drafter=RandomDrafter() if drafts else None)
     answers = await ask_among(engine, PROMPTS)
     assert [bits(answer) for answer in answers] == [one for one in expected for _ in range(2)]
-    assert max(answer.usage.num_cached_tokens for answer in answers) >= 4 * GRID
 
 
 async def test_a_second_turn_is_that_of_a_fresh_engine(open_exact: OpenEngine) -> None:

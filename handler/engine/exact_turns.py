@@ -46,7 +46,9 @@ class ExactTurns:
     def is_reusable(self, item: ScheduledSequence) -> bool:
         """Whether other sequences may take what was computed: a whole part, and without logits, which every prompt that
         is longer computes in the same way."""
-        has_logits = item.sequence.prompt_scores is not None or item.start + self.grid >= item.sequence.num_prompt_tokens
+        has_logits = (
+            item.sequence.prompt_scores is not None or item.start + self.grid >= item.sequence.num_prompt_tokens
+        )
         return item.num_tokens == self.grid and not has_logits
 
     def _num_tokens(self, sequence: Sequence) -> int:

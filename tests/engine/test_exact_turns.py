@@ -8,7 +8,8 @@ import pytest
 from handler.engine.batch import Batch
 from handler.engine.cache.split_cache import SplitCache
 from handler.engine.prefill_lane import NoPrefillLane
-from handler.engine.scheduler import Limits, Scheduler
+from handler.engine.sampling_params import SamplingParams
+from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits, Scheduler
 from handler.engine.sequence import Sequence
 from handler.engine.speculative.speculation import DraftLimits, Speculation
 from tests.engine.fake_drafters import RandomDrafter
@@ -151,6 +152,18 @@ def test_others_may_reuse_what_an_exact_sequence_computed() -> None:
     turn = stage.add(LONG + stage.answer(first)[:3] + "?")
     stage.finish()
     assert turn.num_cached_tokens == len(LONG) + 3
+
+
+def test_a_scored_prompt_is_cut_by_the_rows_of_a_step() -> None:
+    """And its parts, which have logits, are not reused."""
+    stage = Stage(grid=4 * MAX_SCORED_TOKENS)
+    params = SamplingParams(max_tokens=2, seed=1, num_prompt_logprobs=0)
+    prompt = list(b"p" * (MAX_SCORED_TOKENS + 30))
+    for _ in range(2):
+        scored = Sequence(prompt, params, vocabulary=stage.runner.vocabulary, max_num_tokens=CAPACITY)
+        stage.scheduler.add(scored)
+        stage.finish()
+        assert stage.parts[scored] == [(0, MAX_SCORED_TOKENS), (MAX_SCORED_TOKENS, 30), (MAX_SCORED_TOKENS + 30, 1)]
 
 
 def test_a_prompt_that_ends_with_a_part_keeps_it_to_itself() -> None:

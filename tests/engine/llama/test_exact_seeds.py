@@ -73,8 +73,8 @@ def bits(answer: Answer) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("drafts", [False, True])
 async def test_alone_and_among_others(drafts: bool, open_exact: OpenEngine) -> None:
-    """Every bit of every logit that was drawn from, also where others are drafted for. The second time parts of a prompt
-    are reused, unless the others needed their slot."""
+    """Every bit of every logit that was drawn from, also where others are drafted for, and where the second time parts
+    of the prompt are still cached."""
     expected = [bits(await alone(open_exact(), prompt)) for prompt in PROMPTS]
     engine = open_exact(drafter=RandomDrafter() if drafts else None)
     answers = await ask_among(engine, PROMPTS)

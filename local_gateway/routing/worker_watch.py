@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 EAGER_FOR = 60.0  # seconds after a request in which its worker mostly stops
 # Seconds between two looks.
 EAGER = 2.0
-CALM = 15.0  # workers run without a request of ours, or the last look failed
+CALM = 15.0  # workers run without a request of ours
 ASLEEP = 60.0  # no worker runs, and the next request wakes the watch
 
 Look = Callable[[], Awaitable[list[SeenWorker]]]
@@ -23,11 +23,12 @@ Note = Callable[[Sequence[WorkerRun]], None]
 Wait = Callable[[asyncio.Event, float], Awaitable[None]]
 
 
-def pause_before_look(since_request: float, num_running: int | None) -> float:
-    """Seconds until the next look; `since_request` seconds ago a request was there, `num_running` may be unknown."""
-    if since_request <= EAGER_FOR:
-        return EAGER
-    return ASLEEP if num_running == 0 else CALM
+def pause_before_look(since_request: float, num_running: int | None, num_failures: int = 0) -> float:
+    """Seconds until the next look. `since_request` seconds ago a request was there; so many looks failed in a row."""
+    calm = ASLEEP if num_running == 0 else CALM
+    pause = EAGER if since_request <= EAGER_FOR else calm
+    backoff = EAGER * 2.0 ** min(num_failures - 1, 10) if num_failures else 0.0
+    return max(pause, min(backoff, ASLEEP))
 
 
 async def set_or_later(event: asyncio.Event, seconds: float) -> None:
@@ -61,7 +62,7 @@ class WorkerWatch:
         self._wake = asyncio.Event()
         self._num_requests = 0
         self._last_request = -EAGER_FOR  # when the last one ended
-        self._has_failed = False
+        self._num_failures = 0  # in a row
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -90,7 +91,7 @@ class WorkerWatch:
     async def _run(self) -> None:
         while True:
             asked_to_wait = await self._look()
-            pause = pause_before_look(self._since_request, self.runs.num_running)
+            pause = pause_before_look(self._since_request, self.runs.num_running, self._num_failures)
             await self._wait(self._wake, max(pause, asked_to_wait))
             self._wake.clear()
 
@@ -101,17 +102,17 @@ class WorkerWatch:
         except RequestError as error:
             self.runs.look_failed()
             self._note_failure(error)
-            return max(CALM, error.retry_after or 0.0)
+            return error.retry_after or 0.0
         self._note_success()
         self._note(self.runs.look(self._clock(), seen))
         return 0.0
 
     def _note_failure(self, error: RequestError) -> None:
-        if not self._has_failed:
+        if not self._num_failures:
             log.warning("endpoint %s: its workers cannot be counted: %s", self.runs.endpoint, error.log_text)
-        self._has_failed = True
+        self._num_failures += 1
 
     def _note_success(self) -> None:
-        if self._has_failed:
+        if self._num_failures:
             log.info("endpoint %s: its workers are counted again", self.runs.endpoint)
-        self._has_failed = False
+        self._num_failures = 0

@@ -15,6 +15,7 @@ READY = ("RUNNING", "IDLE")  # it works on a job, or asks for one
 UNBILLED = ("THROTTLED",)  # it waits for capacity
 MAX_ID_CHARS = 200
 MAX_UPTIME = 10 * 365 * 86_400.0  # seconds
+HALF_A_SECOND = 0.5  # of the begun one that a whole number of seconds leaves out, on average
 
 
 class SeenWorker(NamedTuple):
@@ -22,7 +23,7 @@ class SeenWorker(NamedTuple):
 
     id: str
     started: float  # seconds since 1970, by RunPod's clock: with the id it names one run, from start to stop
-    uptime: float  # seconds since then
+    uptime: float  # seconds since then; where RunPod tells whole ones, the middle of the next
     is_ready: bool
 
 
@@ -47,4 +48,5 @@ def _worker_of(item: object) -> SeenWorker | None:
         started = datetime.fromisoformat(str(started_at)).timestamp()
     except (ValueError, OverflowError) as error:
         raise AnswerBrokenError("RunPod's list of workers has a time that is none.") from error
-    return SeenWorker(worker_id[:MAX_ID_CHARS], started, float(uptime), item.get("status") in READY)
+    begun = HALF_A_SECOND if isinstance(uptime, int) else 0.0
+    return SeenWorker(worker_id[:MAX_ID_CHARS], started, uptime + begun, item.get("status") in READY)

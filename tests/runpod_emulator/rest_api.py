@@ -29,10 +29,11 @@ class RestApi(Calls):
         endpoint = self.endpoints.get(request.match_info["endpoint"])
         if endpoint is None:
             raise web.HTTPNotFound(text=problem(404, "Not Found"), content_type="application/problem+json")
-        body = listing(endpoint)
+        found = endpoint
 
         async def answer(_request: web.Request) -> web.StreamResponse:
-            return web.json_response(body)
+            found.log.note("workers_listed")
+            return web.json_response(listing(found))
 
         return await self.faults.apply("workers", request, answer)
 

@@ -16,18 +16,22 @@ W1 = SeenWorker("w1", 1000.0, 5.0, True)
 
 
 @pytest.mark.parametrize(
-    ("since_request", "num_running", "pause"),
+    ("since_request", "num_running", "num_failures", "pause"),
     [
-        (0, 0, EAGER),
-        (EAGER_FOR, None, EAGER),
-        (EAGER_FOR + 1, 2, CALM),
-        (EAGER_FOR + 1, None, CALM),
-        (EAGER_FOR + 1, 0, ASLEEP),
+        (0, 0, 0, EAGER),
+        (EAGER_FOR, None, 1, EAGER),
+        (0, None, 2, 2 * EAGER),
+        (0, None, 1000, ASLEEP),
+        (EAGER_FOR + 1, 2, 0, CALM),
+        (EAGER_FOR + 1, None, 1, CALM),
+        (EAGER_FOR + 1, 0, 0, ASLEEP),
     ],
 )
-def test_how_soon_it_looks_again(since_request: float, num_running: int | None, pause: float) -> None:
-    """Eagerly where seconds are about to begin or end; seldom where nothing can change unnoticed."""
-    assert pause_before_look(since_request, num_running) == pause
+def test_how_soon_it_looks_again(
+    since_request: float, num_running: int | None, num_failures: int, pause: float
+) -> None:
+    """Eagerly where seconds are about to begin or end; seldom where nothing can change unnoticed, or looks fail."""
+    assert pause_before_look(since_request, num_running, num_failures) == pause
 
 
 class PlayedEndpoint:
@@ -97,11 +101,13 @@ async def test_a_request_wakes_it() -> None:
 
 
 async def test_looks_that_fail(caplog: pytest.LogCaptureFixture) -> None:
-    """They are said once, are not repeated at once, and leave RunPod alone for as long as it asks."""
+    """They are said once, are repeated ever later, and leave RunPod alone for as long as it asks."""
     caplog.set_level(logging.INFO)
     async with watching() as endpoint:
         endpoint.watch.request_began()
-        assert await endpoint.look(TargetUnreachableError("down")) == CALM
+        assert await endpoint.look(TargetUnreachableError("down")) == EAGER
+        await endpoint.rest()
+        assert await endpoint.look(TargetUnreachableError("down")) == 2 * EAGER
         await endpoint.rest()
         assert await endpoint.look(TargetRefusedError(429, {"message": "slow"}, retry_after=40.0)) == 40.0
         assert endpoint.watch.runs.num_running is None

@@ -16,7 +16,14 @@ NOON = 1_795_348_800.0
 )
 def test_workers_that_are_billed(status: str, is_ready: bool) -> None:
     """Whatever they do: loading, computing, waiting, or being ill."""
-    assert workers_in({"workers": [{**STARTED, "status": status}]}) == [SeenWorker("8g3n5t6r", NOON, 3600, is_ready)]
+    assert workers_in({"workers": [{**STARTED, "status": status}]}) == [SeenWorker("8g3n5t6r", NOON, 3600.5, is_ready)]
+
+
+def test_uptimes() -> None:
+    """Of whole seconds half a second is missing on average, as of a bill that is rounded up; fractions are exact."""
+    workers = [{**STARTED, "status": "IDLE", "uptimeSeconds": uptime} for uptime in (0, 7, 7.25)]
+
+    assert [worker.uptime for worker in workers_in({"workers": workers})] == [0.5, 7.5, 7.25]
 
 
 @pytest.mark.parametrize(

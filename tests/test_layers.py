@@ -105,7 +105,6 @@ GATEWAY_OWNERS: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("local_gateway/storage/",),
     "uvicorn": ("local_gateway/server/serve.py", "local_gateway/edge/head_limits.py"),
     "ruamel": ("local_gateway/config/yaml_document.py",),
-    "watchfiles": ("local_gateway/config/reload.py",),
 }
 
 

@@ -28,7 +28,7 @@ class KeyState:
     cost_factor: float = 1.0  # by how much requests cost more than estimated, of late
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reservation:
     """What one request holds of its key's limits while it runs."""
 
@@ -36,8 +36,9 @@ class Reservation:
     key: Key
     state: KeyState
     estimate: Estimate
-    money: float
+    money: float  # for one call of a target
     began: float  # seconds since 1970
+    num_calls: int = 1  # that money is reserved for
 
     def settle(self, num_tokens: int, cost: float) -> None:
         self.limiter.settle(self, num_tokens, cost)
@@ -50,6 +51,12 @@ class Admission:
         self.headers = headers  # x-ratelimit-..., for the client
         self._reservation = reservation  # None: the request has no limits
         self._is_over = False
+
+    def covers(self, num_calls: int) -> bool:
+        """Whether the key can pay for so many calls of targets, each at its dearest. If so, that is reserved."""
+        return (
+            self._is_over or self._reservation is None or self._reservation.limiter.extend(self._reservation, num_calls)
+        )
 
     def settle(self, num_tokens: int, cost: float) -> None:
         """`cost` goes into the request's record, too: the same number, before anything else runs."""
@@ -98,11 +105,25 @@ class Limiter:
         """Give a reservation back, and count what was used instead. Called once for each, by its Admission."""
         key, state, estimate = reservation.key, reservation.state, reservation.estimate
         state.num_in_flight -= 1
-        state.reserved -= reservation.money
+        state.reserved -= reservation.money * reservation.num_calls
         _settle_tokens(key, state, num_tokens - estimate.num_tokens, self._clock() - reservation.began)
         if cost:
             self._ledger.spend(key.id, reservation.began, cost)
-            _learn(state, cost, estimate.cost)
+            _learn(state, cost, estimate.cost * reservation.num_calls)
+
+    def extend(self, reservation: Reservation, num_calls: int) -> bool:
+        """Reserve for further calls of the same request, if the budget has room for them or the request is alone."""
+        key, state = reservation.key, reservation.state
+        more = reservation.money * (num_calls - reservation.num_calls)
+        if more <= 0:
+            return True
+        if key.budget is not None:
+            spent = self._ledger.spent(key.id, name_of(key.period, self._clock()))
+            if state.num_in_flight > 1 and spent + state.reserved + more > key.budget:
+                return False
+        reservation.num_calls = num_calls
+        state.reserved += more
+        return True
 
     def _check_budget(self, key: Key, state: KeyState, cost: float, now: float) -> None:
         """A budget is exceeded by one request at most: one that is admitted while no other of its key is in flight."""

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from local_gateway.accounts.usage import BYTES_PER_TOKEN, Usage
-from local_gateway.config.settings import Price
+from local_gateway.config.settings import Price, RunpodQueueTarget, Target
 
 DEFAULT_COMPLETION_TOKENS = 2048  # what an answer without a limit is expected to have
 UNLIMITED_COMPLETION_TOKENS = 131_072  # what it may have, where the model's context length is not known
 MAX_COMPLETION_TOKENS = 1_000_000  # of one answer; more is a way to say "no limit"
 MAX_COUNT = 10_000  # of answers that one field asks for
-EXPECTED_SECONDS = 30.0  # for which a target works on a request
 MEDIA_TOKENS = 1000  # of an image or a sound within the body
 WITHOUT_COMPLETION = {
     *("/embeddings", "/moderations", "/rerank", "/tokenize", "/detokenize"),
@@ -42,7 +41,7 @@ class Estimate(NamedTuple):
     """What a request may use, before it has run.
 
     The tokens are what is to be expected, for limits per minute, which are corrected when it is over. The cost is the
-    most that may be owed for its tokens, for budgets.
+    most that may be owed for one call, for budgets.
     """
 
     num_prompt_tokens: int
@@ -66,25 +65,37 @@ def cost_of(usage: Usage, price: Price, seconds: float) -> float:
     return tokens / 1_000_000 + seconds * price.gpu_second
 
 
+def max_seconds(target: Target, timeout: float) -> float:
+    """For how long a target may work on one call, at most.
+
+    RunPod stops a job after the time that is sent with it. Of other targets only the first content is waited for
+    `timeout` seconds; that all of their answer takes no longer is assumed, and no limit.
+    """
+    if isinstance(target, RunpodQueueTarget) and target.api == "jobs":
+        return target.execution_timeout
+    return timeout
+
+
 class Sent(NamedTuple):
     """A request as one of the targets that may answer it would be sent it."""
 
     fields: Mapping[str, Any]
     price: Price
     context_length: int | None = None  # of the model, where it is configured
+    max_seconds: float = 0.0  # for which the target may work on it
 
 
 def estimate(path: str, body: bytes, sent: Iterable[Sent], *, num_media: int = 0) -> Estimate:
     """The most of all targets that may answer. `body` is the request's own, without `num_media` files beside it."""
     worst = Estimate(0, 0, 0.0)
-    for fields, price, context_length in sent:
+    for fields, price, context_length, max_seconds in sent:
         num_prompt = estimate_prompt_tokens(len(body), fields) + num_media * MEDIA_TOKENS
         expected = most = 0
         if path not in WITHOUT_COMPLETION:
             expected, most = max_completion_tokens(
                 fields, DEFAULT_COMPLETION_TOKENS, context_length or UNLIMITED_COMPLETION_TOKENS
             )
-        cost = cost_of(Usage(num_prompt, 0, most), price, EXPECTED_SECONDS)
+        cost = cost_of(Usage(num_prompt, 0, most), price, max_seconds)
         worst = Estimate(max(worst[0], num_prompt), max(worst[1], expected), max(worst[2], cost))
     return worst
 

@@ -4,18 +4,15 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from watchfiles import awatch
-
+from local_gateway.config.file_watch import FileWatch
 from local_gateway.config.settings import FIXED, GatewaySettings, Part
 from local_gateway.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-QUIET_MS = 200  # without a further write: half a file may be a valid one
-MAX_QUIET_MS = 2000
-CONFIG_MAP_LINK = "..data"  # Kubernetes exchanges a config map's files by this link beside them
 
 
 def keep_fixed(current: GatewaySettings, new: GatewaySettings) -> tuple[GatewaySettings, list[str]]:
@@ -36,6 +33,12 @@ def _fixed_fields() -> Iterator[tuple[str, str]]:
             for key, field in info.annotation.model_fields.items():
                 if FIXED in field.metadata:
                     yield section, key
+
+
+def _tell(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+    """From the watch's thread, which may outlive the loop by one look."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(changed.set)
 
 
 class ConfigWatcher:
@@ -63,38 +66,26 @@ class ConfigWatcher:
     async def run(self) -> None:
         """Until it is cancelled. Reads the file once at the start: it may have changed since the gateway read it."""
         loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
+        asked, changed = asyncio.Event(), asyncio.Event()
+        watch = FileWatch(self._path, partial(_tell, loop, changed))
         loop.add_signal_handler(signal.SIGHUP, asked.set)
         try:
+            watch.start()
+        except RuntimeError as error:
+            log.warning("%s cannot be watched, so that only SIGHUP has it read again: %s", self._path, error)
+        try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow_signal(asked))
-                group.create_task(self._follow_file())
-                await self.reload()
+                group.create_task(self._follow(asked, is_asked=True))
+                group.create_task(self._follow(changed, is_asked=False))
         finally:
+            watch.stop()
             loop.remove_signal_handler(signal.SIGHUP)
 
-    async def _follow_signal(self, asked: asyncio.Event) -> None:
+    async def _follow(self, event: asyncio.Event, *, is_asked: bool) -> None:
         while True:
-            await asked.wait()
-            asked.clear()
-            await self.reload(is_asked=True)
-
-    async def _follow_file(self) -> None:
-        """Watches folders, since editors and config maps put a new file or link into the old one's place."""
-        folders = {self._path.absolute().parent, self._path.resolve().parent}
-        names = {self._path.name, self._path.resolve().name, CONFIG_MAP_LINK}
-        try:
-            async for _ in awatch(
-                *folders,
-                watch_filter=lambda _, changed: Path(changed).name in names,
-                recursive=False,
-                step=QUIET_MS,
-                debounce=MAX_QUIET_MS,
-            ):
-                if self._path.exists():  # else it is between its deletion and its return
-                    await self.reload()
-        except (OSError, RuntimeError) as error:
-            log.warning("%s cannot be watched, so that only SIGHUP has it read again: %s", self._path, error)
+            await event.wait()
+            event.clear()
+            await self.reload(is_asked=is_asked)
 
     async def reload(self, *, is_asked: bool = False) -> None:
         """Read the file now. Never raises: whatever goes wrong, the current settings stay."""

@@ -194,6 +194,9 @@ class LocalTarget(TargetSettings):
     gguf: str = Field("demo", min_length=1, description="The worker's MODEL: demo, a path, org/name:QUANT, a URL.")
     port: int = Field(0, ge=0, le=65535, description="0: any free one.")
     env: dict[str, str] = Field(default_factory=dict, description="Further settings of the worker.")
+    listen_timeout: Duration = Field(
+        120.0, gt=0, description="Within which its process must listen; loading the model comes after that."
+    )
     chat_only: bool = Field(True, description=CHAT_ONLY)
     normalize: bool = Field(True, description="Repair what llama.cpp servers stream, for clients that break on it.")
 
@@ -271,6 +274,7 @@ class TimeoutSettings(Part):
     total: Duration = Field(600.0, gt=0, description="To the first content, over all targets and tries.")
     idle: Duration = Field(300.0, gt=0, description="Between two pieces of an answer.")
     commit: Duration = Field(5.0, description="After which a stream is opened although no target has answered.")
+    probe: Duration = Field(5.0, description="After which a target that has not answered is asked how its workers are.")
     keep_alive: Duration = Field(10.0, gt=0, description="Between two comments in a stream that is silent.")
 
 

@@ -5,7 +5,7 @@ and is one itself, so that gateway.py composes them in one line.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,6 +22,7 @@ class RoutedRequest:
     request: ClientRequest
     who: str = ""  # the id of the key; empty: the gateway has no keys
     no_store: bool = False  # the client wants nothing shared and nothing kept
+    covers: Callable[[int], bool] = lambda _: True  # whether its key can pay for so many calls of targets
 
     def along(self, route: Route) -> "RoutedRequest":
         """The same request by another route."""

@@ -75,6 +75,9 @@ class Dispatcher:
         )
         num_failed = 0
         while (step := plan.next()) is not None:
+            if not routed.covers(routed.request.calls.num_worked + 1):
+                log.info("no further target is asked: what is left of the key's budget may not be enough")
+                break
             if step.delay > 0:
                 await asyncio.sleep(step.delay)
             try:
@@ -100,7 +103,7 @@ class Dispatcher:
         async with AsyncExitStack() as stack:
             attempt = stack.enter_context(target.attempt(choice.model_name))
             tally = stack.enter_context(routed.request.calls.begin(target.name, target.settings.price))
-            with _begun_jobs_cost(target, tally), ColdStartProbe(target, self._metrics, self._timeouts.commit) as watch:
+            with _begun_jobs_cost(target, tally), ColdStartProbe(target, self._metrics, self._timeouts.probe) as watch:
                 async with _limit(deadline - self._clock(), watch):
                     request, translation = _translated(routed.request, target)
                     call = call_for(request, choice, who=routed.who, tally=tally)

@@ -10,7 +10,7 @@ import dataclasses
 from starlette.types import Receive, Scope, Send
 
 from local_gateway.accounts.auth import Principal
-from local_gateway.accounts.pricing import Estimate, Sent, estimate
+from local_gateway.accounts.pricing import Estimate, Sent, estimate, max_seconds
 from local_gateway.accounts.usage import UsageMeter, new_id
 from local_gateway.edge.api_paths import ApiPath, check_method, parse_path
 from local_gateway.edge.client_request import ClientRequest, dump, other_models, read_fields, require_model
@@ -145,7 +145,8 @@ class Exchange:
             live = self._live_request = self._gateway.live_requests.begin(
                 self._request_id, principal, request.model, lambda: meter.usage, watch.leave
             )
-            answer = self._account.answer = await self._open(principal, route, request)
+            routed = RoutedRequest(route, request, principal.id, self._is_no_store, admission.covers)
+            answer = self._account.answer = await self._open(routed)
             live.answering(answer.origin.target, answer.origin.price)
             try:
                 self._response.headers |= _origin_headers(answer)
@@ -207,8 +208,14 @@ class Exchange:
 
     def _estimate(self, route: Route, request: ClientRequest) -> Estimate:
         """By what each target would be sent that may answer, those of fallbacks and of a cold start's model too."""
+        timeout = self._active.settings.timeouts.total
         sent = (
-            Sent(adapted_body(request, choice), choice.target.settings.price, each.settings.context_length)
+            Sent(
+                adapted_body(request, choice),
+                choice.target.settings.price,
+                each.settings.context_length,
+                max_seconds(choice.target.settings, each.settings.timeouts.total or timeout),
+            )
             for each in route.all_routes
             for choice in each.choices()
         )
@@ -216,11 +223,14 @@ class Exchange:
             return estimate(request.path, request.form.texts, sent, num_media=request.form.num_files)
         return estimate(request.path, request.raw, sent)
 
-    async def _open(self, principal: Principal, route: Route, request: ClientRequest) -> Answer:
+    @property
+    def _is_no_store(self) -> bool:
+        return "no-store" in header(self._headers, b"cache-control").lower()
+
+    async def _open(self, routed: RoutedRequest) -> Answer:
         """The answer. A stream that must wait for it is opened before, and kept alive."""
-        no_store = "no-store" in header(self._headers, b"cache-control").lower()
-        answering = self._active.answers.answer(RoutedRequest(route, request, principal.id, no_store=no_store))
-        if not request.is_stream:
+        answering = self._active.answers.answer(routed)
+        if not routed.request.is_stream:
             return await answering
         task = asyncio.create_task(answering)
         try:

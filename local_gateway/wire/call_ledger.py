@@ -100,6 +100,11 @@ class CallLedger:
         if other is not self:
             self._adopted.append(other)
 
+    @property
+    def num_worked(self) -> int:
+        """Calls that are over, and that their targets worked on."""
+        return sum(call.is_over and call.is_started and not call.is_refused for call in self._calls)
+
     def take_uncharged(self) -> Iterator[CallTally]:
         """Started calls that are over and that no request has been charged for; from now on they are charged."""
         for call in [*self._calls, *(call for ledger in self._adopted for call in ledger._calls)]:

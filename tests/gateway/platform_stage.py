@@ -19,7 +19,7 @@ Kind = Literal["queue", "load_balancing"]
 
 TIMEOUT = 60.0  # seconds until a story that hangs fails
 SLOW = {"ODD_STEP_SECONDS": "0.02", "ODD_TRACE": "1"}  # 20 ms a token; tells of each step, and of freed slots
-TIMEOUTS = {"commit": "300ms", "keep_alive": "100ms"}
+TIMEOUTS = {"commit": "300ms", "probe": "300ms", "keep_alive": "100ms"}
 RETRY = {"max_attempts": 3, "backoff": "20ms", "max_wait": "2s"}
 
 

@@ -96,7 +96,7 @@ class Stage:
 async def staged(folder: Path, **more: Any) -> AsyncIterator[Stage]:
     """A gateway that listens; `more` as in gateway.yaml."""
     url = f"sqlite:///{folder / 'gateway.db'}"
-    document = {"models": MODELS, "database": {"url": url}, "timeouts": {"commit": "200ms"}, **more}
+    document = {"models": MODELS, "database": {"url": url}, "timeouts": {"commit": "200ms", "probe": "200ms"}, **more}
     settings = GatewaySettings.model_validate(document)
     models = {
         "runpod": PlayedModel(ANSWER, Health(True, "2 workers running, 1 idle", 2, 1, 3), pace=0.004),

@@ -22,7 +22,7 @@ from local_gateway.backends.local.child_process import Child
 from local_gateway.backends.local.supervisor import Look, Supervisor
 from local_gateway.backends.openai import HEALTH_TIMEOUT, OpenAIBackend
 from local_gateway.config.settings import LocalTarget, OpenAITarget
-from local_gateway.errors import TargetError, TargetTimeoutError, TargetUnreachableError
+from local_gateway.errors import GatewayExhaustedError, TargetError, TargetTimeoutError, TargetUnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ class LocalBackend:
         self._ping_url = ""
         model = settings.gguf.partition("?")[0].rpartition("/")[2]  # a whole URL may have secrets in it
         self._name = f"worker {settings.name or model}"
-        self._supervisor = Supervisor(self._name, self._start_process, self._look)
+        self._supervisor = Supervisor(
+            self._name, self._start_process, self._look, listen_seconds=settings.listen_timeout
+        )
 
     def start(self) -> None:
         """Begin to load the model, unless that has been done."""
@@ -98,6 +100,10 @@ class LocalBackend:
             status = (await self._http.fetch("GET", self._ping_url, timeout=HEALTH_TIMEOUT)).status
         except TargetTimeoutError:
             return "silent"
+        except GatewayExhaustedError:
+            return "starting"  # this process has no file for a look
+        except TargetUnreachableError:
+            return "closed"
         except TargetError:
             return "starting"
         return "ready" if status == HTTPStatus.OK else "starting"

@@ -20,12 +20,13 @@ WATCH_SECONDS = 10.0  # between two looks at a program that runs
 MISSED_SECONDS = 5.0  # after a look that it did not answer
 MAX_MISSED = 3  # in a row: it hangs. With probes of 5 s and the grace it is replaced within a minute
 MAX_SILENT = 12  # likewise before it ever answered: loading a model may keep it busy. Within a minute or two
+LISTEN_SECONDS = 120.0  # in which a program listens; what it needs for its work may take longer
 GRACE = 10.0  # seconds between the request to end and the end
 
 
-# What a probe finds: a program that answers, one that is not so far (it says so, or does not listen yet), or one that
-# takes a question and says nothing.
-Look = Literal["ready", "starting", "silent"]
+# What a probe finds: a program that answers, one that says that it is not so far, one that takes a question and says
+# nothing, or one that takes none: nothing listens at its address.
+Look = Literal["ready", "starting", "silent", "closed"]
 
 
 class Process(Protocol):
@@ -69,12 +70,14 @@ class Supervisor:
         start: Callable[[], Awaitable[Process]],
         probe: Callable[[], Awaitable[Look]],
         *,
+        listen_seconds: float = LISTEN_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._start = start
         self._probe = probe
+        self._listen_seconds = listen_seconds
         self._sleep = sleep
         self._clock = clock
         self._restarts = Restarts()
@@ -147,32 +150,39 @@ class Supervisor:
         log.info("%s: started, process %d", self._name, process.pid)
         try:
             ended = asyncio.create_task(process.wait())
-            ready_since = await self._until_ready(ended)
-            if not ended.done() and (ready_since is None or await self._hangs(ended)):
-                has_answered = ready_since is not None
-                log.error("%s: it does not answer%s, and is stopped", self._name, " any more" if has_answered else "")
-                if has_answered:
-                    self._begin()
+            fault = await self._until_ready(ended)
+            ready_since = self._clock() if fault is None else None
+            if fault is None and await self._hangs(ended):
+                fault = "it does not answer any more"
+                self._begin()
+            if not ended.done():
+                log.error("%s: %s, and is stopped", self._name, fault)
                 await process.stop(GRACE)
             status = await ended
         finally:
             ended.cancel()
             await process.stop(GRACE)
-        return self._ended(process, status, ready_since)
+        return self._ended(process, status, ready_since, fault)
 
-    async def _until_ready(self, ended: asyncio.Task[int]) -> float | None:
-        """The time at which it was ready; None if it ended before, or takes questions and answers none."""
-        num_silent = 0
-        while not ended.done() and num_silent < MAX_SILENT:
+    async def _until_ready(self, ended: asyncio.Task[int]) -> str | None:
+        """None: it is ready. Else what is wrong with it, or nothing because it has ended."""
+        num_silent, deadline = 0, self._clock() + self._listen_seconds
+        while not ended.done():
             look = await self._probe()
             num_silent = num_silent + 1 if look == "silent" else 0
+            if look != "closed":
+                deadline = self._clock() + self._listen_seconds
             if look == "ready":
                 assert self._outcome is not None
                 self._outcome.set_result(None)
                 log.info("%s: ready", self._name)
-                return self._clock()
+                return None
+            if num_silent >= MAX_SILENT:
+                return "it does not answer"
+            if self._clock() >= deadline:
+                return f"it does not listen within {self._listen_seconds:g} s"
             await self._sleep(PROBE_SECONDS)
-        return None
+        return ""
 
     async def _hangs(self, ended: asyncio.Task[int]) -> bool:
         """Look at a program that was ready until it ends by itself (False) or does not answer any more (True)."""
@@ -188,9 +198,11 @@ class Supervisor:
             num_missed = 0 if await self._probe() == "ready" else num_missed + 1
         return not ended.done()
 
-    def _ended(self, process: Process, status: int, ready_since: float | None) -> float:
+    def _ended(self, process: Process, status: int, ready_since: float | None, fault: str | None) -> float:
         how = f"signal {-status}" if status < 0 else f"status {status}"
         reason = f"it ended with {how}" + (f": {process.last_error_line}" if process.last_error_line else "")
+        if fault:
+            reason = f"{fault}: {reason}"
         if ready_since is None:
             self._failed(reason)
             return 0.0

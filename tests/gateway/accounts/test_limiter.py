@@ -383,3 +383,66 @@ def test_requests_in_flight_count_as_such() -> None:
     assert not bob.is_admitted(cost=1.5)
     first.settle(1, 0.5)
     assert bob.is_admitted(cost=1.5)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 45.0, 600.0])
+def test_a_first_burst_of_long_jobs(seconds: float) -> None:
+    """Forty at once, of which none has taught anything yet: each is reserved for as long as it may run."""
+    bob = Keyholder(budget=5.0)
+    most, actual = 600.0 * 0.01, seconds * 0.01
+
+    admitted = [admission for _ in range(40) if (admission := bob.try_admit(cost=most))]
+    for admission in admitted:
+        admission.settle(1, actual)
+
+    assert admitted
+    assert bob.spent <= 5.0 + most
+
+
+# Further calls for the same request
+
+
+def test_calls_that_fail_do_not_overspend() -> None:
+    """Ten requests fit; each of them could be sent three times more, and may not: what that costs is others'."""
+    bob = Keyholder(budget=10.0)
+    admitted = [bob.admit(cost=1.0) for _ in range(10)]
+
+    num_calls = [1 + sum(admission.covers(number) for number in (2, 3, 4)) for admission in admitted]
+    for admission, number in zip(admitted, num_calls, strict=True):
+        admission.settle(1, 1.0 * number)
+
+    assert sum(num_calls) == 10
+    assert bob.spent == 10.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "num_others", "may"),
+    [(10.0, 1, True), (2.0, 1, False), (3.0, 1, True), (1.0, 0, True), (None, 5, True)],
+)
+def test_a_further_call_is_reserved_for(budget: float | None, num_others: int, may: bool) -> None:
+    """As a request is: where the budget has room for it beside the others, or where there are no others."""
+    bob = Keyholder(budget=budget)
+    first = bob.admit(cost=1.0)
+    for _ in range(num_others):
+        bob.admit(cost=1.0)
+
+    assert first.covers(1)
+    assert first.covers(2) is may
+    assert first.covers(2) is may, "asked again it is not reserved for again"
+
+
+def test_what_was_reserved_for_further_calls_is_given_back() -> None:
+    """All of it, when the request is over."""
+    bob = Keyholder(budget=3.0)
+    first = bob.admit(cost=1.0)
+    assert first.covers(3)
+    assert not bob.is_admitted(cost=1.0)
+
+    first.settle(1, 0.5)
+
+    assert bob.is_admitted(cost=2.5)
+    assert first.covers(9), "a request that is over holds nothing"
+
+
+def test_without_limits_further_calls_are_no_question() -> None:
+    assert Limiter(Clock()).admit(None, Estimate(1, 1, 1.0)).covers(4)

@@ -8,18 +8,18 @@ from local_gateway.accounts.pricing import (
     DEFAULT_COMPLETION_TOKENS as DEFAULT,
 )
 from local_gateway.accounts.pricing import (
-    EXPECTED_SECONDS,
     MAX_COMPLETION_TOKENS,
     MEDIA_TOKENS,
     Sent,
     cost_of,
     estimate,
+    max_seconds,
 )
 from local_gateway.accounts.pricing import (
     UNLIMITED_COMPLETION_TOKENS as UNLIMITED,
 )
 from local_gateway.accounts.usage import Usage
-from local_gateway.config.settings import Price
+from local_gateway.config.settings import LocalTarget, OpenAITarget, Price, RunpodLbTarget, RunpodQueueTarget, Target
 
 CHAT = "/chat/completions"
 
@@ -132,7 +132,27 @@ def test_the_dearest_target_is_reserved_for() -> None:
     """Which of them answers is not known before."""
     prices = [Price(completion=1.0), Price(gpu_second=0.01), Price(completion=5.0)]
 
-    guess = estimate(CHAT, b"", [Sent({"max_tokens": 100_000}, price) for price in prices])
+    guess = estimate(CHAT, b"", [Sent({"max_tokens": 100_000}, price, None, 60.0) for price in prices])
 
-    assert guess.cost == max(0.1, EXPECTED_SECONDS * 0.01, 0.5)
+    assert guess.cost == max(0.1, 60.0 * 0.01, 0.5)
     assert guess.num_tokens == 100_001
+
+
+RUNPOD = {"endpoint_id": "ep", "api_key": "rpa_1"}
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds"),
+    [
+        (RunpodQueueTarget(type="runpod_queue", **RUNPOD), 600.0),
+        (RunpodQueueTarget(type="runpod_queue", execution_timeout="2h", **RUNPOD), 7200.0),
+        (RunpodQueueTarget(type="runpod_queue", execution_timeout=5, **RUNPOD), 5.0),
+        (RunpodQueueTarget(type="runpod_queue", execution_timeout=5, api="openai", **RUNPOD), 90.0),
+        (RunpodLbTarget(type="runpod_lb", **RUNPOD), 90.0),
+        (OpenAITarget(type="openai"), 90.0),
+        (LocalTarget(type="local"), 90.0),
+    ],
+)
+def test_seconds_that_are_reserved(target: Target, seconds: float) -> None:
+    """RunPod's jobs are stopped in time; what runs elsewhere is thought to be over before the timeout for it."""
+    assert max_seconds(target, 90.0) == seconds

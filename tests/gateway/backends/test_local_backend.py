@@ -170,6 +170,32 @@ async def test_a_worker_that_cannot_run(monkeypatch: pytest.MonkeyPatch, caplog:
     ) in caplog.record_tuples
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time; time.sleep(600)",
+        "import socket, time; s = socket.create_server(('127.0.0.1', 0)); time.sleep(600)",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
+    ],
+    ids=["nowhere", "at another port", "not to SIGTERM either"],
+)
+async def test_a_worker_that_never_listens(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, and its port stays closed: it is stopped in time, the reason is told, and another is started."""
+    monkeypatch.setattr(supervisor, "GRACE", 0.2)
+    monkeypatch.setattr(local_backend, "WORKER", (sys.executable, "-c", source))
+    async with backend_of(listen_timeout="300ms") as backend:
+        with pytest.raises(TargetError, match="cannot be started"):
+            await ask(backend)
+        health = await backend.health()
+        monkeypatch.setattr(local_backend, "WORKER", (sys.executable, "-c", WORKER))
+        backend._supervisor._listen_seconds = 60.0
+        await eventually(lambda: backend._supervisor.is_ready)
+
+        assert (await ask(backend))["path"] == "/v1/chat/completions"
+
+    assert health.detail.startswith("it does not listen within 0.3 s: it ended with signal ")
+
+
 async def test_a_port_that_another_program_has() -> None:
     """The program that listens there is not taken for the worker."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -8,6 +8,7 @@ import pytest
 from local_gateway.backends.local.supervisor import (
     GRACE,
     HEALTHY_SECONDS,
+    LISTEN_SECONDS,
     MAX_MISSED,
     MAX_SILENT,
     MISSED_SECONDS,
@@ -279,6 +280,47 @@ async def test_a_program_that_says_that_it_is_starting_may_take_its_time(stage: 
     for look in ("silent", "starting") * (MAX_SILENT + 3):
         stage.otherwise = look
         await asyncio.sleep(0)
+    stage.answers = True
+
+    assert await waiting is None
+    assert not process.stops
+
+
+@pytest.mark.parametrize("looks", [("closed",), ("closed", "silent"), ("closed", "starting")])
+async def test_a_program_that_never_listens(stage: Stage, looks: tuple[Look, ...]) -> None:
+    """Nothing listens where it should: it is stopped after a time, callers are told why, and it is replaced.
+
+    One that was heard meanwhile has that time anew.
+    """
+    stage.is_held = True
+    waiting = asyncio.create_task(stage.supervisor.ready())
+    process = await stage.process()
+    for look in looks * 3:
+        stage.otherwise = look
+        stage.now += LISTEN_SECONDS - 1.0
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    stage.otherwise = "closed"
+    assert bool(process.stops) == (looks == ("closed",))
+
+    stage.now += LISTEN_SECONDS + 1.0
+
+    assert await waiting == "it does not listen within 120 s: it ended with signal 15"
+    assert process.stops[0] == GRACE
+    await eventually(lambda: stage.pauses == [0.5])
+
+
+async def test_a_program_that_listens_late(stage: Stage) -> None:
+    """Within its time is soon enough."""
+    waiting = asyncio.create_task(stage.supervisor.ready())
+    process = await stage.process()
+    stage.otherwise = "closed"
+    stage.now += LISTEN_SECONDS - 1.0
+    await asyncio.sleep(0)
+    stage.otherwise = "starting"
+    await asyncio.sleep(0)
+    stage.now += 10 * LISTEN_SECONDS  # the model loads
+    await asyncio.sleep(0)
     stage.answers = True
 
     assert await waiting is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local_gateway.config import reload
+from local_gateway.config.file_watch import FileWatch
 from local_gateway.config.load import load
 from local_gateway.config.reload import ConfigWatcher, keep_fixed
 from local_gateway.config.settings import GatewaySettings
@@ -122,12 +122,12 @@ async def test_every_kind_of_edit_is_taken_over(path: Path, how: str) -> None:
 
 
 async def test_sighup_reads_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where files cannot be watched."""
+    """Also where there is no thread to watch the file."""
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no inotify here")
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(reload, "awatch", refuse)
+    monkeypatch.setattr(FileWatch, "start", refuse)
     take = Taker()
     watcher = watcher_of(path, take)
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,27 @@ class Payer:
 
 
 @asynccontextmanager
-async def payer(folder: Path, budget: float, **price: float) -> AsyncIterator[Payer]:
+async def payer(folder: Path, budget: float, *, max_attempts: int = 1, **price: float) -> AsyncIterator[Payer]:
     async with FakeOpenAI(dear) as target, aiohttp.ClientSession() as session:
-        one = {"type": "openai", "base_url": target.url, "price": price or PRICE, "name": "one"}
+        one = {
+            "type": "openai",
+            "base_url": target.url,
+            "price": price or PRICE,
+            "name": "one",
+            "breaker": {"failures": 1000},
+        }
         models = {
             "cheap": {"targets": [one]},
             "dropped": {"targets": [{**one, "drop_params": ["max_completion_tokens"], "name": "two"}]},
             "renamed": {"targets": [{**one, "rename_params": {"max_tokens": "n_predict"}, "name": "three"}]},
         }
         async with running(
-            folder, {"models": models, "retry": {"max_attempts": 1}, "server": {"require_keys": True}}
+            folder,
+            {
+                "models": models,
+                "retry": {"max_attempts": max_attempts, "backoff": 0.01},
+                "server": {"require_keys": True},
+            },
         ) as gateway:
             key = await create_key(gateway, "payer", "--budget", str(budget))
             yield Payer(gateway, target, key, session)
@@ -94,6 +105,20 @@ async def test_forty_at_once(tmp_path: Path, path: str, body: dict[str, Any]) ->
 
     assert set(statuses) == {200, 429}
     assert 1.0 <= sum(cost for *_, cost in records) <= 1.0 + COST
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_forty_at_once_whose_target_fails(tmp_path: Path, status: int) -> None:
+    """Each try has cost its prompt: requests are not tried again with money that is others'."""
+    async with payer(tmp_path, budget=10.0, max_attempts=4, prompt=1000) as here:
+        here.target.script = lambda _: replace(Reply.error(status, "out of memory"), pace=0.3)
+        body = {**CHEAP, "messages": [{"role": "user", "content": "x" * 4000}], "max_tokens": 1}
+        statuses = await asyncio.gather(*(here.post(body) for _ in range(NUM_AT_ONCE)))
+        costs = [cost for *_, cost in await here.recorded(NUM_AT_ONCE)]
+
+    assert 429 in statuses
+    assert 1.0 <= max(costs) <= 1.1 * 4
+    assert sum(costs) <= 10.0 + max(costs)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

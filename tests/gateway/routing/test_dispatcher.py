@@ -291,7 +291,7 @@ async def test_cold_start(num_ready: int | None, is_cold: bool) -> None:
     """A worker that had to start is remembered in the record; one that is only slow is not."""
     waiting = Waiting(Health(True, "starting", num_ready_workers=num_ready))
     configured = RunpodQueueTarget(type="runpod_queue", endpoint_id="e", api_key="k")
-    setting = Setting(targets=(make_target(waiting.backend, "t0", configured),), timeouts={"commit": 0})
+    setting = Setting(targets=(make_target(waiting.backend, "t0", configured),), timeouts={"probe": 0})
     answer = await setting.ask(stream=True)
 
     assert answer.origin.is_cold is is_cold

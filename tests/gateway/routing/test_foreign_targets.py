@@ -141,7 +141,7 @@ async def test_timeout_says_how_the_endpoint_is() -> None:
     """The error says that no worker runs."""
     backend = ScriptedBackend(asyncio.Event())
     backend.health_now = backend.health_now._replace(detail="workers: none; jobs in the queue: 1")
-    timeouts = {"total": 0.2, "commit": 0}
+    timeouts = {"total": 0.2, "probe": 0}
     async with running({"llama": {"targets": [QUEUE]}}, backend, timeouts=timeouts) as here:
         status, body = await ask(here)
 

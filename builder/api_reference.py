@@ -12,6 +12,7 @@ TITLES: dict[Route, str] = {
     "chat": "POST /v1/chat/completions",
     "completions": "POST /v1/completions",
     "infill": "POST /infill",
+    "responses": "POST /v1/responses",
     "messages": "POST /v1/messages",
     "embeddings": "POST /v1/embeddings",
     "rerank": "POST /v1/rerank",
@@ -29,6 +30,8 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
 | `POST /v1/chat/completions` | a chat, whole or streamed |
 | `POST /v1/chat/completions/input_tokens` | how many tokens a chat's prompt has; nothing is generated |
 | `POST /v1/completions` | text that goes on, whole or streamed |
+| `POST /v1/responses` | a chat in the form of OpenAI's Responses, without a store, whole or streamed |
+| `POST /v1/responses/input_tokens` | how many tokens its prompt has; nothing is generated |
 | `POST /v1/messages` | a chat in the form of Anthropic's Messages, whole or streamed |
 | `POST /v1/messages/count_tokens` | how many tokens its prompt has; nothing is generated |
 | `POST /infill` | what belongs between two texts, in llama-server's form, whole or streamed |
@@ -112,6 +115,26 @@ Whole answers and streams are made of the same events: what a client assembles f
 - `reasoning_budget_tokens` (`thinking_budget_tokens`, `thinking_token_budget`; -1: no limit) closes reasoning by force,
   behind `reasoning_budget_message`.
 
+## OpenAI's Responses
+
+`/v1/responses` is a chat in another form: a request is translated to a chat's, and its answer is written of the same
+events. Chat's other fields may be sent beside its own. Nothing is stored: each request holds the whole conversation,
+`store` is answered with `false`, and `previous_response_id`, `conversation`, `prompt`, `background` and
+`item_reference` are a 400.
+
+- Items of `input`: `message`, `function_call`, `function_call_output` and `reasoning`. Those of the assistant that
+  follow each other are one turn. Other items, and files, are a 400 that names them.
+- `tools` of type `function`; all others (`web_search`, `custom`, `mcp`, `namespace` and so on) are left out, because
+  clients send them with every request. `strict` counts where it is said: OpenAI's default, true, would hold even
+  answers without a call to a grammar.
+- Reasoning is an item before the text, as `reasoning_text`; there are no summaries. With
+  `include: ["reasoning.encrypted_content"]` it is given in that field too, unencrypted, so that a client which keeps no
+  more sends it back. What other servers encrypted is left out.
+- `text.format` is a chat's `response_format`, `reasoning.effort` its `reasoning_effort`, `max_output_tokens` its limit;
+  `top_logprobs`, or `message.output_text.logprobs` in `include`, asks for logprobs.
+- Events are numbered, and an item is done before the next is added. An answer that was cut ends as
+  `response.incomplete`, one that failed within its stream as `response.failed`. Errors have OpenAI's form.
+
 ## Anthropic's Messages
 
 `/v1/messages` and `/v1/messages/count_tokens` are chats in another form: a request is translated to a chat's, and its
@@ -128,7 +151,7 @@ answer is written of the same events. Chat's other fields may be sent beside Ant
 - `input_tokens` leaves out those found in the cache, which are `cache_read_input_tokens`; `count_tokens` counts both.
 - Where the context is full before `max_tokens`, an answer ends as `model_context_window_exceeded`.
 - `context_management` may ask for thoughts to be cleared, which templates do by themselves; other edits are a 400.
-- Errors have Anthropic's form, whole and within streams. A value that is out of range is told by its name in a chat.
+- Errors have Anthropic's form, whole and within streams.
 
 ## Embeddings and reranking
 

@@ -8,6 +8,7 @@ from handler.api.anthropic_request import to_chat
 from handler.api.chat import ChatCompletions
 from handler.api.common import Answer
 from handler.api.stream import EventStream
+from handler.api.translated_parameters import renaming_errors
 
 
 class Messages:
@@ -18,7 +19,9 @@ class Messages:
 
     async def create(self, body: object) -> Answer | EventStream:
         """Answer a decoded body. Raises RequestError before anything is sent."""
-        begun = await self._chat.begin(await asyncio.to_thread(to_chat, body))
+        chat = await asyncio.to_thread(to_chat, body)
+        with renaming_errors("messages"):
+            begun = await self._chat.begin(chat)
         writer = MessageEvents(
             f"msg_{secrets.token_hex(12)}",
             begun.model,
@@ -33,4 +36,6 @@ class Messages:
 
     async def count_tokens(self, body: object) -> Answer:
         """How many tokens the prompt has, without generating anything."""
-        return {"input_tokens": await self._chat.num_prompt_tokens(await asyncio.to_thread(to_chat, body))}
+        chat = await asyncio.to_thread(to_chat, body)
+        with renaming_errors("messages"):
+            return {"input_tokens": await self._chat.num_prompt_tokens(chat)}

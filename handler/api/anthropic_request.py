@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from handler.api import parameters, translated_parameters
-from handler.api.fields import show, unsupported
+from handler.api.fields import object_at, show, text_at, unsupported, wrong
 from handler.errors import InvalidRequestError
 
 Json = dict[str, Any]
@@ -36,14 +36,14 @@ def to_chat(body: object) -> Json:
         chat["stop"] = body["stop_sequences"]
     thinking = _thinking(body.get("thinking", {}))
     if "chat_template_kwargs" in thinking and "chat_template_kwargs" in chat:
-        given = _object(chat["chat_template_kwargs"], "chat_template_kwargs")
+        given = object_at(chat["chat_template_kwargs"], "chat_template_kwargs")
         thinking["chat_template_kwargs"] = thinking["chat_template_kwargs"] | given
     return chat | _tools(body) | thinking | _output(body)
 
 
 def _check_context_management(value: object) -> None:
     """Templates leave thoughts of earlier turns out by themselves; other edits would change the conversation."""
-    edits = _object(value, "context_management").get("edits") or []
+    edits = object_at(value, "context_management").get("edits") or []
     for edit in edits if isinstance(edits, list) else [edits]:
         kind = edit.get("type") if isinstance(edit, dict) else edit
         if not str(kind).startswith("clear_thinking_"):
@@ -58,12 +58,12 @@ def _system(system: object) -> Iterator[Json]:
 
 def _messages(messages: object) -> Iterator[Json]:
     if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", "must be a list of messages, and not empty")
+        raise wrong("messages", "must be a list of messages, and not empty")
     for i, message in enumerate(messages):
         param = f"messages[{i}]"
-        role = _object(message, param).get("role")
+        role = object_at(message, param).get("role")
         if role not in ("user", "assistant", "system"):
-            raise _wrong(f"{param}.role", f"must be user, assistant or system (got {show(role)})")
+            raise wrong(f"{param}.role", f"must be user, assistant or system (got {show(role)})")
         content = message.get("content")
         if isinstance(content, str):
             yield {"role": role, "content": content}
@@ -81,15 +81,15 @@ def _assistant(blocks: list[Json], param: str) -> Json:
         at = f"{param}[{i}]"
         match block.get("type"):
             case "text":
-                texts.append(_text(block, "text", at))
+                texts.append(text_at(block, "text", at))
             case "thinking":
-                thoughts.append(_text(block, "thinking", at))
+                thoughts.append(text_at(block, "thinking", at))
             case "redacted_thinking":
                 pass  # encrypted by and for Anthropic: there is no text in it
             case "tool_use":
-                arguments = json.dumps(_object(block.get("input", {}), f"{at}.input"), ensure_ascii=False)
-                function = {"name": _text(block, "name", at), "arguments": arguments}
-                calls.append({"id": _text(block, "id", at), "type": "function", "function": function})
+                arguments = json.dumps(object_at(block.get("input", {}), f"{at}.input"), ensure_ascii=False)
+                function = {"name": text_at(block, "name", at), "arguments": arguments}
+                calls.append({"id": text_at(block, "id", at), "type": "function", "function": function})
             case kind:
                 raise _unknown_block(kind, at)
     message: Json = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
@@ -123,7 +123,7 @@ def _result(block: Json, param: str) -> Json:
         content = f"Error: {content}" if block.get("is_error") else content
     elif block.get("is_error"):
         content = [{"type": "text", "text": "Error: "}, *parts]
-    return {"role": "tool", "tool_call_id": _text(block, "tool_use_id", param), "content": content}
+    return {"role": "tool", "tool_call_id": text_at(block, "tool_use_id", param), "content": content}
 
 
 def _is_one_text(parts: list[Json]) -> bool:
@@ -134,7 +134,7 @@ def _texts(content: object, param: str) -> Iterator[str]:
     for i, block in enumerate(_blocks(content, param)):
         if block.get("type") != "text":
             raise _unknown_block(block.get("type"), f"{param}[{i}]")
-        yield _text(block, "text", f"{param}[{i}]")
+        yield text_at(block, "text", f"{param}[{i}]")
 
 
 def _part(block: Json, param: str) -> Json:
@@ -143,14 +143,14 @@ def _part(block: Json, param: str) -> Json:
     kind = (block.get("type"), source.get("type") if isinstance(source, dict) else None)
     match kind:
         case "text", _:
-            return {"type": "text", "text": _text(block, "text", param)}
+            return {"type": "text", "text": text_at(block, "text", param)}
         case "document", "text":
-            return {"type": "text", "text": _text(block["source"], "data", f"{param}.source")}
+            return {"type": "text", "text": text_at(block["source"], "data", f"{param}.source")}
         case "image", "url":
-            return {"type": "image_url", "image_url": {"url": _text(block["source"], "url", f"{param}.source")}}
+            return {"type": "image_url", "image_url": {"url": text_at(block["source"], "url", f"{param}.source")}}
         case "image", "base64":
             names = ("media_type", "data")
-            media_type, data = (_text(block["source"], name, f"{param}.source") for name in names)
+            media_type, data = (text_at(block["source"], name, f"{param}.source") for name in names)
             return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
     raise _unknown_block(block.get("type"), param)
 
@@ -160,19 +160,19 @@ def _tools(body: Json) -> Json:
     schema, are left out: clients send them with every request."""
     tools = body.get("tools", [])
     if not isinstance(tools, list):
-        raise _wrong("tools", f"must be a list (got {show(tools)})")
-    given = [(_object(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]
+        raise wrong("tools", f"must be a list (got {show(tools)})")
+    given = [(object_at(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]
     chat: Json = {"tools": [_tool(tool, param) for tool, param in given if tool.get("type") in (None, "custom")]}
     if "tool_choice" not in body:
         return chat if tools else {}
-    choice = _object(body["tool_choice"], "tool_choice")
+    choice = object_at(body["tool_choice"], "tool_choice")
     kind = choice.get("type")
     if kind == "tool":
         chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
     elif isinstance(kind, str) and kind in CHOICES:
         chat["tool_choice"] = CHOICES[kind]
     else:
-        raise _wrong("tool_choice.type", f"must be auto, any, tool or none (got {show(kind)})")
+        raise wrong("tool_choice.type", f"must be auto, any, tool or none (got {show(kind)})")
     if choice.get("disable_parallel_tool_use"):
         chat["parallel_tool_calls"] = False
     return chat
@@ -180,13 +180,13 @@ def _tools(body: Json) -> Json:
 
 def _tool(tool: Json, param: str) -> Json:
     if "input_schema" not in tool:
-        raise _wrong(f"{param}.input_schema", "is missing")
+        raise wrong(f"{param}.input_schema", "is missing")
     names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
     return {"type": "function", "function": {new: tool[old] for old, new in names.items() if old in tool}}
 
 
 def _thinking(value: object) -> Json:
-    thinking = _object(value, "thinking")
+    thinking = object_at(value, "thinking")
     match thinking.get("type", "adaptive"):
         case "adaptive" | "between_tools":
             chat: Json = {}
@@ -197,44 +197,28 @@ def _thinking(value: object) -> Json:
         case "disabled":
             return {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
         case kind:
-            raise _wrong("thinking.type", f"must be enabled, adaptive, between_tools or disabled (got {show(kind)})")
+            raise wrong("thinking.type", f"must be enabled, adaptive, between_tools or disabled (got {show(kind)})")
     return chat | ({"include_reasoning": False} if thinking.get("display") == "omitted" else {})
 
 
 def _output(body: Json) -> Json:
-    config = _object(body.get("output_config", {}), "output_config")
+    config = object_at(body.get("output_config", {}), "output_config")
     chat: Json = {"reasoning_effort": config["effort"]} if config.get("effort") is not None else {}
     wanted = config.get("format") or body.get("output_format")
     if wanted is None:
         return chat
-    form = _object(wanted, "output_config.format")
+    form = object_at(wanted, "output_config.format")
     if form.get("type") != "json_schema":
-        raise _wrong("output_config.format.type", f"must be json_schema (got {show(form.get('type'))})")
+        raise wrong("output_config.format.type", f"must be json_schema (got {show(form.get('type'))})")
     schema = {"name": "answer", "schema": form.get("schema"), "strict": True}
     return chat | {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def _blocks(content: object, param: str) -> list[Json]:
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-        raise _wrong(param, "must be a text or a list of blocks")
+        raise wrong(param, "must be a text or a list of blocks")
     return content
-
-
-def _object(value: object, param: str) -> Json:
-    if not isinstance(value, dict):
-        raise _wrong(param, f"must be an object (got {show(value)})")
-    return value
-
-
-def _text(block: Json, name: str, param: str) -> str:
-    if not isinstance(text := block.get(name), str):
-        raise _wrong(f"{param}.{name}", "must be a text")
-    return text
 
 
 def _unknown_block(kind: object, param: str) -> InvalidRequestError:
     return unsupported(param, f"this model reads no block of type {show(kind)} here")
-
-
-def _wrong(param: str, reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"'{param}' {reason}", param=param)

@@ -53,6 +53,24 @@ def unsupported(param: str, why: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{param}' is not supported: {why}", param=param, code="unsupported_parameter")
 
 
+def wrong(param: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"'{param}' {reason}", param=param)
+
+
+def object_at(value: object, param: str) -> dict[str, Any]:
+    """The value, which must be an object."""
+    if not isinstance(value, dict):
+        raise wrong(param, f"must be an object (got {show(value)})")
+    return value
+
+
+def text_at(item: dict[str, Any], name: str, param: str) -> str:
+    """The text that an object must have by this name."""
+    if not isinstance(text := item.get(name), str):
+        raise wrong(f"{param}.{name}", "must be a text")
+    return text
+
+
 def parse_strings(value: object, param: str) -> Strings:
     """One text or several, none of them empty."""
     items = [value] if isinstance(value, str) else value

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple, get_args
 from handler.api import pooled_parameters, translated_parameters
 from handler.api.fields import Refused, unsupported
 
-Route = Literal["chat", "completions", "infill", "messages", "embeddings", "rerank"]
+Route = Literal["chat", "completions", "infill", "responses", "messages", "embeddings", "rerank"]
 
 POOLED: tuple[Route, ...] = ("embeddings", "rerank")  # whose fields are their own
-TRANSLATED: tuple[Route, ...] = ("messages",)  # to chats, whose fields they may have beside their own
+TRANSLATED: tuple[Route, ...] = ("responses", "messages")  # to chats, whose fields they may have beside their own
 
 MAX_NAME_CHARS = 60  # of an unknown field in the log
 MAX_REPORTED = 200  # different unknown names are logged, each once

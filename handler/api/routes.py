@@ -13,6 +13,7 @@ from handler.api.embeddings import Embeddings
 from handler.api.infill import Infills
 from handler.api.model_names import ServedNames
 from handler.api.rerank import Rerank
+from handler.api.responses import Responses
 from handler.api.stream import EventStream
 from handler.api.tokens import Tokens
 from handler.errors import ErrorResponse, InvalidRequestError, MethodNotAllowedError, RouteNotFoundError, to_response
@@ -26,12 +27,14 @@ MODELS = "/v1/models"
 TOKENIZE = "/v1/tokenize"
 DETOKENIZE = "/v1/detokenize"
 COUNT = f"{CHAT}/input_tokens"
+RESPONSES = "/v1/responses"
+RESPONSES_COUNT = f"{RESPONSES}/input_tokens"
 MESSAGES = "/v1/messages"
 MESSAGES_COUNT = f"{MESSAGES}/count_tokens"
 EMBEDDINGS = "/v1/embeddings"
 RERANK = "/v1/rerank"
 RERANK_ALIASES = ("/v1/reranking", "/v1/v2/rerank")  # llama-server's, and Cohere's of version 2
-GENERATING = (CHAT, COUNT, COMPLETIONS, INFILL, MESSAGES, MESSAGES_COUNT)
+GENERATING = (CHAT, COUNT, COMPLETIONS, INFILL, RESPONSES, RESPONSES_COUNT, MESSAGES, MESSAGES_COUNT)
 
 
 class Example(NamedTuple):
@@ -83,12 +86,14 @@ class Api(Routes):
     def __init__(
         self, chat: ChatCompletions, completions: Completions, infills: Infills, tokens: Tokens, names: ServedNames
     ) -> None:
-        messages = Messages(chat)
+        responses, messages = Responses(chat), Messages(chat)
         creates: dict[str, Create] = {
-            MESSAGES: messages.create,
-            MESSAGES_COUNT: messages.count_tokens,
             CHAT: chat.create,
             COUNT: chat.count_tokens,
+            RESPONSES: responses.create,
+            RESPONSES_COUNT: responses.count_tokens,
+            MESSAGES: messages.create,
+            MESSAGES_COUNT: messages.count_tokens,
             COMPLETIONS: completions.create,
             INFILL: infills.create,
             TOKENIZE: tokens.tokenize,

@@ -36,5 +36,5 @@ def encode_error(body: dict[str, Any]) -> str:
 
 
 def is_error(events: str) -> bool:
-    """Whether text of whole events begins with an error's, in OpenAI's form or in Anthropic's."""
-    return events.startswith(('data: {"error": ', "event: error\n"))
+    """Whether text of whole events begins with an error's, in the form of chats, of Messages or of Responses."""
+    return events.startswith(('data: {"error": ', "event: error\n", "event: response.failed\n"))

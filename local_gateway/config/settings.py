@@ -209,6 +209,11 @@ class ColdStart(Part):
 
     after: Duration = Field(8.0, description="How long the first content is waited for.")
     use: str = Field(min_length=1, description="The model that answers then.")
+    wake: Literal["always", "cheaper"] = Field(
+        "always",
+        description="With `cheaper` the other model answers for as long as no worker runs and that costs less than a "
+        "start, by the first target's `worker_price` and the other model's `price`.",
+    )
 
 
 class CacheSettings(Part):
@@ -342,6 +347,18 @@ class GatewaySettings(Part):
                 if other == name or other.endswith("*") or not self.find(other):
                     context = {"place": ("models", name, *place), "model": other, "models": [*self.models]}
                     raise PydanticCustomError("unknown_model", "`{model}` is this model itself, or none here", context)
+        return self
+
+    @model_validator(mode="after")
+    def _waking_has_prices(self) -> Self:
+        for name, model in self.models.items():
+            if model.cold_start and model.cold_start.wake == "cheaper":
+                first, other = model.targets[0], self.find(model.cold_start.use)
+                has_price = isinstance(first, RunpodTarget) and first.worker_price > 0
+                priced = [target.price != Price() for target in self.models[str(other)].targets]
+                if not (has_price and all(priced)):
+                    reason = "needs a `worker_price` of the first target, and a `price` of each target of `use`"
+                    raise PydanticCustomError("unpriced", reason, {"place": ("models", name, "cold_start", "wake")})
         return self
 
     def find(self, model: str) -> str | None:

@@ -14,6 +14,7 @@ from local_gateway.config.settings import LocalTarget, OpenAITarget, RunpodTarge
 from local_gateway.config.settings import Target as TargetConfig
 from local_gateway.errors import Outcome, RequestError, TargetPausedError, one_line
 from local_gateway.routing.circuit_breaker import CircuitBreaker, Clock, State
+from local_gateway.routing.diverted_answers import DivertedAnswers
 from local_gateway.routing.worker_watch import WorkerWatch
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Target:
         self.is_idle = asyncio.Event()  # there is none
         self.is_idle.set()
         self.warm_up: asyncio.Task[None] | None = None  # wakes it while another target answers
+        self.diverted = DivertedAnswers()  # of another model, because waking it would have cost more
         self.refused_fields: set[str] = set()  # body fields that the gateway adds and that this target does not know
 
     def breaker(self, model: str) -> CircuitBreaker:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from math import inf
 
 from local_gateway.accounts.worker_runs import WorkerRun, WorkerRuns
 from local_gateway.errors import RequestError
@@ -61,7 +62,7 @@ class WorkerWatch:
         self._wait = wait
         self._wake = asyncio.Event()
         self._num_requests = 0
-        self._last_request = -EAGER_FOR  # when the last one ended
+        self._last_request = -inf  # when the last one ended
         self._num_failures = 0  # in a row
         self._task: asyncio.Task[None] | None = None
 
@@ -76,13 +77,23 @@ class WorkerWatch:
 
     def request_began(self) -> None:
         """A target is asked; it may start a worker."""
-        if self._since_request > EAGER_FOR:
+        if not self.is_eager:
             self._wake.set()
         self._num_requests += 1
 
     def request_ended(self) -> None:
         self._num_requests -= 1
         self._last_request = self._clock()
+
+    def request_diverted(self) -> None:
+        """A request that would have woken a worker went elsewhere: the next one asks again whether a worker runs."""
+        self.request_began()
+        self.request_ended()
+
+    @property
+    def is_eager(self) -> bool:
+        """There are requests, or were a moment ago."""
+        return self._since_request <= EAGER_FOR
 
     @property
     def _since_request(self) -> float:

@@ -89,7 +89,10 @@ class RequestAccounting:
         self._note_stats(self._answer_stats)
         worked = origin.call.seconds if origin.call.is_started else self._total_seconds
         told = self._answer_stats.execution_seconds
-        self._cost += cost_of(self._answer_usage, origin.price, worked if told is None else told)
+        cost = cost_of(self._answer_usage, origin.price, worked if told is None else told)
+        self._cost += cost
+        if origin.on_charged is not None:
+            origin.on_charged(cost)
 
     def _charge_call(self, call: CallTally) -> None:
         """A call without an answer: its time, and its prompt unless the target says that it did not begin."""

@@ -1,6 +1,6 @@
 """What a client is given: status and headers known, the body to come; and which target it comes from."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -42,6 +42,7 @@ class Origin:
     is_cold: bool = False  # it waited for a worker to start
     call: CallTally = field(default_factory=CallTally)
     sharing: Sharing = ""  # final when the answer is closed; "hit" and "shared" cost nothing
+    on_charged: Callable[[float], None] | None = None  # is told the cost when the answer is over, if it has one
 
 
 @dataclass(slots=True)

@@ -289,6 +289,22 @@ def test_wrong_target(target: str, told: str) -> None:
             "models:\n  llama:\n    targets: [{type: local}]\n    cold_start:\n      use: llama\n",
             "gateway.yaml line 5: models.llama.cold_start.use: `llama` is this model itself",
         ),
+        (
+            "models:\n"
+            "  llama:\n"
+            "    targets: [{type: runpod_queue, endpoint_id: e, api_key: k, worker_price: 1}]\n"
+            "    cold_start: {use: other, wake: cheaper}\n"
+            "  other: {targets: [{type: openai, price: {prompt: 1}}, {type: openai}]}\n",
+            "gateway.yaml line 4: models.llama.cold_start.wake: needs a `worker_price` of the first target, and a",
+        ),
+        (
+            "models:\n"
+            "  llama:\n"
+            "    targets: [{type: runpod_queue, endpoint_id: e, api_key: k}]\n"
+            "    cold_start: {use: other, wake: cheaper}\n"
+            "  other: {targets: [{type: openai, price: {prompt: 1}}]}\n",
+            "gateway.yaml line 4: models.llama.cold_start.wake: needs a `worker_price` of the first target, and a",
+        ),
     ],
 )
 def test_wrong_models(text: str, told: str) -> None:

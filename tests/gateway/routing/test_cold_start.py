@@ -6,6 +6,7 @@ import json
 import pytest
 
 from local_gateway.errors import TargetUnreachableError
+from local_gateway.wire.worker_list import SeenWorker
 from tests.gateway.running_gateway import Running, running
 from tests.gateway.targets.scripted import DONE, ScriptedBackend, ScriptedUpstream, chunk, json_answer, stream_answer
 
@@ -128,3 +129,63 @@ async def test_stop_while_warming_up() -> None:
         assert response.body.endswith(DONE)
 
     assert cold.num_cancelled == 1
+
+
+# wake: cheaper
+
+
+def priced(other_cost: float) -> dict[str, object]:
+    """A start of the endpoint is expected to cost 30, an answer of the other model, two tokens, `other_cost`."""
+    endpoint = {"type": "runpod_queue", "endpoint_id": "ep", "api_key": "k", "name": "cold", "worker_price": 1}
+    other = {"type": "openai", "name": "warm", "price": {"completion": 1_000_000 * other_cost / 2}}
+    return {
+        "llama": {"targets": [endpoint], "cold_start": {"after": 60, "use": "other", "wake": "cheaper"}},
+        "other": {"targets": [other]},
+    }
+
+
+def see(here: Running, *workers: SeenWorker) -> None:
+    """A look at the endpoint's workers."""
+    watch = here.gateway.active.targets["llama"][0].worker_watch
+    assert watch is not None
+    watch.runs.look(0, workers)
+
+
+async def test_waking_that_would_cost_more() -> None:
+    """The other answers until it has cost as much as a start; then one request wakes the worker, and it begins anew."""
+    cold = ScriptedBackend(stream_answer("hi"))
+    warm = ScriptedBackend(*(stream_answer("a") for _ in range(4)))
+    async with running(priced(10), cold, warm) as here:
+        see(here)
+        answering = [await target_that_answered(here) for _ in range(5)]
+
+    assert answering == ["warm", "warm", "warm", "cold", "warm"]
+
+
+async def test_a_worker_that_runs() -> None:
+    """Is asked, and so is one of which nothing is known."""
+    cold = ScriptedBackend(stream_answer("hi"), stream_answer("hi"))
+    async with running(priced(1), cold, ScriptedBackend()) as here:
+        unknown = await target_that_answered(here)
+        see(here, SeenWorker("w", 0.0, 5.0, False))
+        assert [unknown, await target_that_answered(here)] == ["cold", "cold"]
+
+
+async def test_another_model_that_fails() -> None:
+    """Then the worker is woken, and its answer is no loss."""
+    cold = ScriptedBackend(stream_answer("hi"))
+    warm = ScriptedBackend(json_answer({"error": "no"}, 400), stream_answer("a"))
+    async with running(priced(100), cold, warm) as here:
+        see(here)
+        assert [await target_that_answered(here), await target_that_answered(here)] == ["cold", "warm"]
+
+
+async def test_a_diverted_request_is_followed_by_a_look() -> None:
+    """Another gateway may have woken the worker: the endpoint is looked at eagerly while requests come."""
+    async with running(priced(1), ScriptedBackend(), ScriptedBackend(stream_answer("a"))) as here:
+        see(here)
+        watch = here.gateway.active.targets["llama"][0].worker_watch
+        assert watch is not None
+        assert not watch.is_eager
+        await target_that_answered(here)
+        assert watch.is_eager

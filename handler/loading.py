@@ -155,9 +155,9 @@ class Expansion(NamedTuple):
         try:
             time_taken = Stopwatch()
             if model := self._load():
-                lane.replace(self.runner.open_expanded_prefill_context(model))
                 time_taken.lap("weights")
-                log.info("prompts are computed with 16-bit weights from now on: %s", time_taken)
+                log.info("prompts will be computed with 16-bit weights: %s", time_taken)
+                lane.replace(_Expanded(self.runner, model))
         except ModelError as error:
             log.warning("%s Prompts are computed with the file's weights.", error)
         except Exception:
@@ -169,6 +169,25 @@ class Expansion(NamedTuple):
             if not expanded.num_expanded:
                 return None
             return LlamaModel(self.path, offload(self.settings), expanded=expanded)
+
+
+class _Expanded(NamedTuple):
+    """A `Successor`, on weights in 16 bits. It owns the model until it is opened; then the context does."""
+
+    runner: ModelRunner
+    model: LlamaModel
+
+    def open(self) -> LlamaPrefillContext:
+        try:
+            return self.runner.open_expanded_prefill_context(self.model)
+        except ModelError as error:
+            log.warning("%s Prompts are computed with the file's weights.", error)
+        if context := self.runner.open_prefill_context():
+            return context
+        raise ModelError("llama.cpp has no room for it any more.")
+
+    def close(self) -> None:
+        self.model.close()
 
 
 class _Check(NamedTuple):

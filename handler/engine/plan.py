@@ -4,6 +4,7 @@ Pure code: no llama.cpp, no files, no environment.
 """
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, NamedTuple
 
 from handler.engine.cache.cache_size import GIB, CacheRequest, CacheShape, CacheSize, Layout, on_gpus, without_gpu
@@ -27,6 +28,7 @@ MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step 
 Pooling = Literal["mean", "cls", "last", "rank"]
 NUM_SEQS = 16
 NUM_SEQS_ON_GPU = (64, 48, 32, 24)  # where each has cells of its own: the most that fit
+SPARE = 1 / 8  # of them: slots for finished conversations while all run
 NUM_PREFILL_LENGTHS = 2  # of the longest prompt, which the context for prompts has room for: others pass a long one
 NUM_PREFILL_STREAMS = 32  # prompts in progress there at once
 
@@ -128,7 +130,7 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
     n_batch = settings.n_batch or (MAX_BATCH_ON_GPU if on_gpu else MAX_BATCH_ON_CPU)
     max_num_seqs, cache = _num_seqs_and_cache(settings, machine, model, n_batch, on_gpu=on_gpu)
     if settings.weights == "auto" and not cache.is_unified and (less := _beside_expanded(settings, machine, model)):
-        number, smaller = _num_seqs_and_cache(settings, less, model, n_batch, on_gpu=on_gpu)
+        number, smaller = _num_seqs_and_cache(settings, less, model, n_batch, on_gpu=on_gpu, spare=0)
         cache = smaller if number == max_num_seqs and not smaller.is_unified else cache
     n_batch = max(n_batch, max_num_seqs + 1)  # each running sequence gets its token, and there is room for a prompt's
     n_ubatch = _n_ubatch(settings, model, n_batch)
@@ -165,9 +167,9 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
 
 
 def _room_to_expand(num_bytes: int) -> int:
-    """llama.cpp takes more as it computes, and ends the process where there is none: so a quarter of the copy and 4 GiB
-    are left."""
-    return num_bytes * 5 // 4 + 4 * GIB
+    """llama.cpp takes more as it computes, and ends the process where there is none. The copy's context takes the place
+    of the other's."""
+    return num_bytes + 2 * GIB
 
 
 def _beside_expanded(settings: Settings, machine: Machine, model: ModelFacts) -> Machine | None:
@@ -224,13 +226,15 @@ def _num_slots(max_num_seqs: int) -> int:
 
 
 def _num_seqs_and_cache(
-    settings: Settings, machine: Machine, model: ModelFacts, n_batch: int, *, on_gpu: bool
+    settings: Settings, machine: Machine, model: ModelFacts, n_batch: int, *, on_gpu: bool, spare: float = SPARE
 ) -> tuple[int, CacheSize]:
-    """As many sequences as are set; else as many as have room for cells of their own, or the usual number."""
+    """As many sequences as are set; else as many as have room for cells of their own, or the usual number. `spare`: of
+    them, slots that a split cache must have beside theirs."""
 
     def cache_for(max_num_seqs: int) -> CacheSize:
         n_ubatch = _n_ubatch(settings, model, max(n_batch, max_num_seqs + 1))
-        return _cache_size(settings, machine, model, n_ubatch, max_num_seqs)
+        num_needed = max_num_seqs + ceil(spare * max_num_seqs)
+        return _cache_size(settings, machine, model, n_ubatch, max_num_seqs=max_num_seqs, num_needed=num_needed)
 
     if settings.max_num_seqs:
         return settings.max_num_seqs, cache_for(settings.max_num_seqs)
@@ -240,7 +244,9 @@ def _num_seqs_and_cache(
     return NUM_SEQS, cache_for(NUM_SEQS)
 
 
-def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatch: int, max_num_seqs: int) -> CacheSize:
+def _cache_size(
+    settings: Settings, machine: Machine, model: ModelFacts, n_ubatch: int, *, max_num_seqs: int, num_needed: int
+) -> CacheSize:
     request = CacheRequest(
         n_ctx=settings.n_ctx,
         type_k=settings.cache_type_k,
@@ -250,6 +256,7 @@ def _cache_size(settings: Settings, machine: Machine, model: ModelFacts, n_ubatc
         n_ubatch=n_ubatch,
         can_quantise=settings.flash_attn != "off",
         max_num_seqs=max_num_seqs,
+        num_needed=num_needed,
         num_prefill_lengths=NUM_PREFILL_LENGTHS if settings.prefill_context == "auto" else 0,
         kv_unified=_layout(settings),
         can_split=_can_split(model),

@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from handler.engine.part_size import FixedPartSize, PartSize
 from handler.engine.prefill_queue import Piece, Prefill, PrefillQueue
-from handler.errors import DecodeError
+from handler.errors import DecodeError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,35 @@ class PrefillContext(Protocol):
     def close(self) -> None: ...
 
 
-class _Successor(NamedTuple):
-    """A context that takes the place of another."""
+class Successor(Protocol):
+    """A context that is to take the place of another, once there is room for it."""
 
-    context: PrefillContext
+    def open(self) -> PrefillContext:
+        """With the other's numbers; the other is closed by then. Raises ModelError."""
+        ...
+
+    def close(self) -> None:
+        """It is not wanted any more."""
+        ...
+
+
+class _NoContext:
+    """In the place of one that could not be opened."""
+
+    is_16bit = False
+
+    def __init__(self, former: PrefillContext) -> None:
+        self.num_streams, self.num_cells = former.num_streams, former.num_cells
+        self.part_tokens, self.max_tokens = former.part_tokens, former.max_tokens
+
+    def compute(self, pieces: list[Piece]) -> None:
+        raise DecodeError("There is no context for prompts any more.")
+
+    def state(self, stream: int) -> object:
+        raise DecodeError("There is no context for prompts any more.")
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class NoPrefillLane:
@@ -102,7 +127,7 @@ class PrefillLane:
         self.is_exact = is_exact
         self._sizes = sizes
         self._clock = clock
-        self._submitted: SimpleQueue[Prefill | _Successor | None] = SimpleQueue()  # None: close
+        self._submitted: SimpleQueue[Prefill | Successor | None] = SimpleQueue()  # None: close
         self._closing = threading.Lock()
         self._is_closed = False
         self._finished: SimpleQueue[Prefill] = SimpleQueue()
@@ -116,6 +141,7 @@ class PrefillLane:
         self.num_computed_tokens = 0  # in all
         self._num_parts = 0  # begun so far
         self._is_computing = False
+        self._last_rush = -1  # number of the last part that was as large as in a rush
         # The engine thread's: the step that runs
         self._num_rows: int | None = None
         self._sized_for: PrefillContext | None = None
@@ -158,19 +184,21 @@ class PrefillLane:
     def end_step(self) -> None:
         if self._num_rows is not None:
             is_quiet = self._was_quiet and self._num_parts == self._parts_before
-            self._sizes.note(self._num_rows, self._clock() - self._began, is_quiet=is_quiet)
+            first_part = self._parts_before + self._was_quiet
+            if is_quiet or self._last_rush < first_part:  # parts of a rush say nothing about smaller ones
+                self._sizes.note(self._num_rows, self._clock() - self._began, is_quiet=is_quiet)
             if is_quiet:
                 self._was_quiet_step.set()
         self._wants_quiet = False  # without a next step there is nothing to wait for
         self._num_rows = None
 
-    def replace(self, context: PrefillContext) -> None:
-        """Compute with this one once the prompts that have come are done; it has the same numbers. Any thread."""
+    def replace(self, successor: Successor) -> None:
+        """Compute in its context once the prompts that have come are done; then it is the lane's. Any thread."""
         with self._closing:
             if self._is_closed:
-                context.close()
+                successor.close()
             else:
-                self._submitted.put(_Successor(context))
+                self._submitted.put(successor)
 
     def close(self) -> None:
         """End the thread after the current part, and free the context. A successor that has not taken over yet is
@@ -181,33 +209,37 @@ class PrefillLane:
             self._submitted.put(None)
             self._thread.join()
         while not self._submitted.empty():
-            if isinstance(submitted := self._submitted.get(), _Successor):
-                submitted.context.close()
+            submitted = self._submitted.get()
+            if submitted is not None and not isinstance(submitted, Prefill):
+                submitted.close()
         self.context.close()
 
     # The lane's thread
 
     def _run(self, wake: Callable[[], None]) -> None:
         queue = PrefillQueue(self.context.num_streams, self.context.num_cells)
-        successor: PrefillContext | None = None
+        successor: Successor | None = None
         while True:
             if successor is not None and not len(queue):
-                self.context.close()
-                self.context, successor = successor, None
+                self._succeed(successor)
+                successor = None
             while successor is None and (not self._submitted.empty() or not len(queue)):
                 if (submitted := self._submitted.get()) is None:
                     return
-                if isinstance(submitted, _Successor):
-                    successor = submitted.context
-                else:
+                if isinstance(submitted, Prefill):
                     queue.add(submitted)
+                else:
+                    successor = submitted
             if self._wants_quiet:
                 self._pause()
             queue.remove_cancelled()
-            pieces = queue.next_part(self._size(len(queue)))
+            is_rush = len(queue) * RUSH > self._num_generating
+            pieces = queue.next_part(self.context.part_tokens if is_rush else self._part_tokens)
             if not pieces:
                 continue
             self._num_parts += 1
+            if is_rush:
+                self._last_rush = self._num_parts
             self._is_computing = True
             over = self._compute(pieces)
             self._is_computing = False
@@ -217,14 +249,18 @@ class PrefillLane:
             self.num_computed_tokens += sum(len(piece.token_ids) for piece in pieces)
             wake()
 
+    def _succeed(self, successor: Successor) -> None:
+        self.context.close()
+        try:
+            self.context = successor.open()
+        except ModelError as error:
+            log.error("Prompts are computed with the others from now on: %s", error)
+            self.context = _NoContext(self.context)
+
     def _pause(self) -> None:
         """Until a step was quiet, if one comes."""
         self._was_quiet_step.clear()
         self._was_quiet_step.wait(MAX_PAUSE)
-
-    def _size(self, num_prompts: int) -> int:
-        is_rush = num_prompts * RUSH > self._num_generating
-        return self.context.part_tokens if is_rush else self._part_tokens
 
     def _compute(self, pieces: list[Piece]) -> list[Prefill]:
         """Compute a part; return the prompts that are over, with their states, or without one where it failed."""

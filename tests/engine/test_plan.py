@@ -216,12 +216,12 @@ def test_what_the_loader_must_know() -> None:
 @pytest.mark.parametrize(
     ("free", "environ", "expected"),
     [
-        ([24], {}, True),
-        ([23], {}, False),
+        ([18], {}, True),
+        ([17], {}, False),
         ([], {}, False),
-        ([24, 24], {}, False),
-        ([24, 24], {"SPLIT_MODE": "none"}, True),
-        ([24, 8], {"SPLIT_MODE": "none", "MAIN_GPU": "1"}, False),
+        ([18, 18], {}, False),
+        ([18, 18], {"SPLIT_MODE": "none"}, True),
+        ([18, 8], {"SPLIT_MODE": "none", "MAIN_GPU": "1"}, False),
     ],
 )
 def test_room_for_a_second_copy_of_the_weights(free: list[int], environ: dict[str, str], expected: bool) -> None:
@@ -247,8 +247,8 @@ def test_the_cache_leaves_room_for_a_second_copy_of_the_weights() -> None:
     ("machine", "model", "environ"),
     [
         (GPU, FULL, {}),  # nothing to expand
-        (GPU, QUANTISED._replace(expanded_bytes=30 * GIB), {}),  # more than half of the memory
-        (GPU, QUANTISED, {"MAX_MODEL_LEN": 15360}),  # the sequences would not fit any more
+        (GPU, QUANTISED._replace(expanded_bytes=34 * GIB), {}),  # more than half of the memory
+        (GPU, QUANTISED, {"MAX_MODEL_LEN": 16384}),  # the sequences would not fit any more
         (GPU, QUANTISED, {"PREFILL_CONTEXT": "off"}),
         (GPU._replace(free_gpu_bytes=(40 * GIB, 40 * GIB)), QUANTISED, {}),
         (CPU, QUANTISED, {}),

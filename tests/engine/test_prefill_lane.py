@@ -14,7 +14,7 @@ from handler.engine.prefill_queue import Piece, Prefill
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
 from handler.engine.sequence import Sequence
-from handler.errors import DecodeError
+from handler.errors import DecodeError, ModelError
 from tests.engine.fakes import TIMEOUT, FakeRunner, create_engine
 from tests.engine.test_scheduler import create_sequence
 
@@ -279,6 +279,24 @@ def prefill_of(prompt: str) -> Prefill:
     return Prefill(create_sequence(runner, prompt), token_ids)
 
 
+class Opening:
+    """A successor, which there is room for once the other context is closed; or never."""
+
+    def __init__(self, context: FakeContext | None, former: FakeContext) -> None:
+        self._context = context
+        self._former = former
+
+    def open(self) -> FakeContext:
+        assert self._former.is_closed
+        if self._context is None:
+            raise ModelError("There is no room.")
+        return self._context
+
+    def close(self) -> None:
+        if self._context:
+            self._context.close()
+
+
 class Waker:
     def __init__(self) -> None:
         self._woken: SimpleQueue[None] = SimpleQueue()
@@ -347,7 +365,7 @@ def test_a_successor_takes_over_once_the_prompts_are_done(lane: PrefillLane, con
     lane.start(waker)
     lane.submit(before)
     context.begun.get(timeout=TIMEOUT)
-    lane.replace(successor)
+    lane.replace(Opening(successor, context))
     lane.submit(after)
     context.permits.release(1000)
 
@@ -364,13 +382,25 @@ def test_a_successor_for_nothing_is_closed(context: FakeContext, is_early: bool)
     """The engine was closed while it was prepared, or never began."""
     lane, successor = PrefillLane(context, FixedPartSize(PART)), FakeContext()
     if is_early:
-        lane.replace(successor)
+        lane.replace(Opening(successor, context))
         lane.close()
     else:
         lane.close()
-        lane.replace(successor)
+        lane.replace(Opening(successor, context))
 
     assert successor.is_closed
+
+
+def test_a_successor_without_room(lane: PrefillLane, context: FakeContext) -> None:
+    """Prompts come back without a state from then on, and are computed with the others."""
+    waker = Waker()
+    lane.start(waker)
+    lane.replace(Opening(None, context))
+    lane.submit(prefill := prefill_of(SHORT))
+
+    assert waker.wait(lane, 1) == [prefill]
+    assert prefill.state is None
+    assert context.is_closed
 
 
 def test_a_failure_is_told(lane: PrefillLane, context: FakeContext) -> None:
@@ -468,3 +498,23 @@ def test_parts_wait_for_a_quiet_step_that_is_wanted(context: FakeContext) -> Non
 
     assert noted == [True]
     assert len(context.computed) == 1
+
+
+def test_parts_of_a_rush_teach_nothing(context: FakeContext) -> None:
+    """They are larger than those whose size is learned."""
+    noted: list[bool] = []
+
+    class Noting(FixedPartSize):
+        def note(self, num_rows: int, seconds: float, *, is_quiet: bool) -> None:
+            noted.append(is_quiet)
+
+    waker = Waker()
+    with closing(PrefillLane(context, Noting(PART))) as lane:
+        lane.start(waker)
+        for num_generating in (3, 4):  # with one prompt in the lane, 3 are less than four for each
+            lane.begin_step(num_generating, num_generating)
+            lane.submit(prefill_of("x" * PART))
+            waker.wait(lane, 1)
+            lane.end_step()
+
+    assert noted == [False]

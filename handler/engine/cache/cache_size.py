@@ -47,7 +47,8 @@ class CacheRequest(NamedTuple):
     max_model_len: int
     n_ubatch: int
     can_quantise: bool  # llama.cpp needs flash attention for it
-    max_num_seqs: int  # slots that there must be at least
+    max_num_seqs: int
+    num_needed: int  # slots that a split cache must have
     num_prefill_lengths: int  # longest sequences that a context for prompts has room for beside them
     kv_unified: Layout
     can_split: bool  # whether the model's memory can be copied slot by slot
@@ -114,13 +115,8 @@ def _num_split_cells(
     return max(0, min(fitting, request.n_ctx or fitting))
 
 
-def _num_needed(request: CacheRequest) -> int:
-    """Slots: one for each running sequence, and an eighth more for cached conversations."""
-    return request.max_num_seqs + -(-request.max_num_seqs // 8)
-
-
 def _fits_split(request: CacheRequest, longest: int, num_cells: int) -> bool:
-    return num_cells // _padded(longest) >= _num_needed(request)
+    return num_cells // _padded(longest) >= request.num_needed
 
 
 def _split(request: CacheRequest, longest: int, num_cells: int, types: tuple[str, str], free: list[int]) -> CacheSize:
@@ -132,7 +128,7 @@ def _split(request: CacheRequest, longest: int, num_cells: int, types: tuple[str
 
 def _hint(request: CacheRequest, num_cells: int) -> str:
     """MAX_MODEL_LEN is not lowered unasked, but the log says at which value the cache would be split."""
-    length = num_cells // _num_needed(request) // STEP * STEP
+    length = num_cells // request.num_needed // STEP * STEP
     if length < STEP:
         return ""
     return f". With MAX_MODEL_LEN={length} or less each sequence would have cells of its own: faster for many at once"

@@ -17,6 +17,7 @@ REQUEST = CacheRequest(
     n_ubatch=512,
     can_quantise=True,
     max_num_seqs=16,
+    num_needed=18,
     num_prefill_lengths=0,
     kv_unified="on",
     can_split=True,

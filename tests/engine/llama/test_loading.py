@@ -74,7 +74,7 @@ def test_weights(
     engine.close()
 
     assert ("matrices are expanded" in caplog.text) == (weights == "16bit")
-    assert ("computed with 16-bit weights from now on" in caplog.text) == (weights == "auto")
+    assert ("prompts will be computed with 16-bit weights" in caplog.text) == (weights == "auto")
     assert engine._lane.is_exact == (weights != "auto")
 
 

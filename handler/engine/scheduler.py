@@ -35,10 +35,12 @@ from dataclasses import dataclass
 
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.cache.kv_cache import KVCache
-from handler.engine.cache.slot import Match, common_prefix_length
+from handler.engine.cache.prefix_order import TOKEN_BYTES
+from handler.engine.cache.slot import Match
 from handler.engine.exact_turns import ExactTurns
 from handler.engine.prefill_lane import RUSH, NoPrefillLane, PrefillLane
 from handler.engine.prefill_queue import Prefill
+from handler.engine.prefilling import Prefilling
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError, RequestError
 
@@ -88,6 +90,11 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     @property
+    def _may_admit(self) -> bool:
+        is_full = len(self.running) >= self.limits.max_num_seqs
+        return bool(self.waiting) and not is_full and not (self.running and self._is_under_pressure)
+
+    @property
     def _sharing(self) -> list[Sequence]:
         """The running sequences that are computed together."""
         return [sequence for sequence in self.running if not self._exact.takes(sequence)]
@@ -126,9 +133,8 @@ class Scheduler:
                 self._give_tokens(batch, sequence, 1)
 
         # 2. Admission, in order of arrival: the first one that finds no room stops those behind it, or it might starve.
-        while len(self.running) < limits.max_num_seqs and not (self.running and self._is_under_pressure):
-            if (next_one := self._first_ready()) is None or not self._admit(*next_one):
-                break
+        if self._may_admit:
+            self._admit_waiting()
 
         # 3. Prompts of which nothing is cached go to the prefill lane, if that is faster or disturbs less.
         self._fill_lane(others_generate=have_begun)
@@ -264,28 +270,32 @@ class Scheduler:
             if prefill.state is None or not self.cache.adopt(sequence.slot, prefill.token_ids, prefill.state):
                 self._refused.add(sequence)
 
-    def _first_ready(self) -> tuple[Sequence, Match | None] | None:
-        """The first waiting sequence that need not wait for a prefix, and what it can reuse."""
-        for sequence in self.waiting:
-            if self._exact.takes(sequence):
-                return sequence, self.cache.find_prefix(sequence.reusable_token_ids, self._exact.grid)
-            if sequence.params.is_reproducible:
-                return sequence, None
-            match = self.cache.find_prefix(sequence.reusable_token_ids)
-            if sequence.is_scoring or not self._is_being_computed(sequence, match):
-                return sequence, match
-        return None
+    def _admit_waiting(self) -> None:
+        """In their order, those that need not wait for a prefix; one that must stays so while others are admitted."""
+        prefilling = Prefilling(self.running)
+        for sequence in list(self.waiting):
+            match = self._find_prefix(sequence)
+            if self._waits_for_prefix(sequence, match, prefilling):
+                continue
+            if not self._admit(sequence, match) or not self._may_admit:
+                return
+            prefilling.add(sequence)
 
-    def _is_being_computed(self, sequence: Sequence, match: Match | None) -> bool:
+    def _find_prefix(self, sequence: Sequence) -> Match | None:
+        """What a waiting sequence can reuse."""
+        if self._exact.takes(sequence):
+            return self.cache.find_exact_prefix(sequence.reusable_token_ids, self._exact.grid)
+        if sequence.params.is_reproducible:
+            return None
+        return self.cache.find_prefix(sequence.reusable_token_ids, sequence.key)
+
+    def _waits_for_prefix(self, sequence: Sequence, match: Match | None, prefilling: Prefilling) -> bool:
         """Whether a running sequence will soon hold more of this one's beginning than any slot does now."""
-        if not self.cache.shares_prefixes:
+        is_alone = self._exact.takes(sequence) or sequence.params.is_reproducible or sequence.is_scoring
+        if is_alone or not self.cache.shares_prefixes:
             return False
         enough = max(self.cache.min_shared, 1 + (match.num_tokens if match else 0))
-        return any(
-            common_prefix_length(other.token_ids, sequence.token_ids[:-1]) >= max(enough, other.num_computed_tokens + 1)
-            for other in self.running
-            if other.num_pending_tokens > 1
-        )
+        return prefilling.will_hold(sequence.key[:-TOKEN_BYTES], enough)
 
     def _admit(self, sequence: Sequence, match: Match | None) -> bool:
         """Give it a slot, if its tokens fit beside what the running sequences hold, still have to compute, and a margin

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from handler.engine.answer_parts import AnswerParts, Part
+from handler.engine.cache.prefix_order import TOKEN_BYTES, key_of
 from handler.engine.cache.slot import Slot
 from handler.engine.detokenizer import Detokenizer
 from handler.engine.logprobs import ScoredPrompt, TokenLogprob
@@ -123,6 +124,7 @@ class Sequence:
         reasoning_end: Iterable[int] = (),
     ) -> None:
         self.token_ids = list(prompt_token_ids)
+        self._key = b""  # of the tokens that there were when it was last asked for
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_cached_tokens = 0  # as found at the first admission; what a preemption reuses does not count
         self.params = params
@@ -152,6 +154,13 @@ class Sequence:
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def key(self) -> bytes:
+        """Of its tokens (prefix_order.py). Takes a time in proportion to them when they have changed."""
+        if len(self._key) != TOKEN_BYTES * self.num_tokens:
+            self._key = key_of(self.token_ids)
+        return self._key
 
     @property
     def num_computed_tokens(self) -> int:

@@ -39,9 +39,13 @@ class KVCache(Protocol):
         """The housekeeping that pays by now; called once before each step is scheduled."""
         ...
 
-    def find_prefix(self, token_ids: list[int], grid: int = 0) -> Match | None:
-        """The longest beginning of a prompt that is worth reusing; its last token is never part of it. With a grid,
-        only what `mark_exact` has named, in parts of so many tokens."""
+    def find_prefix(self, token_ids: list[int], key: bytes | None = None) -> Match | None:
+        """The longest beginning of a prompt that is worth reusing; its last token is never part of it. `key`: that of
+        the tokens (prefix_order.py), if it is known."""
+        ...
+
+    def find_exact_prefix(self, token_ids: list[int], grid: int) -> Match | None:
+        """The same of what `mark_exact` has named, in parts of so many tokens."""
         ...
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:

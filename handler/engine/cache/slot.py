@@ -17,6 +17,7 @@ class Slot:
     is_claimed: bool = False
     last_used: int = 0  # by the clock of its SlotTable
     num_exact: int = 0  # first tokens that were computed as exact sequences compute them (exact_turns.py)
+    key: bytearray = field(default_factory=bytearray)  # of its tokens, as of the last search (prefix_order.py)
 
     @property
     def num_tokens(self) -> int:
@@ -52,19 +53,3 @@ class Match(NamedTuple):
     def takes_all(self) -> bool:
         """Whether a sequence can continue in this very slot with nothing of it lost."""
         return not self.slot.is_claimed and self.num_tokens == self.slot.num_tokens
-
-
-def common_prefix_length(a: list[int], b: list[int]) -> int:
-    """The number of leading tokens that are equal. Bisects on slices: comparing lists runs in C, a loop does not."""
-    low, high = 0, min(len(a), len(b))
-    if a[:1] != b[:1]:
-        return 0
-    if a[:high] == b[:high]:
-        return high
-    while high - low > 1:  # a[:low] == b[:low], a[:high] != b[:high]
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

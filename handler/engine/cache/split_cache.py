@@ -52,9 +52,11 @@ class SplitCache:
         if (place := self._free_place(self._near(claimed), far)) is not None:
             self._move(far, place)
 
-    def find_prefix(self, token_ids: list[int], grid: int = 0) -> Match | None:
-        match = self._table.find_prefix(token_ids, MIN_COPIED, grid)
-        return match if match and (match.takes_all or match.num_tokens >= MIN_COPIED) else None
+    def find_prefix(self, token_ids: list[int], key: bytes | None = None) -> Match | None:
+        return self._table.find_prefix(token_ids, key, MIN_COPIED)
+
+    def find_exact_prefix(self, token_ids: list[int], grid: int) -> Match | None:
+        return self._table.find_exact_prefix(token_ids, grid)
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
         """Always: a slot comes with cells for the longest sequence."""
@@ -81,9 +83,7 @@ class SplitCache:
             return slot
         self.clear(slot)
         if match is not None:
-            self._memory.copy(match.slot.seq_id, slot.seq_id, match.num_tokens)
-            slot.token_ids = match.slot.token_ids[: match.num_tokens]
-            slot.num_exact = min(match.slot.num_exact, match.num_tokens)
+            self._table.copy(match, slot)
         return slot
 
     def release(self, slot: Slot) -> None:
@@ -114,7 +114,7 @@ class SplitCache:
 
     def append(self, computed: Iterable[tuple[Slot, list[int]]]) -> None:
         for slot, token_ids in computed:
-            slot.token_ids += token_ids
+            self._table.append(slot, token_ids)
             assert len(slot.token_ids) <= self._capacity, "more than a slot has cells for"
 
     def adopt(self, slot: Slot, token_ids: list[int], state: object) -> bool:

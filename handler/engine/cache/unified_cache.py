@@ -67,8 +67,11 @@ class UnifiedCache:
         if slot is not None and self._table.clock - slot.last_used > max_idle:
             self.clear(slot)
 
-    def find_prefix(self, token_ids: list[int], grid: int = 0) -> Match | None:
-        return self._table.find_prefix(token_ids, grid=grid)
+    def find_prefix(self, token_ids: list[int], key: bytes | None = None) -> Match | None:
+        return self._table.find_prefix(token_ids, key)
+
+    def find_exact_prefix(self, token_ids: list[int], grid: int) -> Match | None:
+        return self._table.find_exact_prefix(token_ids, grid)
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
         shared = match.num_tokens if match and match.slot.is_claimed else 0
@@ -121,7 +124,7 @@ class UnifiedCache:
         for slot, token_ids in computed:
             start = end - len(token_ids)
             assert start >= 0, "no room was made"
-            slot.token_ids += token_ids
+            self._table.append(slot, token_ids)
             self._cells[slot.seq_id] += self._free_cells[start:end]
             end = start
         cells = self._free_cells[end:num_free]
@@ -170,8 +173,7 @@ class UnifiedCache:
 
     def _share(self, match: Match, target: Slot) -> None:
         """Let an empty, claimed slot begin with the match."""
-        self._memory.copy(match.slot.seq_id, target.seq_id, match.num_tokens)
-        target.token_ids = match.slot.token_ids[: match.num_tokens]
+        self._table.copy(match, target)
         cells = self._cells[target.seq_id] = self._cells[match.slot.seq_id][: match.num_tokens]
         self._num_holders[cells] += 1
         self._num_claims[cells] += 1

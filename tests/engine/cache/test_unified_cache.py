@@ -4,30 +4,13 @@ import random
 
 import pytest
 
-from handler.engine.cache.slot import Match, Slot, common_prefix_length
+from handler.engine.cache.slot import Match, Slot
 from handler.engine.cache.unified_cache import MIN_TRIM
 from tests.engine.cache_bench import UnifiedBench, text, tokens
 from tests.engine.fakes import Call, MemoryKind
 from tests.seeds import seeds
 
 KINDS: tuple[MemoryKind, ...] = ("full", "recurrent", "stubborn")
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "length"),
-    [("", "", 0), ("", "a", 0), ("a", "b", 0), ("abc", "abc", 3), ("abc", "abcd", 3), ("abxd", "abyd", 2)],
-)
-def test_common_prefix_length(a: str, b: str, length: int) -> None:
-    """The number of equal tokens from the beginning, whichever list is longer."""
-    assert common_prefix_length(tokens(a), tokens(b)) == length
-    assert common_prefix_length(tokens(b), tokens(a)) == length
-
-
-def test_common_prefix_length_finds_every_border() -> None:
-    """Halving finds the first difference wherever it is."""
-    a = list(range(50))
-    for length in range(50):
-        assert common_prefix_length(a, [*a[:length], -1, *a[length + 1 :]]) == length
 
 
 def test_longest_prefix_wins() -> None:

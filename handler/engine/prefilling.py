@@ -1,0 +1,36 @@
+"""Whether a prompt that waits begins like one that is being computed. Pure code."""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from handler.engine.cache.prefix_order import Key, longest_first
+from handler.engine.sequence import Sequence
+
+
+class Prefilling:
+    """Running sequences whose prompts are being computed, in the order of their tokens. Lives no longer than one call
+    of the scheduler: then their slots have grown."""
+
+    def __init__(self, running: Iterable[Sequence]) -> None:
+        self._sequences = sorted(filter(_is_prefilling, running), key=lambda sequence: sequence.key)
+        self._keys: list[Key] = [sequence.key for sequence in self._sequences]
+
+    def add(self, sequence: Sequence) -> None:
+        """One that was just admitted."""
+        if _is_prefilling(sequence):
+            place = bisect_left(self._keys, sequence.key)
+            self._sequences.insert(place, sequence)
+            self._keys.insert(place, sequence.key)
+
+    def will_hold(self, prompt: Key, num_tokens: int) -> bool:
+        """Whether one of them has yet to compute tokens of a beginning in common that is at least so long."""
+        for num_common, places in longest_first(self._keys, prompt):
+            if num_common < num_tokens:
+                return False
+            if any(self._sequences[place].num_computed_tokens < num_common for place in places):
+                return True
+        return False
+
+
+def _is_prefilling(sequence: Sequence) -> bool:
+    return sequence.num_pending_tokens > 1

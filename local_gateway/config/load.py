@@ -153,7 +153,7 @@ def _worker(environ: Environ) -> _Found:
     values = _set_ones(variables, environ)
     if "base_url" not in values:
         return (), {}, {}
-    return ("llama",), {"type": "openai", "name": "worker", "normalize": True, "chat_only": True, **values}, variables
+    return ("llama",), {"type": "openai", "name": "worker", "normalize": True, **values}, variables
 
 
 def _openai(environ: Environ) -> _Found:

@@ -83,7 +83,11 @@ FIXED = "fixed until the gateway is started again"
 FixedDuration = Annotated[Duration, FIXED]
 
 
-CHAT_ONLY = "It has chat completions only: Responses and Anthropic's Messages are translated to them."
+CHAT_ONLY = (
+    "What is translated to chat completions, because it lacks that: `true` OpenAI's Responses and Anthropic's "
+    "Messages, `false` neither, or a list of `responses` and `messages`."
+)
+TranslatedApis = bool | tuple[Literal["responses", "messages"], ...]
 
 
 class Part(BaseModel):
@@ -128,11 +132,15 @@ class TargetSettings(Part):
         description="Sent with every request to this target, its list of models and `check` too, instead of what the "
         "gateway or the client would send by that name. They are treated as secrets.",
     )
-    chat_only: bool = Field(False, description=CHAT_ONLY)
+    chat_only: TranslatedApis = Field(False, description=CHAT_ONLY)
     stream_usage: bool = Field(True, description="Ask for the token counts of streams, for the accounting.")
     normalize: bool = Field(False, description="Repair what llama.cpp servers stream, for clients that break on it.")
     price: Price = Field(default_factory=Price, description="For budgets and usage. Nothing set: it costs nothing.")
     breaker: BreakerSettings = Field(default_factory=BreakerSettings, description="Its circuit breaker.")
+
+    def translates(self, api: str) -> bool:
+        """Whether requests of this API, `responses` or `messages`, are sent as chats."""
+        return self.chat_only if isinstance(self.chat_only, bool) else api in self.chat_only
 
 
 class OpenAITarget(TargetSettings):
@@ -153,7 +161,7 @@ class RunpodTarget(TargetSettings):
 
     endpoint_id: str = Field(min_length=1, pattern=r"^[\w-]+$", description="As RunPod's console shows it.")
     api_key: Secret = Field(min_length=1, description="A key of RunPod's.")
-    chat_only: bool = Field(True, description=CHAT_ONLY)
+    chat_only: TranslatedApis = Field(True, description=CHAT_ONLY)
     worker_price: float = Field(
         0.0,
         ge=0,
@@ -197,7 +205,6 @@ class LocalTarget(TargetSettings):
     listen_timeout: Duration = Field(
         120.0, gt=0, description="Within which its process must listen; loading the model comes after that."
     )
-    chat_only: bool = Field(True, description=CHAT_ONLY)
     normalize: bool = Field(True, description="Repair what llama.cpp servers stream, for clients that break on it.")
 
 

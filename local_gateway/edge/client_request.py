@@ -77,16 +77,28 @@ class ClientRequest:
 
     def conversation(self, scope: str) -> str:
         """Equal for all turns of one conversation of one person: a hash of how it began."""
-        messages = self.body.get("messages") if self.body else None
+        body = self.body or {}
+        messages = body.get("input") if self.path.startswith("/responses") else body.get("messages")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
         if not isinstance(messages, list):
             return ""
         first_user = next((n for n, message in enumerate(messages) if _role(message) == "user"), len(messages))
-        parts = [scope, self.model, *(repr(message)[:MAX_BEGINNING] for message in messages[: first_user + 1])]
+        parts = [scope, self.model, *map(_beginning, messages[: first_user + 1])]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()
 
 
 def _role(message: object) -> object:
     return message.get("role") if isinstance(message, dict) else None
+
+
+def _beginning(message: object) -> str:
+    """Of what it says. Marks for caches beside a text come and go between turns."""
+    content = message.get("content") if isinstance(message, dict) else message
+    if isinstance(content, list):
+        texts = (part.get("text") if isinstance(part, dict) else None for part in content)
+        content = "".join(text for text in texts if isinstance(text, str)) or content
+    return f"{_role(message)}\0{content}"[:MAX_BEGINNING]
 
 
 class ReadBody(NamedTuple):

@@ -38,7 +38,7 @@ from local_gateway.wire.answer_reader import ReadAnswer, Wanted, read_answer, re
 from local_gateway.wire.call_ledger import CallTally, ExecutionStats
 from local_gateway.wire.error_body import NO_MODEL, is_too_long
 from local_gateway.wire.retry_after import retry_after_of
-from local_gateway.wire.translation import PATHS, Translation
+from local_gateway.wire.translation import PATHS, Translation, api_of
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Dispatcher:
             if step.delay > 0:
                 await asyncio.sleep(step.delay)
             try:
-                answer = await self._try_without_refused_fields(step.choice, routed, plan.deadline)
+                answer = await self._try_without_what_it_lacks(step.choice, routed, plan.deadline)
             except RequestError as error:
                 if not isinstance(error, TargetPausedError):  # that one was not asked
                     num_failed += 1
@@ -122,17 +122,25 @@ class Dispatcher:
             return Answer(upstream.status, headers, TargetBody(read.blocks, upstream, stack.pop_all()), origin)
         raise AssertionError("unreachable: the stack swallows nothing")
 
-    async def _try_without_refused_fields(self, choice: Choice, routed: RoutedRequest, deadline: float) -> Answer:
-        """A target that refuses the field that the gateway added is asked once more without it, and from then on."""
+    async def _try_without_what_it_lacks(self, choice: Choice, routed: RoutedRequest, deadline: float) -> Answer:
+        """A target that refuses the field that the gateway added, or has no path for an API that can be translated, is
+        asked once more without it, and from then on."""
         target = choice.target
+        # As they are now: another request may learn the same meanwhile.
+        is_native = _is_native(routed.request, target)
+        adds_options = adds_stream_options(routed.request, target) and STREAM_OPTIONS not in (routed.request.body or {})
         try:
             return await self._try(choice, routed, deadline)
         except TargetRefusedError as error:
-            client_sent_it = STREAM_OPTIONS in (routed.request.body or {})
-            if client_sent_it or not (adds_stream_options(routed.request, target) and _is_about_stream_options(error)):
+            if is_native and _lacks_path(error):
+                api = api_of(routed.request.path)
+                target.lacked_apis.add(api)
+                log.info("target %s: has no path for %s; it is sent chats instead", target.name, api)
+            elif adds_options and _is_about_stream_options(error):
+                target.refused_fields.add(STREAM_OPTIONS)
+                log.info("target %s: refuses %s; it is not sent them again", target.name, STREAM_OPTIONS)
+            else:
                 raise
-        target.refused_fields.add(STREAM_OPTIONS)
-        log.info("target %s: refuses %s; it is not sent them again", target.name, STREAM_OPTIONS)
         return await self._try(choice, routed, deadline)
 
     def _note_failure(self, target: Target, error: RequestError) -> None:
@@ -151,15 +159,28 @@ def _client_chose_it(error: RequestError, choice: Choice, route: Route) -> bool:
     """
     if not isinstance(error, TargetRefusedError) or error.status != HTTPStatus.NOT_FOUND:
         return False
-    if error.error.get("code") == UNKNOWN_PATH:
+    if _lacks_path(error):
         return True
     is_clients_model = route.alias.endswith("*") and not choice.target.settings.model
     return is_clients_model and (error.error.get("code") == NO_SUCH_MODEL or NO_MODEL.search(str(error)) is not None)
 
 
+def _lacks_path(error: TargetRefusedError) -> bool:
+    """Whether the target says, in OpenAI's words, that it has no such path."""
+    return error.status == HTTPStatus.NOT_FOUND and error.error.get("code") == UNKNOWN_PATH
+
+
+def _is_native(request: ClientRequest, target: Target) -> bool:
+    """Whether the target is asked in an API that could be translated for it."""
+    if request.path not in PATHS or request.body is None:
+        return False
+    api = api_of(request.path)
+    return not (target.settings.translates(api) or api in target.lacked_apis)
+
+
 def _translated(request: ClientRequest, target: Target) -> tuple[ClientRequest, Translation | None]:
     """The request in an API that the target has. Raises InvalidRequestError for what that cannot say."""
-    if not target.settings.chat_only or request.path not in PATHS or request.body is None:
+    if request.path not in PATHS or request.body is None or _is_native(request, target):
         return request, None
     translation = Translation(request.path, request.body)
     return replace(request, path=translation.path, body=translation.chat, raw=dump(translation.chat)), translation

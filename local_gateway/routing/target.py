@@ -79,6 +79,7 @@ class Target:
         self.warm_up: asyncio.Task[None] | None = None  # wakes it while another target answers
         self.diverted = DivertedAnswers()  # of another model, because waking it would have cost more
         self.refused_fields: set[str] = set()  # body fields that the gateway adds and that this target does not know
+        self.lacked_apis: set[str] = set()  # `responses`, `messages`: those that it has answered to have no path for
 
     def breaker(self, model: str) -> CircuitBreaker:
         """Of the model with this name of the target's own; empty: of requests that name none."""

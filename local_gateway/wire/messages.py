@@ -15,7 +15,8 @@ from local_gateway.wire.reported_usage import usage_in
 
 Json = dict[str, Any]
 
-REFUSED = ("mcp_servers", "container", "context_management")  # what only Anthropic's servers can do
+REFUSED = ("mcp_servers", "container")  # what only Anthropic's servers can do
+EDITS = "context_management"
 # Taken over under chat's name, or of no effect.
 READ = {
     "system",
@@ -26,6 +27,7 @@ READ = {
     "metadata",
     "thinking",
     "output_config",
+    EDITS,
     *REFUSED,
 }
 STOP_REASONS = {
@@ -44,6 +46,8 @@ def to_chat(body: Json) -> Json:
     """The chat request. Raises InvalidRequestError for what chat completions cannot say."""
     if refused := next((name for name in REFUSED if body.get(name)), ""):
         raise InvalidRequestError(f"`{refused}` cannot be used with this model.", param=refused)
+    if any(not str(kind).startswith("clear_thinking_") for kind in _edits(body.get(EDITS))):
+        raise InvalidRequestError(f"These edits of `{EDITS}` cannot be used with this model.", param=EDITS)
     chat = {name: value for name, value in body.items() if name not in READ}
     chat["messages"] = [*_system(body.get("system")), *_messages(body.get("messages"))]
     tools = [_tool(tool) for tool in body.get("tools") or [] if isinstance(tool, dict) and "input_schema" in tool]
@@ -57,6 +61,16 @@ def to_chat(body: Json) -> Json:
         **(_tool_choice(body.get("tool_choice")) if tools else {}),
     }
     return chat | {name: value for name, value in optional.items() if value not in (None, [], "")}
+
+
+def _edits(management: object) -> list[object]:
+    """The kinds of edits that are asked for. Thoughts of earlier turns are cleared by templates in any case."""
+    edits = management.get("edits") if isinstance(management, dict) else management
+    return (
+        [edit.get("type") if isinstance(edit, dict) else edit for edit in edits or []]
+        if isinstance(edits, list)
+        else []
+    )
 
 
 def _system(system: object) -> list[Json]:

@@ -21,6 +21,11 @@ PATHS = {
 }
 
 
+def api_of(path: str) -> str:
+    """`responses` or `messages`, of a path that can be translated."""
+    return path.split("/")[1]
+
+
 class Translation:
     """One request: what the target is asked instead, at `path`, and what becomes of its answer.
 

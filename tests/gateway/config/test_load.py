@@ -470,7 +470,7 @@ def test_worker_that_runs_already() -> None:
 
     (target,) = alone.models["llama"].targets
     assert isinstance(target, OpenAITarget)
-    assert (target.base_url, target.normalize, target.chat_only) == ("http://worker:8001/v1", True, True)
+    assert (target.base_url, target.normalize, target.chat_only) == ("http://worker:8001/v1", True, False)
     assert target.api_key.get_secret_value() == "w-key"
     assert [(each.type, each.priority) for each in both.models["llama"].targets] == [("runpod_queue", 1), ("openai", 2)]
 

@@ -100,6 +100,24 @@ def test_conversation() -> None:
     assert demand_for({"model": "m", "input": "text"}).conversation("me") == ""
 
 
+def test_conversation_in_other_apis() -> None:
+    """Anthropic's clients mark their last message for the cache, and no longer in the next turn; the first turn of
+    Responses may be a text alone."""
+    marked = [{"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}]
+    begun = demand_for({"model": "m", "messages": [{"role": "user", "content": marked}]}, "/messages")
+    later = demand_for(
+        {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]}, "/messages"
+    )
+    text = demand_for({"model": "m", "input": "hello"}, "/responses")
+    items = demand_for(
+        {"model": "m", "input": [{"role": "user", "content": "hello"}, {"role": "user", "content": "x"}]}, "/responses"
+    )
+
+    assert begun.conversation("me") == later.conversation("me") != ""
+    assert text.conversation("me") == items.conversation("me") != ""
+    assert text.conversation("me") != demand_for({"model": "m", "input": "other"}, "/responses").conversation("me")
+
+
 def test_conversation_where_it_is_used() -> None:
     """Only load-balancing endpoints have workers to come back to."""
     request = demand_for({"model": "m", "messages": [{"role": "user", "content": "hello"}]})

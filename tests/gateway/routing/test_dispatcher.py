@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from local_gateway.backends.base import Health
 from local_gateway.config.settings import GatewaySettings, OpenAITarget, RunpodQueueTarget
@@ -30,6 +31,7 @@ from tests.gateway.targets.never_asked import FakeClock
 from tests.gateway.targets.scripted import (
     DONE,
     FINISH,
+    JSON,
     ROLE,
     USAGE,
     ScriptedBackend,
@@ -39,6 +41,7 @@ from tests.gateway.targets.scripted import (
     make_target,
     stream_answer,
 )
+from tests.waiting import eventually
 
 CHAT = "/chat/completions"
 OVERLOADED = {"error": {"message": "too busy", "type": "server_error", "code": None, "param": None}}
@@ -71,8 +74,8 @@ class Setting:
     def route(self) -> Route:
         return Router(self.settings, {"llama": self.targets}).resolve("llama")
 
-    async def ask(self, *, stream: bool = False, path: str = CHAT) -> Answer:
-        body = {"model": "llama", "stream": stream}
+    async def ask(self, *, stream: bool = False, path: str = CHAT, **fields: Any) -> Answer:
+        body = {"model": "llama", "stream": stream, **fields}
         request = ClientRequest(path=path, raw=json.dumps(body).encode(), body=body)
         return await self.dispatcher.answer(RoutedRequest(self.route, request, "me"))
 
@@ -310,20 +313,80 @@ async def test_a_stream_stays_one(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "is_chat_only"),
+    ("target", "translated"),
     [
-        ({"type": "openai"}, False),
-        ({"type": "local"}, True),
-        ({"type": "runpod_queue", "endpoint_id": "ep", "api_key": "key"}, True),
-        ({"type": "runpod_lb", "endpoint_id": "ep", "api_key": "key"}, True),
-        ({"type": "local", "chat_only": False}, False),
+        ({"type": "openai"}, set()),
+        ({"type": "local"}, set()),
+        ({"type": "runpod_queue", "endpoint_id": "ep", "api_key": "key"}, {"responses", "messages"}),
+        ({"type": "runpod_lb", "endpoint_id": "ep", "api_key": "key"}, {"responses", "messages"}),
+        ({"type": "runpod_lb", "endpoint_id": "ep", "api_key": "key", "chat_only": False}, set()),
+        ({"type": "openai", "chat_only": True}, {"responses", "messages"}),
+        ({"type": "openai", "chat_only": ["messages"]}, {"messages"}),
+        ({"type": "local", "chat_only": []}, set()),
     ],
 )
-def test_workers_have_chats_only(target: dict[str, Any], is_chat_only: bool) -> None:
-    """What runs on RunPod or on this machine has chat completions; servers elsewhere may have all of OpenAI's API."""
+def test_which_apis_are_translated(target: dict[str, Any], translated: set[str]) -> None:
+    """What runs on RunPod may be any worker, and all have chats; a worker that the gateway starts is its own."""
     settings = GatewaySettings.model_validate({"models": {"llama": {"targets": [target]}}})
 
-    assert settings.models["llama"].targets[0].chat_only is is_chat_only
+    [configured] = settings.models["llama"].targets
+    assert {api for api in ("responses", "messages") if configured.translates(api)} == translated
+
+
+def test_an_api_that_is_none() -> None:
+    """A wrong word in the list is told."""
+    with pytest.raises(ValidationError):
+        OpenAITarget.model_validate({"type": "openai", "chat_only": ["chat"]})
+
+
+NO_PATH = {"error": {"message": "Unknown request URL: POST /v1/messages.", "code": "unknown_url", "type": "x"}}
+CHAT_ANSWER = {"id": "1", "choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}]}
+
+
+async def test_a_target_of_an_older_version() -> None:
+    """One that says that it has no such path is sent a chat, from then on at once; other APIs are left as they are."""
+    backend = ScriptedBackend(
+        json_answer(NO_PATH, 404),
+        json_answer(CHAT_ANSWER),
+        json_answer(CHAT_ANSWER),
+        json_answer({"object": "response"}),
+    )
+    setting = Setting(backend)
+    first = json.loads(await text_of(await setting.ask(path="/messages", messages=[])))
+    second = json.loads(await text_of(await setting.ask(path="/messages", messages=[])))
+    await text_of(await setting.ask(path="/responses"))
+
+    assert first["content"] == second["content"] == [{"type": "text", "text": "hi"}]
+    assert [call.path for call in backend.calls] == ["/messages", CHAT, CHAT, "/responses"]
+
+
+async def test_requests_that_learn_it_at_once() -> None:
+    """All that were on their way when the target said it are sent as chats."""
+    said = asyncio.Event()
+    refusals = [ScriptedUpstream([said, json.dumps(NO_PATH).encode()], 404, JSON) for _ in range(3)]
+    backend = ScriptedBackend(*refusals, *(json_answer(CHAT_ANSWER) for _ in range(3)))
+    setting = Setting(backend)
+    asking = [asyncio.create_task(setting.ask(path="/messages", messages=[])) for _ in range(3)]
+    await eventually(lambda: len(backend.calls) == 3)
+    said.set()
+    answers = await asyncio.gather(*asking)
+
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert [call.path for call in backend.calls] == [*3 * ["/messages"], *3 * [CHAT]]
+    for answer in answers:
+        await answer.aclose()
+
+
+async def test_another_404_is_no_lack() -> None:
+    """A model that does not exist is told, and the target is asked in the same API again."""
+    missing = {"error": {"message": "The model 'x' does not exist", "code": "model_not_found", "type": "x"}}
+    backend = ScriptedBackend(json_answer(missing, 404), json_answer({"type": "message"}))
+    setting = Setting(backend)
+    with pytest.raises(TargetRefusedError):
+        await setting.ask(path="/messages", messages=[])
+    await text_of(await setting.ask(path="/messages", messages=[]))
+
+    assert [call.path for call in backend.calls] == ["/messages", "/messages"]
 
 
 @pytest.mark.parametrize(("path", "field"), [("/messages", "content"), ("/responses", "output")])

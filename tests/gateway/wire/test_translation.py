@@ -293,3 +293,11 @@ async def test_a_response_that_was_cut() -> None:
     assert isinstance(events[-1], dict)
     assert events[-1]["type"] == "response.incomplete"
     assert events[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_edits_of_the_context() -> None:
+    """Clearing thoughts of earlier turns, as Claude Code asks, is what templates do; other edits are refused."""
+    thoughts = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    assert "context_management" not in Translation("/messages", {"messages": [], "context_management": thoughts}).chat
+    with pytest.raises(InvalidRequestError, match="context_management"):
+        Translation("/messages", {"messages": [], "context_management": {"edits": [{"type": "clear_tool_uses_1"}]}})

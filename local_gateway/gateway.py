@@ -40,7 +40,7 @@ from local_gateway.routing.dispatcher import Dispatcher
 from local_gateway.routing.model_list import ModelList
 from local_gateway.routing.router import Router
 from local_gateway.routing.target import STATES, Target, names_of
-from local_gateway.routing.worker_watch import WorkerWatch
+from local_gateway.routing.worker_watch import Look, WorkerWatch
 from local_gateway.routing.worker_watches import MakeWatch, WorkerWatches
 from local_gateway.sharing.shared_answers import SharedAnswers, Sharing
 from local_gateway.telemetry.live_requests import LiveRequests
@@ -185,7 +185,7 @@ class Gateway:
 
     def _watch_for(self, settings: RunpodTarget) -> WorkerWatch:
         runs = WorkerRuns(settings.endpoint_id, settings.worker_price)
-        return WorkerWatch(runs, WorkerList(settings, self._http).workers, self._recorder.note_runs)
+        return WorkerWatch(runs, look_for(settings, self._http), self._recorder.note_runs)
 
     def _build(self, settings: GatewaySettings, old: Sequence[Target]) -> ActiveConfig:
         targets = build_targets(settings, self._make_backend, old)
@@ -225,6 +225,11 @@ def backend_for(settings: TargetSettings, http: HttpClient) -> Backend:
             return RunpodLbBackend(settings, http)
         case LocalTarget():
             return LocalBackend(settings, http)
+
+
+def look_for(settings: RunpodTarget, http: HttpClient) -> Look:
+    """The call that asks RunPod for the endpoint's workers. It raises RequestError."""
+    return WorkerList(settings, http).workers
 
 
 def distinct(targets: Targets) -> list[Target]:

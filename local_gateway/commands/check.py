@@ -14,8 +14,9 @@ from local_gateway.backends.base import Health
 from local_gateway.backends.http import HttpClient
 from local_gateway.commands.table import Listing
 from local_gateway.config.proxy import ProxyRules
-from local_gateway.config.settings import GatewaySettings, TargetSettings
-from local_gateway.gateway import Targets, backend_for, build_targets, close, distinct
+from local_gateway.config.settings import GatewaySettings, RunpodTarget, TargetSettings
+from local_gateway.errors import RequestError
+from local_gateway.gateway import Targets, backend_for, build_targets, close, distinct, look_for
 from local_gateway.routing.target import Target
 
 # How other programs' settings name an environment variable; here it is ${NAME}, which has been replaced already.
@@ -48,7 +49,8 @@ async def check(settings: GatewaySettings, proxies: ProxyRules | None = None) ->
     """Starts no worker on this machine, and sends no target a request that costs."""
     http = HttpClient(settings.timeouts, proxies, ca_file=settings.outbound.ca_file)
     try:
-        return await ask(build_targets(settings, partial(backend_for, http=http)))
+        targets = build_targets(settings, partial(backend_for, http=http))
+        return [*await ask(targets), *await ask_for_workers(targets, http)]
     finally:
         await http.aclose()
 
@@ -61,9 +63,31 @@ async def ask(targets: Targets) -> list[Finding]:
     finally:
         await asyncio.gather(*(close(target) for target in each))
     return [
-        Finding(target.name, tuple(name for name, group in targets.items() if target in group), health)
-        for target, health in zip(each, healths, strict=True)
+        Finding(target.name, _models_of(target, targets), health) for target, health in zip(each, healths, strict=True)
     ]
+
+
+async def ask_for_workers(targets: Targets, http: HttpClient) -> list[Finding]:
+    """Whether RunPod lists the workers of each endpoint whose costs are to be counted."""
+    found: list[Finding] = []
+    for target in distinct(targets):
+        settings = target.settings
+        if isinstance(settings, RunpodTarget) and settings.worker_price and not any(_foreign_variables(settings)):
+            health = await _workers_of(settings, http)
+            found.append(Finding(f"{target.name}: its workers", _models_of(target, targets), health))
+    return found
+
+
+async def _workers_of(settings: RunpodTarget, http: HttpClient) -> Health:
+    try:
+        num_workers = len(await look_for(settings, http)())
+    except RequestError as error:
+        return Health(False, f"cannot be counted: {error}")
+    return Health(True, f"{num_workers} run now; counted at {settings.worker_price:g} a second")
+
+
+def _models_of(target: Target, targets: Targets) -> tuple[str, ...]:
+    return tuple(name for name, group in targets.items() if target in group)
 
 
 async def _health_of(target: Target) -> Health:

@@ -46,16 +46,9 @@ def _print_endpoints(sums: Sequence[EndpointSum], *, as_csv: bool) -> None:
     """What RunPod takes for each endpoint's workers, whatever keys were charged."""
     columns, numeric = (ENDPOINT, *ENDPOINT_COUNTS), frozenset(ENDPOINT_COUNTS)
     if as_csv:
-        Listing(columns, [_exact_cells(_endpoint_cells(one)) for one in sums], numeric).write_csv(sys.stdout)
+        Listing(columns, [_exact_cells(one.cells) for one in sums], numeric).write_csv(sys.stdout)
         return
     Listing(columns, [_endpoint_row(one) for one in sums], numeric).print_table(sys.stdout)
-
-
-def _endpoint_cells(one: EndpointSum) -> tuple[object, ...]:
-    return (
-        *(one.endpoint, one.num_starts, one.billed_seconds, one.start_seconds, one.num_prompt_tokens),
-        *(one.num_completion_tokens, one.cost, one.million_cost, one.cold_start_cost),
-    )
 
 
 def _endpoint_row(one: EndpointSum) -> list[str]:

@@ -43,6 +43,14 @@ class EndpointSum(NamedTuple):
         """Of one start until the worker is ready; the idle time after its work is not in it. None: none was seen."""
         return self.start_cost / self.num_seen_starts if self.num_seen_starts else None
 
+    @property
+    def cells(self) -> tuple[object, ...]:
+        """What people are shown: sums first, prices last. None: there is no price."""
+        return (
+            *(self.endpoint, self.num_starts, self.billed_seconds, self.start_seconds, self.num_prompt_tokens),
+            *(self.num_completion_tokens, self.cost, self.million_cost, self.cold_start_cost),
+        )
+
 
 def keep_runs(connection: Connection, runs: Iterable[WorkerRun]) -> None:
     """In one order in all processes, so that no two wait for each other."""

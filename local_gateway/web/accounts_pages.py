@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import date
 from typing import Any, get_args
@@ -18,6 +19,11 @@ from local_gateway.storage.database import RefusedRowError
 from local_gateway.storage.store import Grouping, Store, UsageSum
 
 COUNTS = ("requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens", "cost", "first_token")
+ENDPOINT = "endpoint"  # a grouping of its own, for administrators: what RunPod takes, whatever keys were charged
+ENDPOINT_COUNTS = (
+    *("starts", "billed_seconds", "starting_seconds", "prompt_tokens", "completion_tokens", "cost"),
+    *("million_cost", "cold_start_cost"),
+)
 FORMULA = re.compile(r"^[=+\-@\t\r]")  # how a cell begins that spreadsheets compute
 Json = dict[str, Any]
 
@@ -44,27 +50,41 @@ def groupings(principal: Principal) -> list[str]:
 
 
 def usage(url: str, principal: Principal, by: str, since: str) -> Json:
-    """Rows of one grouping, days, and the sum. Raises InvalidRequestError, StoreError."""
+    """Rows of one grouping, days, the sum, and RunPod's endpoints. Raises InvalidRequestError, StoreError."""
     grouping = _grouping(principal, by)
     with closing(Store(url, create=False)) as store:
         rows = store.usage_by(grouping, _day(since), _whose(principal))
         days = rows if grouping == "day" else store.usage_by("day", _day(since), _whose(principal))
+        endpoints = store.endpoints(_day(since)) if principal.is_admin else []
     shown = [_shown(each) for each in days]
     total = {name: sum(each[name] for each in shown) for name in COUNTS if name != "first_token"}
-    return {"rows": [_shown(row) for row in rows], "series": shown, "total": total, "groupings": groupings(principal)}
+    return {
+        "rows": [_shown(row) for row in rows],
+        "series": shown,
+        "total": total,
+        "groupings": groupings(principal),
+        "endpoints": [dict(zip((ENDPOINT, *ENDPOINT_COUNTS), each.cells, strict=True)) for each in endpoints],
+    }
 
 
 def usage_csv(url: str, principal: Principal, by: str, since: str) -> str:
     """The same rows for a spreadsheet, which must not compute what a client has named. Raises as `usage` does."""
+    if by == ENDPOINT and principal.is_admin:
+        with closing(Store(url, create=False)) as store:
+            return _csv((ENDPOINT, *ENDPOINT_COUNTS), [each.cells for each in store.endpoints(_day(since))])
     grouping = _grouping(principal, by)
     with closing(Store(url, create=False)) as store:
-        rows = store.usage_by(grouping, _day(since), _whose(principal))
+        return _csv((grouping, *COUNTS), store.usage_by(grouping, _day(since), _whose(principal)))
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The first cell of each row is a name."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow([grouping, *COUNTS])
-    for row in rows:
-        group = f"'{row.group}" if FORMULA.match(row.group) else row.group
-        writer.writerow([group, *("" if value is None else value for value in row[1:])])
+    writer.writerow(columns)
+    for group, *values in rows:
+        name = f"'{group}" if FORMULA.match(group) else group
+        writer.writerow([name, *("" if value is None else value for value in values)])
     return text.getvalue()
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("axe_playwright_python", reason="needs axe: it is among the 
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
+from local_gateway.accounts.worker_runs import WorkerRun
 from tests.web.stage import SCREENS, Looker, Stage, fill, looking
 
 PAGES = ("now", "targets", "usage", "playground", "keys")
@@ -31,6 +32,12 @@ def say(text: str) -> dict[str, Any]:
     return {"model": "llama", "stream": True, "messages": [{"role": "user", "content": text}]}
 
 
+def run_of_worker() -> WorkerRun:
+    """Billed for 100 s, 20 of which it took to start."""
+    started = time.time() - 200
+    return WorkerRun(endpoint="abc123", worker_id="w", started=started, seconds=99.5, start_seconds=20.0, price=0.01)
+
+
 async def send(looker: Looker, text: str) -> None:
     await looker.page.get_by_role("textbox", name="Message").fill(text)
     await looker.page.get_by_role("textbox", name="Message").press("Enter")
@@ -41,6 +48,7 @@ async def test_every_page_is_accessible(stage: Stage, browser: Browser, screen: 
     """axe has nothing to say about any page, and none is wider than its screen."""
     secret, admin = stage.add_key("ada", is_admin=True)
     fill(stage.store, [admin], days=9)
+    stage.store.keep_runs([run_of_worker()])
     stage.add_key("a very long name for a key " * 3, models=("llama", "gpt-*"), budget=2.0)
     async with looking(browser, screen, stage.url, bypass_csp=True) as looker:
         await looker.open(stage.url)
@@ -296,6 +304,23 @@ async def test_usage_is_charted_and_can_be_taken_along(stage: Stage, browser: Br
             await page.get_by_role("link", name="CSV").click()
         content = (await (await downloading.value).path()).read_text()
         assert content.splitlines()[0].startswith("target,requests,failed")
+
+
+async def test_what_workers_cost(stage: Stage, browser: Browser) -> None:
+    """A table of RunPod's endpoints, with their true prices, and the same as CSV."""
+    secret, admin = stage.add_key("ada", is_admin=True)
+    fill(stage.store, [admin], days=5)
+    stage.store.keep_runs([run_of_worker()])
+    async with looking(browser, "phone-dark", stage.url) as looker:
+        page = looker.page
+        await looker.sign_in(stage.url, secret, "usage")
+        panel = page.get_by_role("region", name="RunPod's workers")
+        await expect(panel.locator("tbody")).to_contain_text("abc123")
+        await expect(panel.locator("tbody")).to_contain_text("0.2000")
+        async with page.expect_download() as downloading:
+            await panel.get_by_role("link", name="CSV").click()
+        content = (await (await downloading.value).path()).read_text()
+        assert content.splitlines()[1].startswith("abc123,1,100,20.0")
 
 
 async def test_keyboard_alone(stage: Stage, browser: Browser) -> None:

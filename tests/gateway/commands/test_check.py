@@ -12,6 +12,7 @@ from local_gateway.commands import check
 from local_gateway.commands.check import Finding
 from local_gateway.config.load import load
 from local_gateway.config.settings import OpenAITarget
+from tests.gateway.targets.never_asked import FakeClock, target_of
 from tests.gateway.targets.on_socket import Exchange, reply, target_and_client
 from tests.gateway.targets.scripted import ScriptedBackend, make_target
 
@@ -41,6 +42,28 @@ def test_report(health: Health, word: str, status: int, capsys: pytest.CaptureFi
     assert returned == status
     assert "one llama, gpt-* ok well" in rows
     assert f"openai:[x] llama {word} {health.detail}" in rows
+
+
+async def test_endpoints_whose_workers_are_counted() -> None:
+    """They are asked for their workers: a key that may not read the endpoint is told before it costs the accounts."""
+    worker = {"id": "w", "status": "IDLE", "startedAt": "2026-11-22T12:00:00Z", "uptimeSeconds": 5}
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(reply(200, {"workers": [worker]}) if "/good/" in exchange.path else reply(403, {}))
+
+    async with target_and_client(answer) as (server, http):
+        usual = {"type": "runpod_queue", "api_key": "k", "rest_url": server.url}
+        targets = {
+            name: (target_of(FakeClock(), **usual, endpoint_id=name, worker_price=price),)
+            for name, price in (("good", 0.5), ("bad", 0.5), ("unpriced", 0))
+        }
+        findings = await check.ask_for_workers(targets, http)
+
+    assert [(finding.target, finding.models, finding.health.is_ok) for finding in findings] == [
+        ("runpod_queue:good: its workers", ("good",), True),
+        ("runpod_queue:bad: its workers", ("bad",), False),
+    ]
+    assert findings[0].health.detail == "1 run now; counted at 0.5 a second"
 
 
 def test_target_at_a_dead_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from local_gateway.accounts.auth import Principal
 from local_gateway.accounts.keys import Keyring, new_key
-from local_gateway.errors import RateLimitError
+from local_gateway.accounts.worker_runs import WorkerRun
+from local_gateway.errors import InvalidRequestError, RateLimitError
 from local_gateway.storage.store import Store
 from local_gateway.web import accounts_pages, assets
 from local_gateway.web.sessions import FAILURE_SECONDS, IDLE_SECONDS, MAX_FAILURES, MAX_SECONDS, Sessions
@@ -21,7 +22,7 @@ from tests.gateway.asgi_client import Response
 from tests.gateway.running_gateway import Running, running
 from tests.gateway.targets.never_asked import FakeClock
 from tests.gateway.targets.scripted import ScriptedBackend
-from tests.gateway.usage_samples import paid
+from tests.gateway.usage_samples import NOON, paid
 
 HOST = "127.0.0.1:8000"
 OWN = {"host": HOST, "sec-fetch-site": "same-origin", "content-type": "application/json"}
@@ -227,6 +228,22 @@ def test_any_key_sees_its_own_usage(url: str, store: Store) -> None:
     everything = accounts_pages.usage(url, principal("k9", is_admin=True), "key", "")
     assert everything["total"]["cost"] == 3.0
     assert "key" not in accounts_pages.groupings(principal("k1"))
+
+
+def test_what_workers_cost_is_for_administrators(url: str, store: Store) -> None:
+    """By endpoint, beside all groupings, and as CSV; other keys learn nothing of it."""
+    store.keep_runs([WorkerRun(endpoint="ep", worker_id="w", started=NOON, seconds=9.5, start_seconds=2.0, price=0.5)])
+    store.add([paid("k1", 1.0, endpoint="ep", num_completion_tokens=1000)])
+    admin = principal("k9", is_admin=True)
+
+    (endpoint,) = accounts_pages.usage(url, admin, "model", "")["endpoints"]
+    text = accounts_pages.usage_csv(url, admin, "endpoint", "2026-11-22")
+
+    assert (endpoint["endpoint"], endpoint["billed_seconds"], endpoint["million_cost"]) == ("ep", 10, 5000.0)
+    assert text.splitlines()[1] == "ep,1,10,2.0,0,1000,5.0,5000.0,1.0"
+    assert accounts_pages.usage(url, principal("k1"), "model", "")["endpoints"] == []
+    with pytest.raises(InvalidRequestError):
+        accounts_pages.usage_csv(url, principal("k1"), "endpoint", "")
 
 
 def test_spreadsheets_compute_nothing(url: str, store: Store) -> None:

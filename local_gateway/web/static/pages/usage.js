@@ -84,8 +84,30 @@ function filled(app, groups) {
             <td class="num" data-label="Cost">${money(row.cost)}</td>
           </tr>`)}</tbody>
       </table></div>
-    </section>`;
+    </section>
+    ${state.data.endpoints.length ? workers(state.data.endpoints) : nothing}`;
 }
+
+// What RunPod takes for its workers, whatever keys were charged. Administrators get it.
+const workers = (endpoints) => html`
+  <section class="panel" aria-labelledby="endpoints">
+    <div class="panel-head"><h2 id="endpoints">RunPod's workers</h2>
+      <a class="button small" href="/ui/usage.csv?by=endpoint&since=${daysAgo(state.days - 1)}" download>CSV</a></div>
+    <div class="scroll" tabindex="0" role="group" aria-labelledby="endpoints"><table class="cards">
+      <thead><tr><th>Endpoint</th><th class="num">Starts</th><th class="num">Billed</th><th class="num">Tokens written</th><th class="num">A million tokens</th>
+        <th class="num">A cold start</th><th class="num">Cost</th></tr></thead>
+      <tbody>${endpoints.map((row) => html`
+        <tr>
+          <td class="wide wrap">${row.endpoint}</td>
+          <td class="num" data-label="Starts">${count(row.starts)}</td>
+          <td class="num" data-label="Billed">${seconds(row.billed_seconds)}</td>
+          <td class="num" data-label="Tokens written">${count(row.completion_tokens)}</td>
+          <td class="num" data-label="A million tokens">${money(row.million_cost)}</td>
+          <td class="num" data-label="A cold start">${money(row.cold_start_cost)}</td>
+          <td class="num" data-label="Cost">${money(row.cost)}</td>
+        </tr>`)}</tbody>
+    </table></div>
+  </section>`;
 
 // Days without requests are days too.
 function everyDay(series) {

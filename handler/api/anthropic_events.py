@@ -4,8 +4,9 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
+from handler.api import sse
 from handler.api.common import Answer
 from handler.api.stream import Outputs
 from handler.api.turn import AnswerEnd, AnswerForm, Turn, TurnPart
@@ -60,7 +61,10 @@ class MessageEvents:
         self._open: object = None  # "text", "thinking", or the number of a call
 
     def events(self, outputs: Outputs) -> str:
-        return "".join(encode(event) for output in outputs.values() for event in self.write(output))
+        (output,) = outputs.values()
+        if self._turn.is_plain and self._open == "text" and output.finish_reason is None:
+            return self._text_template.encode(output.text) if output.text else ""
+        return "".join(map(sse.encode_named, self.write(output)))
 
     def end(self) -> str:
         return ""  # the last output's events end in message_stop
@@ -94,7 +98,7 @@ class MessageEvents:
                 yield self._delta({"type": "thinking_delta", "thinking": text})
             case Content(text):
                 yield from self._start_block("text", {"type": "text", "text": ""})
-                yield self._delta({"type": "text_delta", "text": text})
+                yield self._text_delta(text)
             case CallBegun(call, name):
                 yield from self._start_block(
                     call, {"type": "tool_use", "id": self._new_id(), "name": name, "input": {}}
@@ -107,6 +111,8 @@ class MessageEvents:
             return
         yield from self._stop_block()
         self._open, self._index = what, self._index + 1
+        if what == "text":
+            self._text_template = sse.EventTemplate(lambda text: sse.encode_named(self._text_delta(text)))
         yield {"type": "content_block_start", "index": self._index, "content_block": block}
 
     def _stop_block(self) -> Iterator[Json]:
@@ -115,6 +121,9 @@ class MessageEvents:
         if self._open is not None:
             yield {"type": "content_block_stop", "index": self._index}
         self._open = None
+
+    def _text_delta(self, text: str) -> Json:
+        return self._delta({"type": "text_delta", "text": text})
 
     def _delta(self, delta: Json) -> Json:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
@@ -156,10 +165,6 @@ def _arguments(text: str) -> Json:
     return arguments if isinstance(arguments, dict) else {"arguments": text}
 
 
-def encode(event: Json) -> str:
-    return f"event: {event['type']}\ndata: {to_json(event).decode()}\n\n"
-
-
 def error_response(response: ErrorResponse) -> ErrorResponse:
     """An error of OpenAI's form in Anthropic's."""
     kind = ERROR_TYPES.get(response.status, "api_error")
@@ -171,7 +176,7 @@ def error_response(response: ErrorResponse) -> ErrorResponse:
 
 def encode_error(response: ErrorResponse) -> str:
     """The event that ends a stream."""
-    return encode(error_response(response).body)
+    return sse.encode_named(error_response(response).body)
 
 
 def _ending(part: TurnPart, max_tokens: int | None) -> Json:

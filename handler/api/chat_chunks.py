@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any, Literal
 
 from handler.api import sse
@@ -120,7 +119,7 @@ class ChatChunks:
     def _event_template(self, index: int, kind: type[Event], call: int = 0) -> sse.EventTemplate:
         key = (index, kind, call)
         if key not in self._event_templates:
-            self._event_templates[key] = sse.EventTemplate(partial(self._text_chunk, *key))
+            self._event_templates[key] = sse.EventTemplate(lambda text: sse.encode(self._text_chunk(*key, text)))
         return self._event_templates[key]
 
     def _text_chunk(self, index: int, kind: type[Event], call: int, text: str) -> ChatCompletionChunk:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 from handler.api import sse
@@ -171,7 +170,7 @@ class CompletionChunks:
             self._num_chars[index] += len(output.text)
             return template.encode(output.text)
         if template is None:
-            self._templates[index] = sse.EventTemplate(partial(self._text, index))
+            self._templates[index] = sse.EventTemplate(lambda text: sse.encode(self._text(index, text)))
         choices = _text_then_finish(self._choice(index, output))
         return "".join(sse.encode(self._completion([choice])) for choice in choices)
 

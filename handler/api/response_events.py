@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic_core import to_json
-
+from handler.api import sse
 from handler.api.chat_chunks import joined, new_call_id, tokens
 from handler.api.common import Answer
 from handler.api.response_request import ENCRYPTED, OPEN, includes
@@ -51,7 +50,7 @@ class ResponseEvents:
         self._num_events = 0
         self._has_begun = False
         self._open: object = None  # what the last item is: Reasoning, Content, or the number of a call
-        self._logprobs: list[Json] = []  # of the open text
+        self._pieces: list[str] = []  # of the text, the reasoning or the arguments of the open item
         self._gives_back_reasoning = includes(request, ENCRYPTED)
         self._response: Json = {
             "id": f"resp_{secrets.token_hex(24)}",
@@ -69,7 +68,11 @@ class ResponseEvents:
         }
 
     def events(self, outputs: Outputs) -> str:
-        return "".join(encode(event) for output in outputs.values() for event in self.write(output))
+        (output,) = outputs.values()
+        is_plain = self._turn.is_plain and output.finish_reason is None and not output.logprobs
+        if is_plain and self._open is Content:
+            return self._plain_event(output.text) if output.text else ""
+        return "".join(map(sse.encode_named, self.write(output)))
 
     def end(self) -> str:
         return ""  # the last output's events end in the whole response
@@ -83,8 +86,9 @@ class ResponseEvents:
     def failure(self, response: ErrorResponse) -> str:
         """The event that ends a stream within which the answer failed."""
         error = response.body["error"]
+        self._gather()
         self._response |= {"status": "failed", "error": {"code": "server_error", "message": error["message"]}}
-        return encode(self._event("response.failed", response=self._response))
+        return sse.encode_named(self._event("response.failed", response=self._response))
 
     def write(self, output: SequenceOutput) -> Iterator[Json]:
         if not self._has_begun:
@@ -112,13 +116,13 @@ class ResponseEvents:
                         Reasoning, {"type": "reasoning", "id": _id("rs"), "summary": [], "content": []}
                     )
                     yield from self._begin_part({"type": "reasoning_text", "text": ""})
-                self._item["content"][0]["text"] += text
+                self._pieces.append(text)
                 yield self._event("response.reasoning_text.delta", **self._place, content_index=0, delta=text)
             case CallBegun(call, name):
                 begun = {"type": "function_call", "id": _id("fc"), "call_id": new_call_id(call), "name": name}
                 yield from self._begin(call, begun | {"arguments": ""})
             case Arguments(_, text):
-                self._item["arguments"] += text
+                self._pieces.append(text)
                 yield self._event("response.function_call_arguments.delta", **self._place, delta=text)
 
     def _write_text(self, text: str, logprobs: list[Json]) -> Iterator[Json]:
@@ -126,10 +130,19 @@ class ResponseEvents:
             item = {"type": "message", "id": _id("msg"), "role": "assistant", "content": []}
             yield from self._begin(Content, item)
             yield from self._begin_part({"type": "output_text", "text": "", "annotations": [], "logprobs": []})
-        part = self._item["content"][0]
-        part["text"] += text
-        part["logprobs"] += logprobs
+            self._text_template = sse.NumberedTemplate(self._make_text_event)
+        self._pieces.append(text)
+        self._item["content"][0]["logprobs"] += logprobs
         yield self._event("response.output_text.delta", **self._place, content_index=0, delta=text, logprobs=logprobs)
+
+    def _plain_event(self, text: str) -> str:
+        self._pieces.append(text)
+        self._num_events += 1
+        return self._text_template.encode(self._num_events - 1, text)
+
+    def _make_text_event(self, number: str, text: str) -> str:
+        told = {**self._place, "content_index": 0, "delta": text, "logprobs": []}
+        return sse.encode_named({"type": "response.output_text.delta", "sequence_number": number, **told})
 
     def _finish(self, part: TurnPart, usage: SequenceUsage) -> Iterator[Json]:
         if not self._response["output"]:
@@ -168,6 +181,7 @@ class ResponseEvents:
         """The open item is over, and was cut where the status says so."""
         if self._open is None:
             return
+        self._gather()
         if "arguments" in self._item:
             arguments, name = self._item["arguments"], self._item["name"]
             yield self._event("response.function_call_arguments.done", **self._place, name=name, arguments=arguments)
@@ -179,6 +193,14 @@ class ResponseEvents:
         yield self._event("response.output_item.done", output_index=self._place["output_index"], item=self._item)
         self._open = None
 
+    def _gather(self) -> None:
+        """Put what was written of the open item into it."""
+        if self._open is None:
+            return
+        place, name = (self._item, "arguments") if "arguments" in self._item else (self._item["content"][0], "text")
+        place[name] += "".join(self._pieces)
+        self._pieces.clear()
+
     def _close_part(self, part: Json) -> Iterator[Json]:
         told = {"text": part["text"]} | ({"logprobs": part["logprobs"]} if "logprobs" in part else {})
         yield self._event(f"response.{part['type']}.done", **self._place, content_index=0, **told)
@@ -187,10 +209,6 @@ class ResponseEvents:
     def _event(self, kind: str, **fields: Any) -> Json:
         self._num_events += 1
         return {"type": kind, "sequence_number": self._num_events - 1, **fields}
-
-
-def encode(event: Json) -> str:
-    return f"event: {event['type']}\ndata: {to_json(event).decode()}\n\n"
 
 
 def _id(kind: str) -> str:

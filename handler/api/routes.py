@@ -145,7 +145,7 @@ def error_response(error: BaseException, route: str = "") -> ErrorResponse:
 
 def encode_error(body: dict[str, Any]) -> str:
     """The body of an error as the event that is all of a stream, in the body's form."""
-    return anthropic_events.encode(body) if body.get("type") == "error" else sse.encode_error(body)
+    return sse.encode_named(body) if body.get("type") == "error" else sse.encode_error(body)
 
 
 def normalise(route: str) -> str:

@@ -19,15 +19,32 @@ def encode(chunk: BaseModel) -> str:
 class EventTemplate:
     """Encodes events that differ in one text alone, wherever it stands in them: the rest is encoded once.
 
-    `make` gives the chunk with a text in it. What comes out is what `encode` would make of that chunk.
+    `make` gives the event with a text in it, encoded. What comes out is what it would make of another text.
     """
 
-    def __init__(self, make: Callable[[str], BaseModel]) -> None:
+    def __init__(self, make: Callable[[str], str]) -> None:
         placeholder = secrets.token_hex()
-        self._parts = encode(make(placeholder)).split(f'"{placeholder}"')
+        self._parts = make(placeholder).split(f'"{placeholder}"')
 
     def encode(self, text: str) -> str:
         return to_json(text).decode().join(self._parts)
+
+
+class NumberedTemplate:
+    """The same, of events that have a number before the text; `make` is given a text in the number's place."""
+
+    def __init__(self, make: Callable[[str, str], str]) -> None:
+        number, text = secrets.token_hex(), secrets.token_hex()
+        self._head, rest = make(number, text).split(f'"{number}"')
+        self._middle, self._tail = rest.split(f'"{text}"')
+
+    def encode(self, number: int, text: str) -> str:
+        return f"{self._head}{number}{self._middle}{to_json(text).decode()}{self._tail}"
+
+
+def encode_named(event: dict[str, Any]) -> str:
+    """An event of Responses or Messages: its type is its name, too."""
+    return f"event: {event['type']}\ndata: {to_json(event).decode()}\n\n"
 
 
 def encode_error(body: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def test_any_text_is_one_event(text: str) -> None:
 @pytest.mark.parametrize("text", ["", 'say "hi" \\ \n', "\u2028\x00\x7f", "Zürich 東京 🦙", "</script>"])
 def test_a_mould_makes_what_encoding_would(text: str) -> None:
     """Byte for byte, whatever the text."""
-    mould = sse.EventTemplate(lambda text: chunk(ChoiceDelta(content=text)))
+    mould = sse.EventTemplate(lambda text: sse.encode(chunk(ChoiceDelta(content=text))))
 
     assert mould.encode(text) == sse.encode(chunk(ChoiceDelta(content=text)))
 

@@ -47,8 +47,8 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
   own form (`{"prompt": ...}`), as many as the context leaves. Of `max_completion_tokens`, `max_tokens` and `n_predict`
   the first that is there counts.
 - With a `seed` an answer is the same when it is asked again alone. Beside others it may part from it where two tokens
-  are nearly as likely ([measured](measurements.md)), unless the worker has `SEEDED=exact`: then the text is the same, byte by
-  byte, whatever else runs, on the same machine with the same settings. `seed: -1` is none.
+  are nearly as likely ([measured](measurements.md)), unless the worker has `SEEDED=exact`: then the text is the same,
+  byte by byte, whatever else runs, on the same machine with the same settings. `seed: -1` is none.
 - A limit of -1 or -2 tokens, llama-server's word, is none but the context's.
 - A last message from the assistant is continued: the answer is what follows its text. `add_generation_prompt: true` or
   `continue_final_message: false` starts a new turn instead; both flags may also stand in `chat_template_kwargs`.

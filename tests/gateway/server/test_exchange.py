@@ -260,6 +260,17 @@ async def test_cache() -> None:
     assert [record.cost for record in here.records] == [9, 0, 9]
 
 
+async def test_tokens_of_an_endpoint() -> None:
+    """An answer's tokens are those of the endpoint whose workers made them; a kept answer made none there."""
+    endpoint = {"type": "runpod_queue", "endpoint_id": "ep", "api_key": "k"}
+    models = {"llama": {"targets": [endpoint], "cache": {}}, "other": PRICED["llama"]}
+    async with running(models, ScriptedBackend(json_answer(ANSWER)), ScriptedBackend(json_answer(ANSWER))) as here:
+        for model in ("llama", "llama", "other"):
+            await here.client.post(CHAT, {**ASK, "model": model, "temperature": 0})
+
+    assert [(record.endpoint, record.sharing) for record in here.records] == [("ep", "miss"), ("", "hit"), ("", "")]
+
+
 async def test_path_without_model() -> None:
     """Whatever else OpenAI has goes to the target that speaks its API, but not for a key that may use some models."""
     backend = ScriptedBackend(json_answer({"data": []}))

@@ -38,7 +38,7 @@ COPY --from=compile /wheels /
 # The worker's own C.
 FROM compile AS native
 COPY builder/native.sh builder/
-COPY handler/engine/llama/draw.c handler/engine/llama/
+COPY handler/engine/llama/draw.c handler/engine/llama/callbacks.c handler/engine/llama/vocabulary.c handler/engine/llama/
 RUN builder/native.sh
 
 # The worker's packages.
@@ -52,7 +52,7 @@ RUN python3 -m venv --without-pip /opt/venv && \
 
 # The model to bake in, if there is one. The token is a secret of the build: it is in no layer and no build argument.
 FROM packages AS model
-COPY handler/__init__.py handler/__main__.py handler/cpu_quota.py handler/errors.py handler/progress.py handler/settings.py handler/stopwatch.py handler/
+COPY handler/__init__.py handler/__main__.py handler/cpu_quota.py handler/errors.py handler/loading_thread.py handler/progress.py handler/settings.py handler/stopwatch.py handler/
 COPY handler/models handler/models
 COPY builder/bake.sh builder/
 ARG MODEL

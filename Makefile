@@ -102,5 +102,5 @@ clean:  ## Remove the virtual environment and the tools' caches; what is shared 
 .venv/.installed: builder/setup.sh $(wildcard requirements/*.txt)
 	@builder/setup.sh
 
-handler/engine/llama/libdraw.so: handler/engine/llama/draw.c builder/native.sh
+handler/engine/llama/libdraw.so: $(wildcard handler/engine/llama/*.c) builder/native.sh
 	@builder/native.sh

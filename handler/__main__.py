@@ -5,37 +5,41 @@
     python -m handler fetch     finds or downloads the model and prints its path
     python -m handler parse     parses a model's raw text as a chat would; --help says more
 
-Wiring only. The model loads in a thread while the packages that take a second to import are imported.
+Wiring only. A thread finds the devices while the settings are imported and read, and loads the model while everything
+else is: so what is imported above `main` is what both need.
 """
 
 # ruff: noqa: PLC0415  # imports stand where they overlap with the model's loading, not where they would delay it
 
 import argparse
-import asyncio
 import contextlib
+import gc
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from handler.cpu_quota import share_cores
 from handler.errors import WorkerError
-from handler.settings import Settings, names_of, quiet_runpod
 from handler.stopwatch import Stopwatch, process_started
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from handler.job import Handler
     from handler.loading import AnyModel
+    from handler.loading_thread import LoadingThread
+    from handler.settings import Settings
     from handler.worker import Worker
 
 TEST_INPUT = Path("test_input.json")
 COMMANDS = ("serve", "fetch")
-QUICK_SWITCH = 0.0001  # seconds
-LOADING = "loading"  # name of the thread that loads the model
+LIBRARY_FOLDER = "LLAMA_CPP_LIB_PATH"  # llama_cpp's own variable
+# Before these are imported, unless the user has set them: pydantic would look for plugins in the metadata of every
+# package, and NumPy would start a thread for each core, which the worker has no use for.
+IMPORT_LESS = {"PYDANTIC_DISABLE_PLUGINS": "__all__", "OPENBLAS_NUM_THREADS": "1"}
 
 log = logging.getLogger("handler")
 
@@ -50,38 +54,61 @@ def main() -> int:
 
 
 def _main() -> int:
+    start = Stopwatch(process_started())
+    start.lap("interpreter")
+    command, args = _parse_args(sys.argv[1:])
+    share_cores(os.environ)
+    for name, value in IMPORT_LESS.items():
+        os.environ.setdefault(name, value)
     try:
-        command, args = _parse_args(sys.argv[1:])
-        settings = Settings.from_env(_environment(args))
-        _configure_log(settings)
-        share_cores(os.environ)
-        start = Stopwatch(process_started())
-        start.lap("interpreter")
         if command == "fetch":
-            return _fetch(settings)
+            return _fetch(_settings(args))
+        gc.disable()  # while everything is imported, which makes no garbage to speak of
+        thread = _start_loading_thread()
+        try:
+            settings = _settings(args)
+        except BaseException:
+            thread.cancel()
+            raise
+        start.lap("settings")
         if command == "serve" or (settings.serve and args.test_input is None):
-            return _serve(settings, start)
+            return _serve(settings, thread, start)
         if settings.is_in_runpod or args.rp_serve_api:
-            return _run_jobs(settings, start)
-        return _run_test(settings, start, args.test_input)
+            return _run_jobs(settings, thread, start)
+        return _run_test(settings, thread, start, args.test_input)
     except WorkerError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        gc.enable()
 
 
-def _configure_log(settings: Settings) -> None:
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("urllib3").setLevel(logging.INFO)  # below, it logs whole addresses: a query may be a signature
+def _start_loading_thread() -> "LoadingThread":
+    from handler.loading_thread import LoadingThread
+
+    return LoadingThread(os.environ.get(LIBRARY_FOLDER, ""))
 
 
-def _environment(args: argparse.Namespace) -> dict[str, str]:
-    """The process's environment. Options named like settings override it, under whichever name it has them."""
+def _settings(args: argparse.Namespace) -> "Settings":
+    """Of the process's environment. Options named like settings override it, under whichever name it has them.
+
+    From here on there is a log.
+    """
+    from handler.settings import Settings, names_of
+
     options = {name: value for name, value in vars(args).items() if name in Settings.model_fields and value}
     overridden = {key for name in options for key in names_of(name)}
     kept = {key: value for key, value in os.environ.items() if key not in overridden}
-    return {**kept, **{name.upper(): value for name, value in options.items()}}
+    settings = Settings.from_env({**kept, **{name.upper(): value for name, value in options.items()}})
+    _configure_log(settings)
+    return settings
+
+
+def _configure_log(settings: "Settings") -> None:
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.INFO)  # below, it logs whole addresses: a query may be a signature
 
 
 def _parse_args(argv: list[str]) -> tuple[str, argparse.Namespace]:
@@ -100,29 +127,33 @@ def _parse_args(argv: list[str]) -> tuple[str, argparse.Namespace]:
     return command, parser.parse_known_args(argv)[0]
 
 
-def _fetch(settings: Settings) -> int:
+def _fetch(settings: "Settings") -> int:
     from handler.models.locate import locate
 
     sys.stdout.write(f"{locate(settings)}\n")
     return 0
 
 
-def _serve(settings: Settings, start: Stopwatch) -> int:
-    loading = _start_loading(settings)
+def _serve(settings: "Settings", thread: "LoadingThread", start: Stopwatch) -> int:
+    loading = thread.load(settings)
+    start.lap("begin")
+    import asyncio
+
     from handler.assembly import start_worker
     from handler.http.serve import serve
 
+    gc.enable()
     start.lap("imports")
     asyncio.run(serve(settings, loading, start_worker, start))
     return 0
 
 
-def _run_jobs(settings: Settings, start: Stopwatch) -> int:
+def _run_jobs(settings: "Settings", thread: "LoadingThread", start: Stopwatch) -> int:
     """RunPod's loop, or its local API; returns when RunPod stops the worker."""
-    loading = _start_loading(settings)
-    quiet_runpod(os.environ)
-    _skip_cpu_info()
-    import runpod
+    loading = thread.load(settings)
+    start.lap("begin")
+    _prepare_runpod()
+    import runpod.serverless
 
     from handler.health import check_fitness, replace_when_dead
 
@@ -142,8 +173,11 @@ def _run_jobs(settings: Settings, start: Stopwatch) -> int:
     return 0
 
 
-def _run_test(settings: Settings, start: Stopwatch, test_input: str | None) -> int:
-    loading = _start_loading(settings)
+def _run_test(settings: "Settings", thread: "LoadingThread", start: Stopwatch, test_input: str | None) -> int:
+    loading = thread.load(settings)
+    start.lap("begin")
+    import asyncio
+
     from handler.local import read_job, run_job
 
     job = read_job(test_input, TEST_INPUT)
@@ -154,9 +188,10 @@ def _run_test(settings: Settings, start: Stopwatch, test_input: str | None) -> i
         worker.engine.close()
 
 
-def _start_worker(settings: Settings, loading: "Future[AnyModel]", start: Stopwatch) -> "Worker":
+def _start_worker(settings: "Settings", loading: "Future[AnyModel]", start: Stopwatch) -> "Worker":
     from handler.assembly import start_worker
 
+    gc.enable()
     start.lap("imports")
     model = loading.result()
     start.lap("model")
@@ -166,7 +201,7 @@ def _start_worker(settings: Settings, loading: "Future[AnyModel]", start: Stopwa
     return worker
 
 
-def _make_handler(settings: Settings, worker: "Worker", open_jobs: set[str] | None = None) -> "Handler":
+def _make_handler(settings: "Settings", worker: "Worker", open_jobs: set[str] | None = None) -> "Handler":
     from handler.answer_check import checked
     from handler.job import make_handler
 
@@ -174,45 +209,24 @@ def _make_handler(settings: Settings, worker: "Worker", open_jobs: set[str] | No
     return checked(handler) if settings.check_answers else handler
 
 
-def _skip_cpu_info() -> None:
-    """The SDK asks for the processor's name when it is imported: a second, for its debugger alone."""
+def _prepare_runpod() -> None:
+    """Before the SDK is imported: without its command line, which brings SSH. It asks for the processor's name then,
+    which takes a second and serves its debugger alone."""
+    from handler.deferred_package import defer
+    from handler.settings import quiet_runpod
+
+    quiet_runpod(os.environ)
+    defer("runpod", "runpod.cli", "runpod.cli.groups", "runpod.cli.groups.config")
     with contextlib.suppress(ImportError):
         import cpuinfo
 
         cpuinfo.get_cpu_info = dict  # it knows nothing, which the SDK expects on some machines
 
 
-def _start_loading(settings: Settings) -> "Future[AnyModel]":
-    """In a daemon thread, so that stopping the worker does not wait for a download."""
-    loading: Future[AnyModel] = Future()
-
-    def load() -> None:
-        try:
-            from handler.loading import load_any_model
-
-            with _quick_switches():
-                loading.set_result(load_any_model(settings))
-        except BaseException as error:
-            loading.set_exception(error)
-
-    threading.Thread(target=load, name=LOADING, daemon=True).start()
-    return loading
-
-
-@contextlib.contextmanager
-def _quick_switches() -> Iterator[None]:
-    """llama.cpp calls back for each tensor and each line of its log while it loads, a thousand times. Each may wait for
-    a thread that imports, 5 ms by default."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(QUICK_SWITCH)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
-
-
 def _exit(exit_code: int) -> NoReturn:
     """A model that still loads would not outlive the destructors of llama.cpp: that ends in a segmentation fault."""
+    from handler.loading_thread import LOADING
+
     if any(thread.name == LOADING for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()

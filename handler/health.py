@@ -11,8 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 
-import runpod
-from runpod.serverless.modules.rp_fitness import run_fitness_checks
+from runpod.serverless.modules.rp_fitness import register_fitness_check, run_fitness_checks
 
 from handler.embedding.embedder import Embedder
 from handler.engine.engine import Engine
@@ -27,7 +26,7 @@ TELL_SECONDS = 30.0  # for the SDK to post what became of the jobs that ran
 
 def check_fitness(engine: Engine | Embedder) -> None:
     """Register the check, to be run by `runpod.serverless.start`."""
-    runpod.serverless.register_fitness_check(make_check(engine))
+    register_fitness_check(make_check(engine))
 
 
 def make_check(engine: Engine | Embedder) -> Callable[[], Awaitable[None]]:

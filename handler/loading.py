@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -14,28 +13,26 @@ from handler.engine.engine import Engine
 from handler.engine.llama.c_stream import CStream
 from handler.engine.llama.embedding_runner import LlamaEmbeddingRunner
 from handler.engine.llama.expanded_file import ExpandedFile
-from handler.engine.llama.file_check import FileCheck
+from handler.engine.llama.library import supports_gpu
 from handler.engine.llama.memory_info import free_gpu_bytes
-from handler.engine.llama.model import LLAMA_VERSION, LlamaModel, start_llama, supports_gpu
+from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.prefill_context import LlamaPrefillContext
+from handler.engine.model_facts import offload
 from handler.engine.part_size import FixedPartSize, PartSize
-from handler.engine.plan import EnginePlan, Machine, PrefillPlan, has_room_to_expand, offload, plan
+from handler.engine.plan import EnginePlan, Machine, PrefillPlan, has_room_to_expand, plan
 from handler.engine.prefill_lane import PrefillLane
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import Speculation
 from handler.engine.structured.grammar import GrammarCompiler
 from handler.errors import ConfigError, ModelError
-from handler.models.checked import mark_of, note
-from handler.models.locate import locate
-from handler.models.source import parts_of
-from handler.progress import Progress
 from handler.settings import Settings
 from handler.stopwatch import Stopwatch
+from handler.weights import Weights, load_weights, parts_at
 
 log = logging.getLogger(__name__)
 
-LOADING = "loading"  # name of threads that load a model, as in __main__: the process does not wait for them to end
+LOADING = "loading"  # name of threads that load a model, as in loading_thread.py: the process does not wait for them
 NUM_REQUESTS = 64  # of an embedder, that count as running
 
 
@@ -69,17 +66,13 @@ def load_model(settings: Settings) -> LoadedModel:
 
 def load_any_model(settings: Settings) -> AnyModel:
     """Find or download the model and load it, for what it can do. Blocks; raises ModelError or ConfigError."""
-    path = locate(settings)
-    load_time = Stopwatch()
-    check = _start_check(path, settings)
-    start_llama()
-    load_time.lap("devices")
-    if check:
-        check.require()
-        load_time.lap("check")
-    with Progress(f"loading {path.name}", _num_bytes_of(path)) as progress:
-        model = _load_weights(path, settings, progress.share)
-    load_time.lap("model")
+    return open_model(load_weights(settings), settings)
+
+
+def open_model(weights: Weights, settings: Settings) -> AnyModel:
+    """A context for what the model can do, planned by its facts. The model is closed if that fails, with ModelError or
+    ConfigError."""
+    path, model, load_time = weights
     try:
         machine = Machine(num_usable_cores(), supports_gpu(), tuple(free_gpu_bytes()))
         if role_of(settings, model.facts) == "generate":
@@ -121,24 +114,6 @@ def _load_generator(model: LlamaModel, engine_plan: EnginePlan, load_time: Stopw
     return LoadedModel(runner, engine_plan, prefill_context)
 
 
-def _load_weights(path: Path, settings: Settings, report: Callable[[float], None]) -> LlamaModel:
-    """As WEIGHTS says. Raises ModelError."""
-    if settings.weights != "16bit":
-        return LlamaModel(path, offload(settings), report)
-    with closing(ExpandedFile(_parts(path), num_usable_cores())) as expanded:
-        log.info("%d matrices are expanded to 16 bits, %.1f GB in all", expanded.num_expanded, expanded.size / 1e9)
-        return LlamaModel(path, offload(settings), report, expanded=expanded)
-
-
-def _parts(path: Path) -> list[Path]:
-    return [path.with_name(name) for name in parts_of(path.name)]
-
-
-def _num_bytes_of(path: Path) -> int:
-    """Of all parts of the model that are there."""
-    return sum(part.stat().st_size for part in _parts(path) if part.exists())
-
-
 class Expansion(NamedTuple):
     """A copy of a loaded model's weights in 16 bits for its prompts, while the engine works. One token at a time is
     fastest with the file's weights, and a prompt's many are with these."""
@@ -165,10 +140,10 @@ class Expansion(NamedTuple):
 
     def _load(self) -> LlamaModel | None:
         """None where nothing is quantised that could be expanded."""
-        with closing(ExpandedFile(_parts(self.path), max(1, num_usable_cores() // 2))) as expanded:
+        with closing(ExpandedFile(parts_at(self.path), max(1, num_usable_cores() // 2))) as expanded:
             if not expanded.num_expanded:
                 return None
-            return LlamaModel(self.path, offload(self.settings), expanded=expanded)
+            return LlamaModel(self.path, offload(self.settings), source=expanded)
 
 
 class _Expanded(NamedTuple):
@@ -188,29 +163,6 @@ class _Expanded(NamedTuple):
 
     def close(self) -> None:
         self.model.close()
-
-
-class _Check(NamedTuple):
-    """A try in a child process, which runs while this one finds its devices."""
-
-    path: Path
-    mark: Path
-    child: FileCheck
-
-    def require(self) -> None:
-        """Wait for it, and leave a mark. Raises ModelError."""
-        if reason := self.child.reason():
-            raise ModelError(f"llama.cpp cannot load {self.path}: {reason}")
-        note(self.mark)
-
-
-def _start_check(path: Path, settings: Settings) -> _Check | None:
-    """None for a file that was found to load before, by this llama.cpp."""
-    try:
-        mark = mark_of(path, settings.models_dir, LLAMA_VERSION)
-        return None if mark.exists() else _Check(path, mark, FileCheck(path))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be checked: {error.strerror}.") from error
 
 
 def _load_embedder(model: LlamaModel, embedding_plan: EmbeddingPlan, load_time: Stopwatch) -> LoadedEmbedder:

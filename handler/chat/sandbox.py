@@ -41,8 +41,9 @@ class Program:
         """Raises what Jinja's and Python's compilers raise: syntax errors mostly, RecursionError for deep nesting."""
         if len(source) > MAX_SOURCE_CHARS:
             raise SecurityError(f"it is longer than {MAX_SOURCE_CHARS} characters")
-        self.variables = frozenset(find_undeclared_variables(_ENVIRONMENT.parse(source)))  # that it reads
-        self._template: Template = _ENVIRONMENT.from_string(source)
+        parsed = _ENVIRONMENT.parse(source)
+        self.variables = frozenset(find_undeclared_variables(parsed))  # that it reads
+        self._template: Template = _ENVIRONMENT.from_string(parsed)
 
     def run(self, variables: Mapping[str, object]) -> str:
         """The template's output. Raises whatever the template makes Python raise: any Exception."""

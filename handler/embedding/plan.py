@@ -2,7 +2,8 @@
 
 from typing import Literal, NamedTuple
 
-from handler.engine.plan import Machine, ModelFacts, Pooling
+from handler.engine.model_facts import ModelFacts, Pooling
+from handler.engine.plan import Machine
 from handler.errors import ConfigError
 from handler.settings import Settings
 

@@ -5,9 +5,10 @@ Pure code: no llama.cpp, no files, no environment.
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from handler.engine.cache.cache_size import GIB, CacheRequest, CacheShape, CacheSize, Layout, on_gpus, without_gpu
+from handler.engine.cache.cache_size import GIB, CacheRequest, CacheSize, Layout, on_gpus, without_gpu
+from handler.engine.model_facts import ModelFacts
 from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits
 from handler.engine.speculative.speculation import DraftLimits
 from handler.errors import ConfigError
@@ -25,7 +26,6 @@ EXACT_GRID_ON_GPU, EXACT_GRID_ON_CPU = 256, 64  # prompt tokens that a request w
 MAX_DRAFTING_ON_GPU, MAX_DRAFTING_ON_CPU = 8, 4  # sequences: with more, a step has enough to compute without drafts
 
 
-Pooling = Literal["mean", "cls", "last", "rank"]
 NUM_SEQS = 16
 NUM_SEQS_ON_GPU = (64, 48, 32, 24)  # where each has cells of its own: the most that fit
 SPARE = 1 / 8  # of them: slots for finished conversations while all run
@@ -39,28 +39,6 @@ class Machine(NamedTuple):
     num_cores: int
     has_gpu: bool  # that this build of llama.cpp can use
     free_gpu_bytes: tuple[int, ...] = ()  # of each GPU, with the model in it
-
-
-class ModelFacts(NamedTuple):
-    """What matters of a loaded model."""
-
-    n_ctx_train: int  # tokens of a sequence
-    window: int  # tokens that a sliding window's layers attend to; 0: none
-    has_states: bool  # recurrent or hybrid: the memory of some layers is one state of all tokens
-    cache_shape: CacheShape
-    is_causal: bool = True  # a decoder; encoders see all of a text at once, and generate none
-    pooling: Pooling | None = None  # how the file says that tokens become one vector; None: nothing is said
-    expanded_bytes: int = 0  # of the weights in 16 bits; 0: they are, or nothing is known to be gained by it
-
-
-@dataclass(frozen=True, slots=True)
-class Offload:
-    """How a model is spread over GPUs, in llama.cpp's own parameters."""
-
-    n_gpu_layers: int = -1  # -1: all
-    split_mode: str = "layer"
-    main_gpu: int = 0
-    tensor_split: tuple[float, ...] = ()  # proportions of the GPUs; empty: by their free memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +79,6 @@ class EnginePlan:
     max_model_len: int  # tokens of one sequence; 0: as many as model and cache allow
     sampler_threads: int
     prefill: PrefillPlan | None = None  # only where each slot has cells of its own
-
-
-def offload(settings: Settings) -> Offload:
-    """What must be known before the model is loaded."""
-    return Offload(settings.n_gpu_layers, settings.split_mode, settings.main_gpu, settings.tensor_split)
 
 
 def has_room_to_expand(num_bytes: int, free_gpu_bytes: tuple[int, ...], settings: Settings) -> bool:

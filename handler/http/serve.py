@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import uvicorn
+from uvicorn.config import Config
+from uvicorn.server import Server
 
 from handler.embedding.embedder import Embedder
 from handler.engine.engine import Engine
@@ -58,9 +59,9 @@ async def serve(
             edge.worker.engine.close()
 
 
-def make_server(edge: HttpEdge, settings: Settings) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
+def make_server(edge: HttpEdge, settings: Settings) -> Server:
+    return Server(
+        Config(
             edge.app,
             http=LimitedProtocol,
             timeout_graceful_shutdown=settings.drain_seconds,

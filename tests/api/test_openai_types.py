@@ -13,7 +13,7 @@ def test_the_client_is_not_imported() -> None:
     code = """
 import sys
 import handler.api.chat, handler.api.completions
-print([name for name in ("openai", "openai._client", "openai.types.responses", "aiohttp") if name in sys.modules])
+print([name for name in ("openai._client", "openai.types.responses", "aiohttp") if name in sys.modules])
 """
     assert in_new_process(code) == "[]\n"
 

@@ -4,7 +4,8 @@ import pytest
 
 from handler.embedding.plan import plan_embedding, role_of
 from handler.engine.cache.cache_size import CacheShape
-from handler.engine.plan import Machine, ModelFacts
+from handler.engine.model_facts import ModelFacts
+from handler.engine.plan import Machine
 from handler.errors import ConfigError
 from handler.settings import Settings
 

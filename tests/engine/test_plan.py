@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from handler.engine.cache.cache_size import GIB, CacheShape
+from handler.engine.model_facts import ModelFacts, Offload, offload
 from handler.engine.plan import (
     EXACT_GRID_ON_CPU,
     EXACT_GRID_ON_GPU,
@@ -18,10 +19,7 @@ from handler.engine.plan import (
     MAX_IDLE_ON_GPU,
     EnginePlan,
     Machine,
-    ModelFacts,
-    Offload,
     has_room_to_expand,
-    offload,
     plan,
 )
 from handler.engine.speculative.speculation import DraftLimits

@@ -1,14 +1,13 @@
 """The functions of draw.c, which builder/native.sh compiles."""
 
 import ctypes
-from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
+from handler.engine.llama.native import require_native
 from handler.errors import ModelError
 
-LIBRARY = Path(__file__).with_name("libdraw.so")
 SAMPLERS = (llama._lib.llama_sampler_apply, llama._lib.llama_sampler_accept)
 
 
@@ -39,9 +38,7 @@ class DrawPool:
     def __init__(self, num_tokens: int, num_threads: int, functions: tuple[Any, Any] = SAMPLERS) -> None:
         """`num_tokens`: of a row of logits; `num_threads`: the calling one included. Raises ModelError where the
         library was not compiled."""
-        if not LIBRARY.exists():
-            raise ModelError(f"{LIBRARY.name} was not compiled: builder/native.sh does that.")
-        self._library: Any = ctypes.CDLL(str(LIBRARY))
+        self._library: Any = require_native()
         self._library.crew_start.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
         self._library.crew_start.restype = ctypes.c_void_p
         self._library.crew_draw.argtypes = (

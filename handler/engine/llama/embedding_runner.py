@@ -10,11 +10,12 @@ from handler.embedding.plan import EmbeddingPlan
 from handler.embedding.runner import Vectors
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import FLASH_ATTN
-from handler.engine.llama.model import LlamaModel, Pointer, llama_log
+from handler.engine.llama.library import llama_log
+from handler.engine.llama.model import LlamaModel, Pointer
 from handler.engine.llama.rerank_prompt import RerankPrompt
 from handler.engine.llama.tokenizer import Tokenizer
 from handler.engine.llama.vocabulary import ModelVocabulary
-from handler.engine.plan import Pooling
+from handler.engine.model_facts import Pooling
 from handler.errors import DecodeError, ModelError
 
 POOLINGS: dict[Pooling, int] = {

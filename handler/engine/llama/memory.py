@@ -6,7 +6,7 @@ import llama_cpp.llama_cpp as llama
 
 from handler.engine.llama.host_buffers import HostState
 from handler.engine.llama.model import Pointer
-from handler.engine.plan import ModelFacts
+from handler.engine.model_facts import ModelFacts
 
 
 class ModelMemory:

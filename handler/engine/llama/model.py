@@ -1,20 +1,18 @@
 """A model of llama.cpp, loaded from a file."""
 
 import ctypes
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import llama_cpp.llama_cpp as llama
 
 from handler.engine.cache.cache_size import GIB
-from handler.engine.llama.c_stream import CStream
-from handler.engine.llama.expanded_file import ExpandedFile
-from handler.engine.llama.log import LlamaLog
+from handler.engine.llama.c_stream import ByteSource, CStream
+from handler.engine.llama.callbacks import ProgressCallback
+from handler.engine.llama.library import llama_log, log_callback, start_llama
 from handler.engine.llama.memory_info import cache_shape, free_gpu_bytes, metadata
-from handler.engine.plan import ModelFacts, Offload, Pooling
+from handler.engine.model_facts import ModelFacts, Offload, Pooling
 from handler.errors import ModelError
 
 Pointer = Any  # llama.cpp's own, opaque to us
@@ -36,30 +34,6 @@ POOLINGS: dict[str, Pooling] = {"1": "mean", "2": "cls", "3": "last", "4": "rank
 BYTES_16BIT = 2  # of a weight
 MIN_BYTES_16BIT = 1.9  # of a weight, on average: an embedding may be smaller
 
-LLAMA_VERSION: str = llama_cpp.__version__
-
-llama_log = LlamaLog()
-_log_callback = llama.llama_log_callback(llama_log)  # llama.cpp keeps no reference: this one must live
-
-
-@functools.cache
-def start_llama() -> None:
-    """Find the devices; once a process, before anything else.
-
-    Compiled for one machine, llama.cpp has its kernels built in. In an image there is a library of them for each kind
-    of processor, beside llama.cpp's own: those that fit are loaded.
-    """
-    llama.llama_log_set(_log_callback, None)
-    if llama._lib.ggml_backend_reg_count() == 0:
-        llama._lib.ggml_backend_load_all_from_path(str(llama._base_path).encode())
-    llama.llama_backend_init()
-
-
-def supports_gpu() -> bool:
-    """Whether this build of llama.cpp can compute on a GPU of this machine."""
-    start_llama()
-    return bool(llama.llama_supports_gpu_offload())
-
 
 class LlamaModel:
     """Owns llama.cpp's model: weights, vocabulary and metadata, without a context. `close` once no context is left."""
@@ -70,15 +44,15 @@ class LlamaModel:
         offload: Offload,
         report: Callable[[float], None] | None = None,
         *,
-        expanded: ExpandedFile | None = None,
+        source: ByteSource | None = None,
     ) -> None:
         """Load it. Takes seconds to minutes, without the GIL; raises ModelError.
 
-        `report` is told how much is loaded, from 0 to 1, in this thread; what it raises ends the load. `expanded` is
-        the same model with 16-bit weights, to be read instead; it remains the caller's.
+        `report` is told how much is loaded, from 0 to 1, in this thread; what it raises ends the load. `source` has
+        the bytes to be read instead of the file's; it remains the caller's.
         """
         start_llama()
-        self.pointer: Pointer = _load(path, offload, report, expanded)
+        self.pointer: Pointer = _load(path, offload, report, source)
         self.architecture = metadata(self.pointer, "general.architecture")
         num_weights: int = llama.llama_model_n_params(self.pointer)
         self.is_16bit = llama.llama_model_size(self.pointer) >= MIN_BYTES_16BIT * num_weights
@@ -114,16 +88,10 @@ class LlamaModel:
         llama.llama_model_free(self.pointer)
 
 
-def _load(
-    path: Path, offload: Offload, report: Callable[[float], None] | None, expanded: ExpandedFile | None
-) -> Pointer:
-    def go_on(share: float, _user_data: object) -> bool:
-        if report is not None:
-            report(share)
-        return True
-
+def _load(path: Path, offload: Offload, report: Callable[[float], None] | None, source: ByteSource | None) -> Pointer:
     params = llama.llama_model_default_params()
-    params.progress_callback = llama.llama_progress_callback(go_on)  # which params keep alive
+    progress = ProgressCallback(report or (lambda _: None))
+    params.progress_callback, params.progress_callback_user_data = progress.function, progress.data
     params.n_gpu_layers = offload.n_gpu_layers
     params.split_mode = SPLIT_MODES[offload.split_mode]
     params.main_gpu = offload.main_gpu
@@ -131,22 +99,23 @@ def _load(
         shares = offload.tensor_split + (0.0,) * (llama.llama_max_devices() - len(offload.tensor_split))
         params.tensor_split = (ctypes.c_float * len(shares))(*shares)  # which params keep alive
     free = free_gpu_bytes()
+    log_callback.adjust()
     llama_log.errors.clear()
-    if expanded:
-        model = _load_expanded(path, expanded, params)
+    if source:
+        model = _load_stream(path, source, params)
     else:
         model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        size = expanded.size if expanded else path.stat().st_size if path.exists() else 0
+        size = source.size if source else path.stat().st_size if path.exists() else 0
         raise ModelError(f"llama.cpp cannot load {path}: {llama_log.reason()}{_lack_of_room(size, free)}")
     return model
 
 
-def _load_expanded(path: Path, expanded: ExpandedFile, params: Any) -> Pointer:
+def _load_stream(path: Path, source: ByteSource, params: Any) -> Pointer:
     """What llama.cpp maps into memory it cannot get from a stream."""
     params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     params.lazy_mode = llama.LLAMA_LAZY_MODE_OFF
-    stream = CStream(expanded)
+    stream = CStream(source)
     try:
         model = llama.llama_model_load_from_file_ptr(stream.pointer, params)
     finally:

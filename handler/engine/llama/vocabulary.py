@@ -3,13 +3,14 @@
 import ctypes
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from handler.engine.infill import FimTokens
 from handler.engine.llama.model import Pointer
+from handler.engine.llama.native import require_native
 from handler.engine.vocabulary import NativeTokenizer
 from handler.errors import InvalidRequestError
 
@@ -45,7 +46,7 @@ class ModelVocabulary:
 
     @functools.cached_property
     def end_of_generation(self) -> frozenset[int]:
-        return frozenset(filter(self.is_end_of_generation, range(self.num_tokens)))
+        return frozenset(_tokens(require_native().tokens_that, llama.llama_vocab_is_eog, self.vocab, self.num_tokens))
 
     @functools.cached_property
     def fim_tokens(self) -> FimTokens | None:
@@ -105,9 +106,11 @@ class ModelVocabulary:
         return frozenset(text for text, _ in self._with_attributes(llama.LLAMA_TOKEN_ATTR_USER_DEFINED))
 
     def _with_attributes(self, wanted: int) -> Iterator[tuple[str, ControlToken]]:
-        for token_id in range(self.num_tokens):
+        for token_id in _tokens(
+            require_native().tokens_with, llama.llama_vocab_get_attr, self.vocab, self.num_tokens, wanted
+        ):
             attributes: int = llama.llama_vocab_get_attr(self.vocab, token_id)
-            if attributes & wanted and (text := self.text_of(token_id)):
+            if text := self.text_of(token_id):
                 yield (
                     text.decode("utf-8", "replace"),
                     ControlToken(
@@ -135,3 +138,13 @@ class ModelVocabulary:
 
 def _known(token_id: int) -> int | None:
     return token_id if token_id >= 0 else None
+
+
+def _tokens(search: Any, function: Any, vocab: Pointer, num_tokens: int, *wanted: int) -> list[int]:
+    """What one of vocabulary.c's functions finds with one of llama.cpp's: a call of each from Python, for each token,
+    would take as long as the rest of a start."""
+    found = np.empty(num_tokens, np.int32)
+    search.restype = ctypes.c_size_t
+    pointers = (ctypes.cast(function, ctypes.c_void_p), ctypes.c_void_p(vocab))
+    num_found = search(*pointers, ctypes.c_int32(num_tokens), *wanted, found.ctypes.data_as(ctypes.c_void_p))
+    return list(map(int, found[:num_found]))

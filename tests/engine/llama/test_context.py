@@ -9,7 +9,8 @@ from handler.engine.cache.cache_size import GIB, CacheShape
 from handler.engine.llama import model as llama_model
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
-from handler.engine.plan import EnginePlan, Machine, ModelFacts, Offload, plan
+from handler.engine.model_facts import ModelFacts, Offload
+from handler.engine.plan import EnginePlan, Machine, plan
 from handler.errors import ModelError
 from handler.settings import Settings
 from tests.engine.llama.tiny_engine import ON_CPU, open_runner

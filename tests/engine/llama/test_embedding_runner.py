@@ -10,7 +10,8 @@ from gguf import PoolingType
 from handler.embedding.plan import plan_embedding, role_of
 from handler.engine.llama.embedding_runner import LlamaEmbeddingRunner
 from handler.engine.llama.model import LlamaModel
-from handler.engine.plan import Machine, Offload
+from handler.engine.model_facts import Offload
+from handler.engine.plan import Machine
 from handler.settings import Settings
 from tests.tiny_encoders import tiny_tokens, write_tiny_encoder
 from tests.tiny_models import write_tiny_model

@@ -15,7 +15,8 @@ import pytest
 from handler.engine.llama import expanded_file
 from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.ggml import function
-from handler.engine.llama.model import LlamaModel, start_llama
+from handler.engine.llama.library import start_llama
+from handler.engine.llama.model import LlamaModel
 from handler.errors import ModelError
 from tests.engine.llama.tiny_engine import ON_CPU
 from tests.tiny_models import Architecture, save, write_tiny_model
@@ -150,7 +151,7 @@ def test_a_model_computes_as_one_that_llama_cpp_expanded(
     model.write_bytes(tiny_model_paths["llama"].read_bytes())
     small = quantised(model, kind)
     with closing(ExpandedFile([small], 2)) as file:
-        ours = logits(LlamaModel(small, ON_CPU, expanded=file))
+        ours = logits(LlamaModel(small, ON_CPU, source=file))
     theirs = logits(LlamaModel(quantised(small, BF16, token_embedding_type=TYPES[kind]), ON_CPU))
 
     np.testing.assert_array_equal(ours, theirs)
@@ -165,7 +166,7 @@ def test_a_file_without_quantised_matrices_stays_as_it_is(tiny_model_paths: Mapp
         with closing(ExpandedFile([path], 2)) as file:
             assert file.num_expanded == 0
             np.testing.assert_array_equal(
-                logits(LlamaModel(path, ON_CPU, expanded=file)), logits(LlamaModel(path, ON_CPU))
+                logits(LlamaModel(path, ON_CPU, source=file)), logits(LlamaModel(path, ON_CPU))
             )
 
 
@@ -185,7 +186,7 @@ def test_a_split_model_becomes_one(tmp_path: Path) -> None:
         save(writer)
     with closing(ExpandedFile(parts, 2)) as file:
         np.testing.assert_array_equal(
-            logits(LlamaModel(parts[0], ON_CPU, expanded=file)), logits(LlamaModel(whole, ON_CPU))
+            logits(LlamaModel(parts[0], ON_CPU, source=file)), logits(LlamaModel(whole, ON_CPU))
         )
 
 
@@ -205,7 +206,7 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path: Path, tiny_model_paths
     with closing(ExpandedFile([model], 2)) as file:
         model.write_bytes(data[: len(data) // 2])
         with pytest.raises(ModelError, match="the file ends within a tensor"):
-            LlamaModel(model, ON_CPU, expanded=file)
+            LlamaModel(model, ON_CPU, source=file)
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

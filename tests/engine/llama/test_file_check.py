@@ -76,7 +76,7 @@ def test_once_per_file(whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyP
             tried.append(path)
             super().__init__(path)
 
-    monkeypatch.setattr("handler.loading.FileCheck", Counting)
+    monkeypatch.setattr("handler.weights.FileCheck", Counting)
     path = tmp_path / "m.gguf"
     for content in (whole, whole, whole + b"\0"):
         if not path.exists() or path.read_bytes() != content:

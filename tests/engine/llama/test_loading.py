@@ -8,13 +8,13 @@ import llama_cpp.llama_cpp as llama
 import pytest
 
 from handler import loading
-from handler.__main__ import LOADING
-from handler.engine.llama.model import start_llama
+from handler.engine.llama.library import start_llama
 from handler.engine.plan import MAX_DRAFTING_ON_CPU
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import DraftLimits, NoSpeculation, Speculation
 from handler.errors import ConfigError
 from handler.loading import LoadedModel, load_model, start_engine
+from handler.loading_thread import LOADING
 from handler.settings import Settings
 from tests.engine.fakes import TIMEOUT
 from tests.tiny_models import Architecture
@@ -69,7 +69,7 @@ def test_weights(
     model = load(path, N_CTX="1024", KV_UNIFIED="off", WEIGHTS=weights)
     engine = start_engine(model, max_queue=1)
     for thread in threading.enumerate():
-        if thread.name == loading.LOADING:
+        if thread.name == LOADING:
             thread.join(TIMEOUT)
     engine.close()
 
@@ -108,13 +108,13 @@ def test_weights_that_have_16_bits(
     assert "second copy" not in caplog.text
 
 
-def test_threads_that_load_have_one_name() -> None:
-    """By which the end of the process knows them."""
-    assert loading.LOADING == LOADING
-
-
 @pytest.mark.parametrize("architecture", ["mamba", "jamba"])
 def test_models_that_cannot_go_back(architecture: Architecture, tiny_model_paths: Paths) -> None:
     """Each wrong draft would cost them everything."""
     with pytest.raises(ConfigError, match="SPECULATE has value 'lookup': recurrent and hybrid models"):
         load(tiny_model_paths[architecture], SPECULATE="lookup")
+
+
+def test_threads_that_load_have_one_name() -> None:
+    """By which the end of the process knows them."""
+    assert LOADING == loading.LOADING

@@ -114,7 +114,7 @@ def test_states_of_a_copy_of_the_model(runner: ModelRunner, tiny_model_paths: Ma
     """Loaded in 16 bits beside it, for prompts alone: they move as those of the model itself."""
     path = tiny_model_paths["llama"]  # of which nothing is quantised, so that the numbers are the same
     with closing(ExpandedFile([path], 1)) as file:
-        copy = LlamaModel(path, ON_CPU, expanded=file)
+        copy = LlamaModel(path, ON_CPU, source=file)
     with closing(runner), closing(runner.open_expanded_prefill_context(copy)) as prompts:
         for prefill, prompt in zip(compute(prompts, runner, PART), PROMPTS, strict=True):
             assert runner.memory.restore(3, prefill.state)

@@ -9,7 +9,7 @@ from handler.chat.template import ChatTemplate
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.tokenizer import MAX_WHOLE, PREFIXES, Tokenizer, any_of
 from handler.engine.llama.vocabulary import ModelVocabulary
-from handler.engine.plan import Offload
+from handler.engine.model_facts import Offload
 from handler.engine.prompt import MixedText
 from handler.errors import ContextLengthError
 from tests.tiny_models import Architecture, write_tiny_model

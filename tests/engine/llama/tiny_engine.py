@@ -14,7 +14,8 @@ from handler.engine.engine import Engine
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.sampler_chain import SamplerChain
-from handler.engine.plan import ContextParams, EnginePlan, Machine, Offload, plan
+from handler.engine.model_facts import Offload
+from handler.engine.plan import ContextParams, EnginePlan, Machine, plan
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken

@@ -20,5 +20,5 @@ native: Any = _load()  # None where it was not compiled, for what can do without
 def require_native() -> Any:
     """The library. Raises ModelError where it was not compiled, or of older sources."""
     if native is None:
-        raise ModelError(f"{LIBRARY.name} was not compiled, or of older sources: builder/native.sh does that.")
+        raise ModelError(f"{LIBRARY.name} was not compiled: builder/native.sh does that.")
     return native

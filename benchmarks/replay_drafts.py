@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import llama_cpp.llama_cpp as llama  # the path comes first
 import numpy as np
 
-from handler.engine.llama.library import supports_gpu
+from handler.engine.llama.backend import supports_gpu
 from handler.engine.llama.vocabulary import ModelVocabulary
 from handler.engine.speculative.draft_length import DraftLength
 from handler.engine.speculative.prompt_lookup import SIZES, NgramIndex

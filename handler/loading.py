@@ -10,10 +10,10 @@ from handler.cpu_quota import num_usable_cores
 from handler.embedding.embedder import Embedder
 from handler.embedding.plan import EmbeddingPlan, plan_embedding, role_of
 from handler.engine.engine import Engine
+from handler.engine.llama.backend import supports_gpu
 from handler.engine.llama.c_stream import CStream
 from handler.engine.llama.embedding_runner import LlamaEmbeddingRunner
 from handler.engine.llama.expanded_file import ExpandedFile
-from handler.engine.llama.library import supports_gpu
 from handler.engine.llama.memory_info import free_gpu_bytes
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner

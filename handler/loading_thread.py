@@ -56,7 +56,7 @@ class LoadingThread:
         from handler.engine.llama.mapping import map_library
 
         map_library(self._library_folder)
-        from handler.engine.llama.library import start_llama
+        from handler.engine.llama.backend import start_llama
 
         start_llama()
         import handler.weights  # noqa: F401  # before the settings are there

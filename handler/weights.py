@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from handler.cpu_quota import num_usable_cores
+from handler.engine.llama.backend import llama_version, start_llama
 from handler.engine.llama.file_check import FileCheck
-from handler.engine.llama.library import llama_version, start_llama
 from handler.engine.llama.model import LlamaModel
 from handler.engine.model_facts import offload
 from handler.errors import ModelError

@@ -6,7 +6,7 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 
 from handler.engine.cache.cache_size import MIN_CELLS, CacheSize
-from handler.engine.llama.library import llama_log
+from handler.engine.llama.backend import llama_log
 from handler.engine.llama.model import LlamaModel, Pointer
 from handler.engine.plan import ContextParams, EnginePlan
 from handler.errors import ModelError

@@ -8,9 +8,9 @@ import numpy as np
 
 from handler.embedding.plan import EmbeddingPlan
 from handler.embedding.runner import Vectors
+from handler.engine.llama.backend import llama_log
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import FLASH_ATTN
-from handler.engine.llama.library import llama_log
 from handler.engine.llama.model import LlamaModel, Pointer
 from handler.engine.llama.rerank_prompt import RerankPrompt
 from handler.engine.llama.tokenizer import Tokenizer

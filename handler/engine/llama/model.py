@@ -8,9 +8,9 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 
 from handler.engine.cache.cache_size import GIB
+from handler.engine.llama.backend import llama_log, log_callback, start_llama
 from handler.engine.llama.c_stream import ByteSource, CStream
 from handler.engine.llama.callbacks import ProgressCallback
-from handler.engine.llama.library import llama_log, log_callback, start_llama
 from handler.engine.llama.memory_info import cache_shape, free_gpu_bytes, metadata
 from handler.engine.model_facts import ModelFacts, Offload, Pooling
 from handler.errors import ModelError

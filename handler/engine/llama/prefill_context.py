@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.cache.cache_size import CacheSize
+from handler.engine.llama.backend import llama_log
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import native_params
 from handler.engine.llama.host_buffers import HostBuffers, HostState
-from handler.engine.llama.library import llama_log
 from handler.engine.llama.model import LlamaModel, Pointer
 from handler.engine.plan import EnginePlan, PrefillPlan
 from handler.engine.prefill_queue import Piece

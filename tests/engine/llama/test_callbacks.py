@@ -2,8 +2,8 @@
 
 import pytest
 
+from handler.engine.llama.backend import llama_log, log_callback
 from handler.engine.llama.callbacks import LogCallback, ProgressCallback
-from handler.engine.llama.library import llama_log, log_callback
 from handler.engine.llama.log import CONTINUATION, LlamaLog
 
 INFO, WARNING, ERROR = 2, 3, 4

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 
 from handler.engine.llama import expanded_file
+from handler.engine.llama.backend import start_llama
 from handler.engine.llama.expanded_file import ExpandedFile
 from handler.engine.llama.ggml import function
-from handler.engine.llama.library import start_llama
 from handler.engine.llama.model import LlamaModel
 from handler.errors import ModelError
 from tests.engine.llama.tiny_engine import ON_CPU

@@ -8,7 +8,7 @@ import llama_cpp.llama_cpp as llama
 import pytest
 
 from handler import loading
-from handler.engine.llama.library import start_llama
+from handler.engine.llama.backend import start_llama
 from handler.engine.plan import MAX_DRAFTING_ON_CPU
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import DraftLimits, NoSpeculation, Speculation

@@ -13,6 +13,7 @@ from local_gateway.routing.worker_watch import EAGER
 from tests.contract.stage import ODD_WORKER, SETTINGS, Stage, expecting_starts
 from tests.gateway.gateway_process import command, running
 from tests.gateway.platform_stage import TIMEOUT, tiny_model
+from tests.gateway.targets.on_socket import FakeOpenAI
 from tests.runpod_emulator import Emulator, EndpointSettings
 
 ROUNDING = 2.0  # seconds a run: uptimes are whole, and a look takes its time
@@ -59,3 +60,40 @@ async def test_two_runs(tmp_path: Path, kind: Literal["queue", "load_balancing"]
     assert abs(int(row["billed seconds"]) - billed) <= 2 * (EAGER / 2 + ROUNDING)
     assert 0 < float(row["starting seconds"]) < billed
     assert [int(row["prompt tokens"]), int(row["completion tokens"])] == [*used.values()]
+
+
+async def test_a_worker_that_is_woken_once_it_is_cheaper(tmp_path: Path) -> None:
+    """A first request leaves the endpoint asleep; the other model's answer is dear, so the next one wakes a worker."""
+    model = tiny_model(tmp_path)
+    own = EndpointSettings(command=ODD_WORKER, env=model.env, max_workers=1, idle_timeout=10_000.0)
+    async with (
+        asyncio.timeout(TIMEOUT),
+        Emulator(SETTINGS) as emulator,
+        FakeOpenAI() as other,
+        aiohttp.ClientSession() as session,
+    ):
+        here = Stage(emulator, emulator.add_endpoint("ep", own), session)
+        endpoint = {
+            "type": "runpod_queue",
+            "name": "endpoint",
+            "endpoint_id": "ep",
+            "api_key": SETTINGS.client_key,
+            "model": "model",
+            "base_url": f"{emulator.url}/v2",
+            "rest_url": f"{emulator.url}/v2",
+            "worker_price": 0.001,
+        }
+        dear = {"type": "openai", "name": "dear", "base_url": other.url, "price": {"prompt": 1e6, "completion": 1e6}}
+        cold_start = {"after": "1m", "use": "dear", "wake": "cheaper"}
+        config = {"models": {"llama": {"targets": [endpoint], "cold_start": cold_start}, "dear": {"targets": [dear]}}}
+        async with running(tmp_path, config) as gateway, expecting_starts(here):
+            await here.until(lambda: here.log.find("workers_listed"), "the gateway's first look")
+            targets = []
+            num_started = []
+            for name in ("dear", "llama", "llama", "llama"):  # the first one's answer comes after that look's
+                async with session.post(f"{gateway.api}/chat/completions", json={**CHAT, "model": name}) as answer:
+                    targets.append(answer.headers["x-gateway-target"])
+                num_started.append(len(here.log.find("worker_started")))
+
+    assert targets == ["dear", "dear", "endpoint", "endpoint"]
+    assert num_started == [0, 0, 1, 1]

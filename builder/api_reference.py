@@ -58,6 +58,13 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
   wants it; vLLM's `prompt_logprobs` gives them without the echo. `max_tokens: 0` generates nothing. Such a prompt is
   computed anew, at most 64 of its tokens a step, once for all of its choices.
 
+## Adapters
+
+LoRA adapters (`LORAS`) are models of their own name: `model` chooses one, `/v1/models` lists them with their `parent`.
+What is cached is one adapter's alone. Steps serve one adapter or the model itself, in turns of 16 where several are
+asked for at once, so mixed requests take about as long as if each kind ran after the other. Activated adapters (aLoRA)
+are refused at the start.
+
 ## Filling in the middle
 
 - `suffix` of `/v1/completions`, and `/infill`, need a model with FIM tokens (Qwen2.5-Coder, CodeLlama, StarCoder,

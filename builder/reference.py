@@ -24,6 +24,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "The model": {
         "model": "Model",
         "model_alias": "Served names",
+        "loras": "LoRA adapters",
         "chat_template": "Chat template",
         "tool_format": "Format of tool calls",
         "spm_infill": "Suffix before prefix",

@@ -27,8 +27,8 @@ def start_worker(settings: Settings, model: AnyModel) -> Worker:
     if isinstance(model, LoadedEmbedder):
         return _start_embedding_worker(settings, model)
     template = chat_template(settings, model.runner)
+    names = ServedNames(served_names(settings), adapter_names(settings))
     engine = start_engine(model, max_queue=settings.max_queue)
-    names = ServedNames(served_names(settings))
     gc.freeze()  # what is there now stays: a full collection would look through all of it, while every stream waits
     chat = ChatCompletions(
         engine,
@@ -61,6 +61,14 @@ def served_names(settings: Settings) -> tuple[str, ...]:
     file = Path(settings.model.split("?")[0]).name
     names = (file.removesuffix(".gguf"),) if file.endswith(".gguf") else (settings.model, repo)
     return tuple(dict.fromkeys(names))
+
+
+def adapter_names(settings: Settings) -> tuple[str, ...]:
+    """As set. Raises ConfigError where one is the model's too."""
+    names = tuple(name for name, _ in settings.loras)
+    if shared := set(names) & set(served_names(settings)):
+        raise ConfigError(f"LORAS has an adapter by the name {min(shared)!r}, which is the model's: choose another.")
+    return names
 
 
 def chat_template(settings: Settings, runner: ModelRunner) -> Callable[[], ChatTemplate]:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -72,13 +73,15 @@ def load_any_model(settings: Settings) -> AnyModel:
 def open_model(weights: Weights, settings: Settings) -> AnyModel:
     """A context for what the model can do, planned by its facts. The model is closed if that fails, with ModelError or
     ConfigError."""
-    path, model, load_time = weights
+    path, model, load_time, adapters = weights
     try:
         machine = Machine(num_usable_cores(), supports_gpu(), tuple(free_gpu_bytes()))
         if role_of(settings, model.facts) == "generate":
             any_plan: EnginePlan | EmbeddingPlan = plan(settings, machine, model.facts)
         else:
             any_plan = plan_embedding(settings, machine, model.facts)
+            if adapters:
+                raise ConfigError("LORAS is set: adapters are for models that generate text, and this one does not.")
     except BaseException:
         model.close()
         raise
@@ -86,7 +89,7 @@ def open_model(weights: Weights, settings: Settings) -> AnyModel:
         return _load_embedder(model, any_plan, load_time)
     loaded = _load_generator(model, any_plan, load_time)
     if settings.weights == "auto" and loaded.prefill_context and _expands(model, settings):
-        return loaded._replace(expansion=Expansion(path, settings, loaded.runner))
+        return loaded._replace(expansion=Expansion(path, settings, loaded.runner, adapters))
     return loaded
 
 
@@ -121,6 +124,7 @@ class Expansion(NamedTuple):
     path: Path
     settings: Settings
     runner: ModelRunner
+    adapters: Mapping[str, Path]  # of the loaded model
 
     def start(self, lane: PrefillLane) -> None:
         """In a thread that ends when the lane has them, or when there is no room, which the log says."""
@@ -143,7 +147,13 @@ class Expansion(NamedTuple):
         with closing(ExpandedFile(parts_at(self.path), max(1, num_usable_cores() // 2))) as expanded:
             if not expanded.num_expanded:
                 return None
-            return LlamaModel(self.path, offload(self.settings), source=expanded)
+            model = LlamaModel(self.path, offload(self.settings), source=expanded)
+        try:
+            model.load_adapters(self.adapters)
+        except BaseException:
+            model.close()
+            raise
+        return model
 
 
 class _Expanded(NamedTuple):

@@ -16,13 +16,31 @@ from handler.errors import ConfigError
 
 
 def _split_commas(value: object) -> object:
-    if not isinstance(value, str):
-        return value
+    return _parts(value) if isinstance(value, str) else value
+
+
+def _parts(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Shares = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
+
+
+def _parse_loras(value: object) -> object:
+    """Pairs out of `name=source,name=source`."""
+    if not isinstance(value, str):
+        return value
+    named = [part.partition("=") for part in _parts(value)]
+    pairs = tuple((name.strip(), source.strip()) for name, _, source in named)
+    if not all(name and source for name, source in pairs):
+        raise ValueError("it must be name=source, or several of them separated by commas")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name is there twice")
+    return pairs
+
+
+Loras = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_parse_loras)]
 CacheType = Literal["auto", "f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 # What worker-vllm, llama-server and other llama.cpp workers call the same things.
@@ -69,6 +87,11 @@ class Settings(BaseModel):
     )
     model_alias: Names = Field(
         (), description="Names the model is served under, separated by commas; the first is the one in answers."
+    )
+    loras: Loras = Field(
+        (),
+        description="LoRA adapters in GGUF, as `name=source`, separated by commas; sources are what MODEL may be. "
+        "Requests choose one by its name as their `model`. Steps serve one at a time, in turns.",
     )
     chat_template: str = Field("", description="A Jinja chat template, or a path to one, instead of the model's own.")
     tool_format: str = Field(

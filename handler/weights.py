@@ -6,7 +6,7 @@ Imports llama.cpp and as little else as can be: what is imported here delays the
 # ruff: noqa: PLC0415  # numpy is imported only where weights are expanded
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from handler.engine.llama.file_check import FileCheck
 from handler.engine.llama.model import LlamaModel
 from handler.engine.model_facts import offload
 from handler.errors import ModelError
+from handler.models.adapters import locate_adapters
 from handler.models.checked import mark_of, note
 from handler.models.locate import locate
 from handler.models.source import parts_of
@@ -28,15 +29,16 @@ log = logging.getLogger(__name__)
 
 
 class Weights(NamedTuple):
-    """A model in memory, the first file that it came from, and how long that took so far."""
+    """A model in memory with its adapters, the first file that it came from, and how long that took so far."""
 
     path: Path
     model: LlamaModel
     load_time: Stopwatch
+    adapters: Mapping[str, Path]  # the file of each, by name
 
 
 def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -> Weights:
-    """Find or download the model and load it. Blocks; raises ModelError or ConfigError.
+    """Find or download the model and its adapters and load them. Blocks; raises ModelError or ConfigError.
 
     `waits` is called when little is left for Python to do here, so that other threads may take the GIL.
     """
@@ -53,12 +55,23 @@ def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -
         waits()
         model = _load(path, settings, progress.share)
     load_time.lap("model")
-    return Weights(path, model, load_time)
+    return Weights(path, model, load_time, _load_adapters(model, settings))
 
 
 def parts_at(path: Path) -> list[Path]:
     """All files of the model whose first is this."""
     return [path.with_name(name) for name in parts_of(path.name)]
+
+
+def _load_adapters(model: LlamaModel, settings: Settings) -> dict[str, Path]:
+    """Before the model has a context, as llama.cpp wants it. Raises ModelError or ConfigError; the model is closed."""
+    try:
+        paths = locate_adapters(settings)
+        model.load_adapters(paths)
+    except BaseException:
+        model.close()
+        raise
+    return paths
 
 
 def _load(path: Path, settings: Settings, report: Callable[[float], None]) -> LlamaModel:

@@ -106,6 +106,7 @@ def fake_worker(
     specials: Iterable[str] = (),
     reasoning: ReasoningStyle = "split",
     doubles_reasoning: bool = False,
+    adapters: tuple[str, ...] = (),
 ) -> Iterator[FakeWorker]:
     """Running, or `held`: each step waits for a permit. In the end nothing is left open. `tool_use` is its template
     for chats with tools, if it has a second one.
@@ -117,7 +118,7 @@ def fake_worker(
         runner.hold()
     limits = Limits(num_slots, max_batch_tokens=64, max_prompt_tokens=16)
     engine = create_engine(runner, limits, max_queue=max_queue)
-    names = ServedNames(NAMES)
+    names = ServedNames(NAMES, adapters)
     chat = ChatCompletions(
         engine,
         model_template(template, tool_use=tool_use, bos_token="", eos_token=""),

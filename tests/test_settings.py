@@ -45,9 +45,20 @@ def test_values_are_read_by_upper_case_name() -> None:
     assert settings.api_key.get_secret_value() == "sk-1"
 
 
+def test_adapters_have_names() -> None:
+    """Their sources are whatever MODEL may be, with what stands behind the first equals sign."""
+    settings = Settings.from_env({"LORAS": "sql=org/name:F16, tone = /models/a=b.gguf ,"})
+
+    assert settings.loras == (("sql", "org/name:F16"), ("tone", "/models/a=b.gguf"))
+    assert Settings.from_env({}).loras == ()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
+        ("LORAS", "/models/a.gguf", "Value error, it must be name=source, or several of them separated by commas"),
+        ("LORAS", "a=", "Value error, it must be name=source, or several of them separated by commas"),
+        ("LORAS", "a=b.gguf,a=c.gguf", "Value error, a name is there twice"),
         ("PORT", "http", "Input should be a valid integer, unable to parse string as an integer"),
         ("PORT", "70000", "Input should be less than or equal to 65535"),
         ("N_CTX", "-1", "Input should be greater than or equal to 0"),

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFValueType, GGUFWriter, TokenType
 
 Architecture = Literal["llama", "qwen2", "gemma3", "mamba", "jamba"]  # jamba: a recurrent layer, then one of attention
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
@@ -118,6 +118,35 @@ def write_tiny_model(
     rng = np.random.default_rng(seed)
     for name, tensor in tensors(architecture, len(vocabulary.tokens), rng).items():
         writer.add_tensor(name, tensor)
+    save(writer)
+    return path
+
+
+def write_tiny_adapter(
+    path: Path,
+    architecture: Architecture,
+    *,
+    seed: int = 1,
+    rank: int = 4,
+    scale: float = 1.0,
+    invocation_tokens: Sequence[int] = (),
+) -> Path:
+    """Write a LoRA adapter for such a model's matrices, which changes what it says; with invocation tokens, an
+    activated one (aLoRA)."""
+    writer = GGUFWriter(path, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", scale * rank)
+    if invocation_tokens:
+        key, tokens = "adapter.alora.invocation_tokens", list(invocation_tokens)
+        writer.add_key_value(key, tokens, GGUFValueType.ARRAY, GGUFValueType.UINT32)
+    rng = np.random.default_rng(seed)
+    for index, layer in enumerate(LAYERS[architecture]):
+        for name, shape in layer.items():
+            if name.endswith(("attn_q.weight", "attn_v.weight", "ffn_down.weight", "ssm_out.weight")):
+                num_outputs, num_inputs = shape
+                writer.add_tensor(f"blk.{index}.{name}.lora_a", normal(rng, (rank, num_inputs), num_inputs**-0.5))
+                writer.add_tensor(f"blk.{index}.{name}.lora_b", normal(rng, (num_outputs, rank), rank**-0.5))
     save(writer)
     return path
 

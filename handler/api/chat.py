@@ -80,7 +80,9 @@ class ChatCompletions:
 
     async def _generate(self, request: ChatCompletionRequest, plan: ChatPlan) -> Generation:
         try:
-            return await self._engine.generate([plan.prompt], plan.params, request.n)
+            return await self._engine.generate(
+                [plan.prompt], plan.params, request.n, adapter=self._names.adapter(request.model)
+            )
         except ContextLengthError as error:
             raise error.at("messages") from error
         except SchemaError as error:

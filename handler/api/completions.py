@@ -70,7 +70,9 @@ class Completions:
         if request.num_candidates > request.n and params.num_logprobs is None:
             params = replace(params, num_logprobs=0)  # by which the best are found
         try:
-            return await self._engine.generate(self._prompts(request), params, request.num_candidates)
+            return await self._engine.generate(
+                self._prompts(request), params, request.num_candidates, adapter=self._names.adapter(request.model)
+            )
         except ContextLengthError as error:
             raise error.at("prompt") from error
         except SchemaError as error:

@@ -36,7 +36,9 @@ class Infills:
             may_cut=True,
         )
         try:
-            generation = await self._engine.generate([prompt], sampling_params(request))
+            generation = await self._engine.generate(
+                [prompt], sampling_params(request), adapter=self._names.adapter(request.model)
+            )
         except SchemaError as error:
             raise error.at(request.wanted.param if request.wanted else "response_format") from error
         if request.stream:

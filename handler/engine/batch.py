@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.cache.slot import Slot
 from handler.engine.logprobs import TokenLogprob
 from handler.engine.sequence import Sequence
@@ -56,7 +57,7 @@ class ScheduledSequence:
 
 @dataclass(slots=True)
 class Batch:
-    """The sequences of one step, in the order of their tokens; each sequence at most once.
+    """The sequences of one step, in the order of their tokens; each sequence at most once, and all with one adapter.
 
     Made by the scheduler, computed by the runner; engine thread only.
     """
@@ -75,10 +76,16 @@ class Batch:
         return [item for item in self.items if item.catches_up]
 
     @property
+    def adapter(self) -> Adapter:
+        """The one that all of it is computed with."""
+        return self.items[0].sequence.adapter if self.items else None
+
+    @property
     def has_drafts(self) -> bool:
         return any(item.draft_token_ids for item in self.items)
 
     def add(self, item: ScheduledSequence) -> None:
+        assert not self.items or item.sequence.adapter == self.adapter, "two adapters in one batch"
         self.items.append(item)
         self.num_tokens += item.num_rows
 

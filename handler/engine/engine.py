@@ -6,6 +6,7 @@ from collections.abc import Sequence as List
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.admission import Admission
 from handler.engine.cache.kv_cache import create_cache
 from handler.engine.constraint import Constraint
@@ -88,8 +89,11 @@ class Engine:
         """How long the phases of the steps took, from the start. A copy; it may be a step old."""
         return self._loop.times.histograms()
 
-    async def generate(self, prompts: List[Prompt], params: SamplingParams, n: int = 1) -> Generation:
-        """Start `n` sequences for each prompt, in this order. Where prompts are scored, the first of each `n` has it.
+    async def generate(
+        self, prompts: List[Prompt], params: SamplingParams, n: int = 1, *, adapter: Adapter = None
+    ) -> Generation:
+        """Start `n` sequences for each prompt, in this order, with one of the runner's adapters or none. Where prompts
+        are scored, the first of each `n` has it.
 
         Raises InvalidRequestError (of which are ContextLengthError and SchemaError), QueueFullError or
         UnavailableError; nothing has started then.
@@ -101,7 +105,8 @@ class Engine:
         self._admission.admit(num_sequences)
         try:
             loop = asyncio.get_running_loop()
-            sequences = await loop.run_in_executor(self._preparation, self._make_sequences, prompts, params, n, grammar)
+            make = partial(self._make_sequences, prompts, params, n, grammar, adapter)
+            sequences = await loop.run_in_executor(self._preparation, make)
             generation = Generation(sequences, self._loop.abort)
             self._loop.add(generation)
         except BaseException:
@@ -154,11 +159,11 @@ class Engine:
         return self._schemas.known(constraint) or self._schemas.compile(constraint)
 
     def _make_sequences(
-        self, prompts: Iterable[Prompt], params: SamplingParams, n: int, grammar: Grammar | None
+        self, prompts: Iterable[Prompt], params: SamplingParams, n: int, grammar: Grammar | None, adapter: Adapter
     ) -> list[Sequence]:
         reasoning_end = self._reasoning_end(params)
         return [
-            self._make_sequence(token_ids, params.of_choice(choice), grammar, reasoning_end)
+            self._make_sequence(token_ids, params.of_choice(choice), grammar, reasoning_end, adapter)
             for token_ids in [self._token_ids(prompt, params.max_tokens) for prompt in prompts]
             for choice in range(n)
         ]
@@ -169,7 +174,12 @@ class Engine:
         return self.runner.tokenize(params.parts.reasoning_end, add_special=False)
 
     def _make_sequence(
-        self, token_ids: list[int], params: SamplingParams, grammar: Grammar | None, reasoning_end: list[int]
+        self,
+        token_ids: list[int],
+        params: SamplingParams,
+        grammar: Grammar | None,
+        reasoning_end: list[int],
+        adapter: Adapter,
     ) -> Sequence:
         return Sequence(
             token_ids,
@@ -179,6 +189,7 @@ class Engine:
             sampler=self.runner.make_sampler(params, token_ids),
             matcher=grammar.matcher() if grammar else None,
             reasoning_end=reasoning_end,
+            adapter=adapter,
         )
 
     def _token_ids(self, prompt: Prompt, max_answer: int | None) -> list[int]:

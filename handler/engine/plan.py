@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from handler.engine.cache.cache_size import GIB, CacheRequest, CacheSize, Layout, on_gpus, without_gpu
 from handler.engine.model_facts import ModelFacts
-from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits
+from handler.engine.prompt_scores import MAX_SCORED_TOKENS
+from handler.engine.scheduler import Limits
 from handler.engine.speculative.speculation import DraftLimits
 from handler.errors import ConfigError
 from handler.settings import Settings

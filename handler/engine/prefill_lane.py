@@ -38,7 +38,8 @@ class PrefillContext(Protocol):
     is_16bit: bool  # whether its weights are, and large parts therefore cheap
 
     def compute(self, pieces: list[Piece]) -> None:
-        """Append each piece to its stream, and wait until all are done; `start` 0 empties a stream first.
+        """Append each piece to its stream, and wait until all are done; `start` 0 empties a stream first. All pieces
+        are of one adapter.
 
         Raises DecodeError; then none of these streams can be continued.
         """

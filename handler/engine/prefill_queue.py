@@ -70,7 +70,8 @@ class PrefillQueue:
             self.remove(prefill)
 
     def next_part(self, num_tokens: int) -> list[Piece]:
-        """At most so many tokens, and at least one if there are prompts. Those that begin get a stream.
+        """At most so many tokens, and at least one if there are prompts; all of one adapter, that of the first. Those
+        that begin get a stream.
 
         Where there is no room for one that is to begin, none behind it begins either, or it might wait for ever.
         """
@@ -79,6 +80,8 @@ class PrefillQueue:
         for prefill in sorted(self._prefills, key=_rank):
             if not left:
                 break
+            if pieces and prefill.sequence.adapter != pieces[0].prefill.sequence.adapter:
+                continue
             if prefill.stream is None:
                 has_room = has_room and self._begin(prefill)
             if prefill.stream is not None:

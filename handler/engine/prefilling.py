@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.cache.prefix_order import Key, longest_first
 from handler.engine.sequence import Sequence
 
@@ -22,12 +23,14 @@ class Prefilling:
             self._sequences.insert(place, sequence)
             self._keys.insert(place, sequence.key)
 
-    def will_hold(self, prompt: Key, num_tokens: int) -> bool:
-        """Whether one of them has yet to compute tokens of a beginning in common that is at least so long."""
+    def will_hold(self, prompt: Key, num_tokens: int, adapter: Adapter = None) -> bool:
+        """Whether one of them has yet to compute, with the adapter, tokens of a beginning in common that is at least so
+        long."""
         for num_common, places in longest_first(self._keys, prompt):
             if num_common < num_tokens:
                 return False
-            if any(self._sequences[place].num_computed_tokens < num_common for place in places):
+            others = [self._sequences[place] for place in places]
+            if any(other.num_computed_tokens < num_common and other.adapter == adapter for other in others):
                 return True
         return False
 

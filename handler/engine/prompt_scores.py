@@ -6,6 +6,8 @@ scores, of its positions 0 to n - 2, and a position whose score is not known can
 
 from handler.engine.logprobs import ScoredPrompt, TokenLogprob
 
+MAX_SCORED_TOKENS = 64  # rows of logits of prompts in a step; each has as many numbers as the vocabulary has tokens
+
 
 class PromptScores:
     """The scores of one prompt, which come in the order of its positions. Engine thread only."""

@@ -48,7 +48,7 @@ class Runner(Protocol):
         ...
 
     def launch(self, batch: Batch, times: StepTimes) -> None:
-        """Start to compute a batch, if the device can do so while this thread does something else.
+        """Start to compute a batch with its adapter, if the device can do so while this thread does something else.
 
         Where this thread is the device, or would wait for it, all is left to `collect`. Raises CacheFullError, and
         then nothing has happened, or DecodeError.

@@ -21,6 +21,9 @@ In such a rush the others take a step only now and then, so that prompts have th
 Shared prefill. A sequence whose prompt begins like one that is being prefilled waits for it, and is passed meanwhile by
 others. So many requests with one system prompt compute it once.
 
+Adapters. All of a step is computed with one adapter, or with none, and so is all of a slot. Sequences with different
+ones take turns (adapter_turns.py); those whose turn it is not keep their slots meanwhile.
+
 Scored prompts. Where the logprobs of a prompt's tokens are asked for, each position whose score is not known is
 computed here with its row of logits, of which a step holds a bounded number; the cache and the lane have no logits.
 
@@ -33,6 +36,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from handler.engine.adapter_turns import Adapter, AdapterTurns
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.cache.kv_cache import KVCache
 from handler.engine.cache.prefix_order import TOKEN_BYTES
@@ -40,13 +44,14 @@ from handler.engine.cache.slot import Match
 from handler.engine.exact_turns import ExactTurns
 from handler.engine.prefill_lane import RUSH, NoPrefillLane, PrefillLane
 from handler.engine.prefill_queue import Prefill
+from handler.engine.prefill_shares import prefill_shares
 from handler.engine.prefilling import Prefilling
+from handler.engine.prompt_scores import MAX_SCORED_TOKENS
 from handler.engine.sequence import FinishReason, SampledToken, Sequence, SequenceOutput, SequenceStatus
 from handler.errors import EngineError, RequestError
 
 MARGIN = 32  # cells left free for each running sequence when another is admitted
 RUSH_STEPS = 4  # steps in a rush, for each burst's tokens, at least
-MAX_SCORED_TOKENS = 64  # rows of logits of prompts in a step; each has as many numbers as the vocabulary has tokens
 FRESH = 8  # in a rush, a step also comes when one in so many sequences has no token yet and waits for nothing else
 
 Outputs = list[tuple[Sequence, SequenceOutput | None]]  # None: the sequence writes it later
@@ -80,6 +85,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of admission
         self.num_preemptions = 0
+        self._turns = AdapterTurns()
         self._num_burst_tokens = 0  # prefilled so far while sequences were held
         self._is_rush = False  # the lane has most of the sequences, and had all when it began
         self._num_lane_tokens = 0  # computed in the lane by the last step of a rush
@@ -114,15 +120,23 @@ class Scheduler:
         return batch
 
     def _schedule_shared(self) -> Batch:
-        """The step of all sequences but the exact ones; empty if there is none that could be computed here."""
+        """A step of the sequences that are not exact; empty if there is none that could be computed here."""
+        batch = self._schedule_turn()
+        if not batch.items and self._sharing and not self._in_lane:
+            batch = self._schedule_turn()  # those whose turn it was have given their slots back: it is another's
+        return batch
+
+    def _schedule_turn(self) -> Batch:
+        """The same for those whose adapter's turn it is."""
         limits, batch = self.limits, Batch()
         self.cache.prepare_step()
         self._take_from_lane()
 
         # 1. One token for each generating sequence, unless all of them are held for the rest of their burst.
-        sharing = self._sharing
-        generating = [sequence for sequence in sharing if sequence.num_pending_tokens == 1]
-        others_come = bool(self.waiting) or len(generating) < len(sharing)
+        adapter = self._turns.choose(self._adapters())
+        served = [sequence for sequence in self._sharing if sequence.adapter == adapter]
+        generating = [sequence for sequence in served if sequence.num_pending_tokens == 1]
+        others_come = len(generating) < len(served) or any(waiting.adapter == adapter for waiting in self.waiting)
         have_begun = any(sequence.num_completion_tokens > 1 for sequence in generating)
         is_burst = others_come and not have_begun and not self._in_lane
         are_held = is_burst and self._num_burst_tokens < limits.max_burst_tokens
@@ -135,6 +149,8 @@ class Scheduler:
         # 2. Admission, in order of arrival: the first one that finds no room stops those behind it, or it might starve.
         if self._may_admit:
             self._admit_waiting()
+        if not generating:
+            adapter = self._turns.choose(self._adapters())
 
         # 3. Prompts of which nothing is cached go to the prefill lane, if that is faster or disturbs less.
         self._fill_lane(others_generate=have_begun)
@@ -144,7 +160,8 @@ class Scheduler:
         if batch.items:
             left = min(left, limits.max_prompt_tokens)
         others = {*generating, *self._in_lane}
-        shares = _shares([sequence for sequence in self._sharing if sequence not in others], left)
+        served = [sequence for sequence in self._sharing if sequence.adapter == adapter and sequence not in others]
+        shares = prefill_shares(served, left)
         if generating and are_held:
             self._num_burst_tokens += sum(shares.values())
         for sequence, num_tokens in shares.items():
@@ -158,6 +175,7 @@ class Scheduler:
         is_pure = all(item.num_rows == 1 for item in batch.items)
         if batch.items:
             batch.padding_slots = self.cache.arrange(batch.items)
+            self._turns.note_step()
         num_rows = len(batch.items) + len(batch.padding_slots)
         num_generating = 0 if are_held else len(generating)
         num_generating += sum(self._exact.takes(other) and other.num_pending_tokens == 1 for other in self.running)
@@ -228,6 +246,10 @@ class Scheduler:
             batch.remove(youngest)
             self._preempt(youngest)
 
+    def _adapters(self) -> set[Adapter]:
+        """Those with something to compute here."""
+        return {sequence.adapter for sequence in self._sharing if sequence not in self._in_lane}
+
     def _waits_in_rush(self, generating: list[Sequence]) -> bool:
         """Whether the lane should have the device for itself, until the first token of enough sequences can be drawn or
         enough prompt tokens were computed."""
@@ -284,10 +306,10 @@ class Scheduler:
     def _find_prefix(self, sequence: Sequence) -> Match | None:
         """What a waiting sequence can reuse."""
         if self._exact.takes(sequence):
-            return self.cache.find_exact_prefix(sequence.reusable_token_ids, self._exact.grid)
+            return self.cache.find_exact_prefix(sequence.reusable_token_ids, self._exact.grid, adapter=sequence.adapter)
         if sequence.params.is_reproducible:
             return None
-        return self.cache.find_prefix(sequence.reusable_token_ids, sequence.key)
+        return self.cache.find_prefix(sequence.reusable_token_ids, sequence.key, adapter=sequence.adapter)
 
     def _waits_for_prefix(self, sequence: Sequence, match: Match | None, prefilling: Prefilling) -> bool:
         """Whether a running sequence will soon hold more of this one's beginning than any slot does now."""
@@ -295,7 +317,7 @@ class Scheduler:
         if is_alone or not self.cache.shares_prefixes:
             return False
         enough = max(self.cache.min_shared, 1 + (match.num_tokens if match else 0))
-        return prefilling.will_hold(sequence.key[:-TOKEN_BYTES], enough)
+        return prefilling.will_hold(sequence.key[:-TOKEN_BYTES], enough, sequence.adapter)
 
     def _admit(self, sequence: Sequence, match: Match | None) -> bool:
         """Give it a slot, if its tokens fit beside what the running sequences hold, still have to compute, and a margin
@@ -305,7 +327,7 @@ class Scheduler:
             return False
         if sequence.params.is_reproducible and not self._exact.takes(sequence) and not self.running:
             self.cache.reset()
-        slot = self.cache.claim(match)
+        slot = self.cache.claim(match, sequence.adapter)
         if slot is None:
             return False
         self.waiting.remove(sequence)
@@ -338,24 +360,3 @@ class Scheduler:
         self.running.remove(sequence)
         self.cache.release(sequence.slot)
         sequence.slot = None
-
-
-def _shares(sequences: list[Sequence], left: int) -> dict[Sequence, int]:
-    """How many of these tokens each sequence that prefills gets; the oldest sequence is the first.
-
-    Half of them go to the oldest, the rest to those with the least to compute: a short prompt does not wait for a long
-    one to end, nor a long one for ever.
-    """
-    shares = dict.fromkeys(sequences, 0)
-    num_rows_left = MAX_SCORED_TOKENS
-    turns = [(sequence, (left + 1) // 2) for sequence in sequences[:1]]
-    turns += [(sequence, left) for sequence in sorted(sequences, key=lambda sequence: sequence.num_pending_tokens)]
-    for sequence, most in turns:
-        num_tokens = min(sequence.num_pending_tokens - shares[sequence], most, left)
-        if sequence.prompt_scores is not None:
-            start = sequence.num_computed_tokens + shares[sequence]
-            num_tokens = sequence.prompt_scores.limited(start, num_tokens, num_rows_left)
-            num_rows_left -= len(sequence.prompt_scores.wanted(start, num_tokens))
-        shares[sequence] += num_tokens
-        left -= num_tokens
-    return shares

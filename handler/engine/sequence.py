@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.answer_parts import AnswerParts, Part
 from handler.engine.cache.prefix_order import TOKEN_BYTES, key_of
 from handler.engine.cache.slot import Slot
@@ -107,9 +108,9 @@ class Matcher(Protocol):
 class Sequence:
     """Owned by the engine thread from the moment it is added. Knows nothing of batches, other sequences and readers.
 
-    `max_num_tokens` bounds prompt and answer together; `params.max_tokens` bounds the answer. The last token is always
-    sampled and not yet computed. `reasoning_end` are the tokens that are written when reasoning has taken as long as
-    `params.parts` allows.
+    `adapter` is the one that all of it is computed with. `max_num_tokens` bounds prompt and answer together;
+    `params.max_tokens` bounds the answer. The last token is always sampled and not yet computed. `reasoning_end` are
+    the tokens that are written when reasoning has taken as long as `params.parts` allows.
     """
 
     def __init__(
@@ -122,12 +123,14 @@ class Sequence:
         sampler: Sampler | None = None,
         matcher: Matcher | None = None,
         reasoning_end: Iterable[int] = (),
+        adapter: Adapter = None,
     ) -> None:
         self.token_ids = list(prompt_token_ids)
         self._key = b""  # of the tokens that there were when it was last asked for
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_cached_tokens = 0  # as found at the first admission; what a preemption reuses does not count
         self.params = params
+        self.adapter = adapter
         self.sampler = sampler
         self.matcher = matcher
         self.slot: Slot | None = None

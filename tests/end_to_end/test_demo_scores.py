@@ -13,7 +13,7 @@ import requests
 
 from handler.engine.llama.context import native_params
 from handler.engine.llama.model import LlamaModel
-from handler.engine.scheduler import MAX_SCORED_TOKENS
+from handler.engine.prompt_scores import MAX_SCORED_TOKENS
 from handler.settings import Settings
 from tests.end_to_end.program import Server
 from tests.engine.llama.tiny_engine import ON_CPU, tiny_plan

@@ -15,13 +15,15 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.engine import Engine
 from handler.engine.infill import FimTokens
 from handler.engine.logprobs import TokenLogprob
 from handler.engine.prompt import MixedText
+from handler.engine.prompt_scores import MAX_SCORED_TOKENS
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits
+from handler.engine.scheduler import Limits
 from handler.engine.sequence import SampledToken, Sampler
 from handler.engine.step_times import StepTimes
 from handler.engine.structured.grammar import GrammarCompiler
@@ -109,6 +111,7 @@ class RecordingMemory:
         self.is_unified = kind != "split"
         self.calls: list[Call] = []
         self.cells: dict[int, list[tuple[int, int]]] = {}
+        self.adapters: dict[int, Adapter] = {}  # of each cell: the one that it was computed with
         self._next_cell = count()
 
     @property
@@ -118,10 +121,14 @@ class RecordingMemory:
     def token_ids(self, seq_id: int) -> list[int]:
         return [token_id for _, token_id in self.cells.get(seq_id, [])]
 
-    def write(self, seq_id: int, start: int, token_ids: list[int]) -> None:
-        """What `llama_decode` does: tokens follow those that are there."""
-        assert start == len(self.cells.setdefault(seq_id, [])), "a gap in the positions, or a position twice"
-        self.cells[seq_id] += [(next(self._next_cell), token_id) for token_id in token_ids]
+    def write(self, seq_id: int, start: int, token_ids: list[int], adapter: Adapter = None) -> None:
+        """What `llama_decode` does: tokens follow those that are there, which were computed with the same adapter."""
+        held = self.cells.setdefault(seq_id, [])
+        assert start == len(held), "a gap in the positions, or a position twice"
+        assert all(self.adapters[cell] == adapter for cell, _ in held), "what another adapter has computed is reused"
+        new = [(next(self._next_cell), token_id) for token_id in token_ids]
+        held += new
+        self.adapters.update({cell: adapter for cell, _ in new})
 
     def can_resume(self, seq_id: int, num_tokens: int) -> bool:
         return self.kind != "recurrent" or num_tokens == len(self.cells.get(seq_id, []))
@@ -133,7 +140,9 @@ class RecordingMemory:
         self.calls.append(Call("copy", source, num_tokens, target))
         self.cells[target] = self.cells[source][:num_tokens]
         if not self.is_unified:
-            self.cells[target] = [(next(self._next_cell), token_id) for _, token_id in self.cells[target]]
+            copied = [(next(self._next_cell), *cell) for cell in self.cells[target]]
+            self.cells[target] = [(new, token_id) for new, _, token_id in copied]
+            self.adapters.update({new: self.adapters[old] for new, old, _ in copied})
 
     def restore(self, seq_id: int, state: list[int]) -> bool:
         """`state`: the token ids themselves."""
@@ -250,7 +259,8 @@ class FakeRunner:
         if self.memory.num_used_cells + batch.num_tokens > self.num_cells:
             raise CacheFullError("No place in the KV cache for this batch.")
         for item in batch.items:
-            self.memory.write(item.slot.seq_id, item.start, item.token_ids)
+            assert item.sequence.adapter == batch.adapter, "two adapters in one batch"
+            self.memory.write(item.slot.seq_id, item.start, item.token_ids, batch.adapter)
         times.lap("wait")
         assert sum(len(item.scored) for item in batch.items) <= MAX_SCORED_TOKENS, "more rows than there is room for"
         for item in batch.items:
@@ -282,21 +292,23 @@ class FakeRunner:
             yield drawn
 
     def _draw(self, item: ScheduledSequence, prefix: list[int]) -> SampledToken:
-        token_id = self.next_token(prefix)
+        token_id = self.next_token(prefix, item.sequence.adapter)
         wanted = item.sequence.params.num_logprobs is not None
         return SampledToken(token_id, logprob(token_id) if wanted else None)
 
-    def next_token(self, token_ids: list[int]) -> int:
+    def next_token(self, token_ids: list[int], adapter: Adapter = None) -> int:
+        if adapter is not None:
+            return noise([*adapter.encode(), *token_ids])
         for num_prompt_tokens, whole in self._scripts:
             if len(token_ids) >= num_prompt_tokens and token_ids == whole[: len(token_ids)]:
                 return whole[len(token_ids)] if len(token_ids) < len(whole) else END
         return noise(token_ids)
 
-    def answer(self, prompt: str, num_tokens: int) -> str:
+    def answer(self, prompt: str, num_tokens: int, adapter: Adapter = None) -> str:
         """What a fresh cache would say."""
         token_ids = self.tokenize(prompt)
         for _ in range(num_tokens):
-            token_ids.append(self.next_token(token_ids))
+            token_ids.append(self.next_token(token_ids, adapter))
         return as_text(token_ids)[len(prompt) :]
 
 

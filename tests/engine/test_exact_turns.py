@@ -8,8 +8,9 @@ import pytest
 from handler.engine.batch import Batch
 from handler.engine.cache.split_cache import SplitCache
 from handler.engine.prefill_lane import NoPrefillLane
+from handler.engine.prompt_scores import MAX_SCORED_TOKENS
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits, Scheduler
+from handler.engine.scheduler import Limits, Scheduler
 from handler.engine.sequence import Sequence
 from handler.engine.speculative.speculation import DraftLimits, Speculation
 from tests.engine.fake_drafters import RandomDrafter

@@ -4,9 +4,9 @@ import random
 from dataclasses import replace
 
 from handler.engine.engine import Engine
-from handler.engine.prompt_scores import PromptScores
+from handler.engine.prompt_scores import MAX_SCORED_TOKENS, PromptScores
 from handler.engine.sampling_params import SamplingParams
-from handler.engine.scheduler import MAX_SCORED_TOKENS, Limits
+from handler.engine.scheduler import Limits
 from handler.engine.sequence import FinishReason, Sequence, SequenceOutput
 from tests.engine.fakes import FakeRunner, FakeSampler, create_engine, score
 from tests.engine.test_scheduler import Bench, create_scheduler

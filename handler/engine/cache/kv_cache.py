@@ -7,6 +7,7 @@ SplitCache     each slot has cells of its own; a prefix is shared by copying, an
 from collections.abc import Iterable
 from typing import Protocol
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.cache.memory import Memory
 from handler.engine.cache.slot import Match, P, Slot
 from handler.engine.cache.split_cache import SplitCache
@@ -39,12 +40,12 @@ class KVCache(Protocol):
         """The housekeeping that pays by now; called once before each step is scheduled."""
         ...
 
-    def find_prefix(self, token_ids: list[int], key: bytes | None = None) -> Match | None:
-        """The longest beginning of a prompt that is worth reusing; its last token is never part of it. `key`: that of
-        the tokens (prefix_order.py), if it is known."""
+    def find_prefix(self, token_ids: list[int], key: bytes | None = None, *, adapter: Adapter = None) -> Match | None:
+        """The longest beginning of a prompt that is worth reusing, as the adapter computes it; its last token is never
+        part of it. `key`: that of the tokens (prefix_order.py), if it is known."""
         ...
 
-    def find_exact_prefix(self, token_ids: list[int], grid: int) -> Match | None:
+    def find_exact_prefix(self, token_ids: list[int], grid: int, *, adapter: Adapter = None) -> Match | None:
         """The same of what `mark_exact` has named, in parts of so many tokens."""
         ...
 
@@ -52,8 +53,9 @@ class KVCache(Protocol):
         """Whether a prompt fits beside what claimed slots hold and the cells promised to them."""
         ...
 
-    def claim(self, match: Match | None) -> Slot | None:
-        """A slot that begins with the match, for one sequence to append to; None if all are claimed."""
+    def claim(self, match: Match | None, adapter: Adapter = None) -> Slot | None:
+        """A slot that begins with the match, for one sequence to append to what the adapter computes; None if all are
+        claimed."""
         ...
 
     def make_room(self, num_cells: int) -> bool:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
+from handler.engine.adapter_turns import Adapter
+
 
 @dataclass(eq=False, slots=True)
 class Slot:
@@ -14,6 +16,7 @@ class Slot:
 
     seq_id: int
     token_ids: list[int] = field(default_factory=list)
+    adapter: Adapter = None  # that all of them were computed with
     is_claimed: bool = False
     last_used: int = 0  # by the clock of its SlotTable
     num_exact: int = 0  # first tokens that were computed as exact sequences compute them (exact_turns.py)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.cache.memory import Memory
 from handler.engine.cache.prefix_order import TOKEN_BYTES, Key, key_of, longest_first, num_common
 from handler.engine.cache.slot import Match, Slot
@@ -19,20 +20,25 @@ class SlotTable:
         self._keys: list[Key] = [slot.key for slot in self.slots]
         self._changed: set[Slot] = set()  # since then
 
-    def find_prefix(self, token_ids: list[int], key: bytes | None = None, min_shared: int = 1) -> Match | None:
-        """The longest beginning of a prompt that a slot holds and a sequence can continue from.
+    def find_prefix(
+        self, token_ids: list[int], key: bytes | None = None, min_shared: int = 1, *, adapter: Adapter = None
+    ) -> Match | None:
+        """The longest beginning of a prompt that a slot holds, computed with the adapter, and a sequence can continue
+        from.
 
         `key`: that of the tokens, if it is known. `min_shared`: tokens below which only the whole of a slot is worth
         it. One token less than the prompt at most: the last one must be computed, for its logits.
         """
         prompt = (key or key_of(token_ids))[: TOKEN_BYTES * (len(token_ids) - 1)]
-        return next(filter(self._is_usable, self._matches(prompt, min_shared)), None)
+        matches = (match for match in self._matches(prompt, min_shared) if match.slot.adapter == adapter)
+        return next(filter(self._is_usable, matches), None)
 
-    def find_exact_prefix(self, token_ids: list[int], grid: int) -> Match | None:
+    def find_exact_prefix(self, token_ids: list[int], grid: int, *, adapter: Adapter = None) -> Match | None:
         """The same of tokens that were computed as exact sequences compute them, in parts of `grid` tokens."""
         prompt = key_of(token_ids[:-1])
         self._sort()
-        lengths = {slot: min(num_common(slot.key, prompt), slot.num_exact) for slot in self.slots if slot.num_exact}
+        slots = [slot for slot in self.slots if slot.num_exact and slot.adapter == adapter]
+        lengths = {slot: min(num_common(slot.key, prompt), slot.num_exact) for slot in slots}
         matches = [Match(slot, num_tokens // grid * grid) for slot, num_tokens in lengths.items()]
         usable = (match for match in matches if match.num_tokens and self._is_usable(match))
         return max(usable, key=lambda match: (match.num_tokens, match.takes_all), default=None)

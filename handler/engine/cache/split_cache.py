@@ -10,6 +10,7 @@ two swap their seq_ids.
 
 from collections.abc import Iterable
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.cache import placement
 from handler.engine.cache.memory import Memory
 from handler.engine.cache.slot import Match, P, Slot
@@ -52,11 +53,11 @@ class SplitCache:
         if (place := self._free_place(self._near(claimed), far)) is not None:
             self._move(far, place)
 
-    def find_prefix(self, token_ids: list[int], key: bytes | None = None) -> Match | None:
-        return self._table.find_prefix(token_ids, key, MIN_COPIED)
+    def find_prefix(self, token_ids: list[int], key: bytes | None = None, *, adapter: Adapter = None) -> Match | None:
+        return self._table.find_prefix(token_ids, key, MIN_COPIED, adapter=adapter)
 
-    def find_exact_prefix(self, token_ids: list[int], grid: int) -> Match | None:
-        return self._table.find_exact_prefix(token_ids, grid)
+    def find_exact_prefix(self, token_ids: list[int], grid: int, *, adapter: Adapter = None) -> Match | None:
+        return self._table.find_exact_prefix(token_ids, grid, adapter=adapter)
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
         """Always: a slot comes with cells for the longest sequence."""
@@ -66,7 +67,7 @@ class SplitCache:
         """Always, for the same reason."""
         return True
 
-    def claim(self, match: Match | None) -> Slot | None:
+    def claim(self, match: Match | None, adapter: Adapter = None) -> Slot | None:
         """A slot beside the claimed ones; a cached conversation that is continued is moved there."""
         near = self._near([slot.seq_id for slot in self.slots if slot.is_claimed])
         if match is None or not match.takes_all:
@@ -78,6 +79,7 @@ class SplitCache:
         if slot is None:
             return None
         slot.is_claimed = True
+        slot.adapter = adapter
         if match is not None and slot is match.slot:
             self._table.truncate(slot, match.num_tokens)
             return slot

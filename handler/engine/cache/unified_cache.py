@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from handler.engine.adapter_turns import Adapter
 from handler.engine.cache.memory import Memory
 from handler.engine.cache.slot import Match, Slot
 from handler.engine.cache.slot_table import SlotTable
@@ -67,17 +68,17 @@ class UnifiedCache:
         if slot is not None and self._table.clock - slot.last_used > max_idle:
             self.clear(slot)
 
-    def find_prefix(self, token_ids: list[int], key: bytes | None = None) -> Match | None:
-        return self._table.find_prefix(token_ids, key)
+    def find_prefix(self, token_ids: list[int], key: bytes | None = None, *, adapter: Adapter = None) -> Match | None:
+        return self._table.find_prefix(token_ids, key, adapter=adapter)
 
-    def find_exact_prefix(self, token_ids: list[int], grid: int) -> Match | None:
-        return self._table.find_exact_prefix(token_ids, grid)
+    def find_exact_prefix(self, token_ids: list[int], grid: int, *, adapter: Adapter = None) -> Match | None:
+        return self._table.find_exact_prefix(token_ids, grid, adapter=adapter)
 
     def has_room(self, num_tokens: int, promised: int, match: Match | None) -> bool:
         shared = match.num_tokens if match and match.slot.is_claimed else 0
         return num_tokens - shared + promised <= self.num_unclaimed_cells
 
-    def claim(self, match: Match | None) -> Slot | None:
+    def claim(self, match: Match | None, adapter: Adapter = None) -> Slot | None:
         """A cached slot is taken as it is when nothing of it is lost or no other can be had; otherwise its prefix is
         shared with another slot, and the rest of it stays cached."""
         if match and (match.takes_all or not self.shares_prefixes):
@@ -88,6 +89,7 @@ class UnifiedCache:
         if slot is None:
             return None
         slot.is_claimed = True
+        slot.adapter = adapter
         self._num_claims[self._cells[slot.seq_id]] += 1
         if match is not None and slot is match.slot:
             self._truncate(slot, match.num_tokens)

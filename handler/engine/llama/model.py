@@ -1,7 +1,7 @@
 """A model of llama.cpp, loaded from a file."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class LlamaModel:
         """
         start_llama()
         self.pointer: Pointer = _load(path, offload, report, source)
+        self.adapters: dict[str, Pointer] = {}  # by name
         self.architecture = metadata(self.pointer, "general.architecture")
         num_weights: int = llama.llama_model_n_params(self.pointer)
         self.is_16bit = llama.llama_model_size(self.pointer) >= MIN_BYTES_16BIT * num_weights
@@ -70,6 +71,21 @@ class LlamaModel:
         if self.facts.n_ctx_train <= 0:
             self.close()
             raise ModelError(f"{path} is damaged: it says that the model's context has no tokens.")
+
+    def load_adapters(self, paths: Mapping[str, Path]) -> None:
+        """Load LoRA adapters, by name, before the model has a context. They are freed with it.
+
+        Raises ModelError. Activated ones (aLoRA) are refused: they change the model from certain tokens of a prompt on,
+        and what is cached of it says nothing of where these were.
+        """
+        for name, path in paths.items():
+            llama_log.errors.clear()
+            adapter = llama.llama_adapter_lora_init(self.pointer, str(path).encode())
+            if not adapter:
+                raise ModelError(f"llama.cpp cannot load adapter {name!r} from {path}: {llama_log.reason()}")
+            if llama.llama_adapter_get_alora_n_invocation_tokens(adapter):
+                raise ModelError(f"Adapter {name!r}, {path}, is an activated one (aLoRA): this worker cannot apply it.")
+            self.adapters[name] = adapter
 
     def chat_template(self, name: str | None = None) -> str | None:
         """The template stored in the GGUF, or one of those that it has beside it, by name."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from handler.engine.batch import Batch, ScheduledSequence
 from handler.engine.infill import FimTokens
+from handler.engine.llama.applied_adapter import AppliedAdapter
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import open_context
 from handler.engine.llama.memory import ModelMemory
@@ -58,6 +59,7 @@ class ModelRunner:
         self._on_gpu = plan.on_gpu
         self._n_ubatch = plan.context.n_ubatch
         self._buffer = BatchBuffer(plan.context.n_batch + cache.num_slots)
+        self._adapter = AppliedAdapter(self._context, model.adapters)
         self._sampling = StepSampler(self._context, self.vocabulary, plan.sampler_threads)
         self._scorer = PromptScorer(self._context, self.vocabulary, plan.sampler_threads)
         self._masks = StepMasks(self.vocabulary.num_tokens, plan.sampler_threads)
@@ -127,6 +129,7 @@ class ModelRunner:
         Not so for a batch of several ubatches: llama.cpp waits between them.
         """
         self._buffer.fill(batch)
+        self._adapter.use(batch.adapter)
         times.lap("fill")
         self._is_decoded = False
         if self._on_gpu and self._buffer.num_tokens <= self._n_ubatch:

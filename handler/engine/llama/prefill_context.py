@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.engine.cache.cache_size import CacheSize
+from handler.engine.llama.applied_adapter import AppliedAdapter
 from handler.engine.llama.backend import llama_log
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import native_params
@@ -64,12 +65,14 @@ class LlamaPrefillContext:
         self._memory = llama.llama_get_memory(self._context)
         self._buffer = BatchBuffer(prefill.max_part)
         self._states = HostBuffers()
+        self._adapter = AppliedAdapter(self._context, model.adapters)
 
     def compute(self, pieces: list[Piece]) -> None:
         for _, stream, start, _ in pieces:
             if start == 0:
                 llama.llama_memory_seq_rm(self._memory, stream, -1, -1)
         self._buffer.fill_pieces(pieces)
+        self._adapter.use(pieces[0].prefill.sequence.adapter)
         code = llama.llama_decode(self._context, self._buffer.struct)
         if code != 0:
             raise DecodeError(f"llama_decode returned {code}.")

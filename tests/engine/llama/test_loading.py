@@ -1,5 +1,6 @@
 """What SPECULATE and WEIGHTS make of the models that are there."""
 
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +9,17 @@ import llama_cpp.llama_cpp as llama
 import pytest
 
 from handler import loading
+from handler.assembly import adapter_names
 from handler.engine.llama.backend import start_llama
 from handler.engine.plan import MAX_DRAFTING_ON_CPU
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import DraftLimits, NoSpeculation, Speculation
-from handler.errors import ConfigError
+from handler.errors import ConfigError, ModelError
 from handler.loading import LoadedModel, load_model, start_engine
 from handler.loading_thread import LOADING
 from handler.settings import Settings
 from tests.engine.fakes import TIMEOUT
-from tests.tiny_models import Architecture
+from tests.tiny_models import Architecture, write_tiny_adapter
 
 Paths = Mapping[Architecture, Path]
 
@@ -42,6 +44,39 @@ def test_lookup(tiny_model_paths: Paths) -> None:
     assert isinstance(engine._speculation._drafter, PromptLookup)
     assert engine._speculation._limits == DraftLimits(MAX_DRAFTING_ON_CPU, 3, 128)
     engine.close()
+
+
+def test_adapters(tiny_model_paths: Paths, tmp_path: Path) -> None:
+    """LORAS names them, and they are found as models are."""
+    write_tiny_adapter(tmp_path / "sql.gguf", "llama")
+    model = load(tiny_model_paths["llama"], LORAS="sql=sql.gguf", MODELS_DIR=str(tmp_path))
+    assert list(model.runner._model.adapters) == ["sql"]
+    model.runner.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("nothing.gguf", ModelError, "adapter 'sql', which is found as a model is: .*there is no such file"),
+        ("nothing", ConfigError, "adapter 'sql', which is named as a model is: MODEL has value 'nothing'"),
+        ("model.gguf", ModelError, "cannot load adapter 'sql' .*general.type"),
+    ],
+)
+def test_an_adapter_that_is_none(
+    source: str, error: type[Exception], message: str, tiny_model_paths: Paths, tmp_path: Path
+) -> None:
+    """Stops the start."""
+    shutil.copy(tiny_model_paths["llama"], tmp_path / "model.gguf")
+    with pytest.raises(error, match=message):
+        load(tiny_model_paths["llama"], LORAS=f"sql={source}", MODELS_DIR=str(tmp_path))
+
+
+def test_an_adapter_needs_a_name_of_its_own() -> None:
+    """A request could not choose between it and the model."""
+    settings = Settings.from_env({"LORAS": "sql=a.gguf,demo=b.gguf"})
+    with pytest.raises(ConfigError, match="adapter by the name 'demo', which is the model's"):
+        adapter_names(settings)
+    assert adapter_names(settings.model_copy(update={"model_alias": ("llama",)})) == ("sql", "demo")
 
 
 def quantised(path: Path, target: Path) -> Path:

@@ -1,6 +1,6 @@
 """The real engine on tiny models, exact enough to compare: float32 cache, no flash attention, one thread."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,12 @@ def open_engine(
     exact_grid: int = 0,
     flash_attn: str = "off",
     cache_type: str = "f32",
+    adapters: Mapping[str, Path] | None = None,
 ) -> Iterator[Engine]:
     """`num_cells` is what the engine believes the cache to hold, where that is not the truth. `n_ctx` is each slot's,
     where they do not share cells."""
     model = LlamaModel(path, ON_CPU)
+    model.load_adapters(adapters or {})
     settings = {"MAX_NUM_SEQS": num_slots, "N_BATCH": n_batch, "N_UBATCH": n_ubatch or n_batch}
     asked = Settings.from_env({name: str(value) for name, value in settings.items()})
     tiny = tiny_plan(

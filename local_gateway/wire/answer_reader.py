@@ -6,7 +6,8 @@ else raises. Nothing is called complete that did not say so. Knows nothing of ta
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ MAX_BODY_BYTES = 100_000_000  # of an answer that is no stream
 MAX_HELD_BYTES = 1_000_000  # of a stream before its first content
 MAX_ERROR_BYTES = 64_000  # of an answer that is looked at for an error which does not say "error"
 SNIFFED_BYTES = 7  # tell events from JSON
+BETWEEN = re.compile(r"[\s\x1e]*")  # the separator of JSON sequences (RFC 7464)
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")  # with which an event begins
 # Paths whose answers are JSON or events: a page or plain text is no answer.
 TEXT_PATHS = {
@@ -133,6 +135,8 @@ def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
         parsed = _parse(body)
     except ValueError:
         return _read_lines(body, wanted)
+    if isinstance(text := parsed, str) and wanted.path in TEXT_PATHS and (inner := _parsed_text(text)) is not None:
+        parsed, body = inner, text.encode()  # encoded twice
     if (error := error_in(parsed)) is not None:
         raise _refusal(error)
     if isinstance(parsed, list) and wanted.path in COMPLETIONS:
@@ -148,8 +152,9 @@ def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
 
 
 def _read_lines(body: bytes, wanted: Wanted) -> ReadAnswer:
-    """Chunks, an object a line. Anything else is no answer."""
-    return _of_chunks([Event(b"data: " + line + b"\n\n") for line in body.splitlines() if line.strip()], wanted, body)
+    """Chunks, one after the other, mostly an object a line. Anything else is no answer."""
+    chunks = list(objects_in(body))
+    return _of_chunks([Event.of(chunk) for chunk in chunks], wanted, body)
 
 
 def _of_chunks(events: list[Event], wanted: Wanted, body: bytes) -> ReadAnswer:
@@ -164,6 +169,27 @@ def _of_chunks(events: list[Event], wanted: Wanted, body: bytes) -> ReadAnswer:
     if wanted.is_stream:
         return ReadAnswer(EVENT_STREAM, _only(_encode(events, wanted)))
     return ReadAnswer(JSON_TYPE, _only(orjson.dumps(stream_collector.collect(wanted.path, events))))
+
+
+def objects_in(body: bytes) -> Iterator[object]:
+    """JSON values one after the other, with spaces, line ends, record separators or nothing between, up to a [DONE].
+
+    Ends with None where something else comes.
+    """
+    text, at, decoder = body.decode("utf-8", "replace"), 0, json.JSONDecoder()
+    while (start := BETWEEN.match(text, at)) and (at := start.end()) < len(text) and not text.startswith("[DONE]", at):
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            value, at = None, len(text)
+        yield value
+
+
+def _parsed_text(text: str) -> object:
+    try:
+        return _parse(text.encode())
+    except ValueError:
+        return None
 
 
 def _parse(body: bytes) -> Any:

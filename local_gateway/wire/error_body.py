@@ -34,26 +34,15 @@ MAX_PAGE_CHARS = 300  # of a text that was written for people: a page, a log
 UNPROCESSABLE = 422  # HTTP's status for what does not match a schema
 MAX_DEPTH = 6  # of errors in errors
 
-NESTED = ("error", "errors", "fault", "base_resp", "response", "exception")
-MESSAGES = (
-    "message",
-    "msg",
-    "detail",
-    "details",
-    "error_message",
-    "error_msg",
-    "errorMessage",
-    "error_description",
-    "status_msg",
-    "faultstring",
-    "Message",
-    "reason",
-    "description",
-    "title",
-    "text",
+# Names of fields, as `_folded` makes them: errorMessage, error_message and ErrorMessage are one.
+NESTED = ("error", "errors", "fault", "baseresp", "response", "exception", "exceptions")
+SAID = (
+    *("message", "msg", "detail", "details", "errormessage", "errormsg", "errordescription", "statusmsg"),
+    *("faultstring", "err"),
 )
-STATUSES = ("status", "status_code", "statusCode", "http_status", "http_code", "httpStatus", "code", "error_code")
-TYPES = ("type", "error_type", "errorType")
+MESSAGES = (*SAID, "reason", "description", "title", "text")  # the last say what is wrong where it is known that it is
+STATUSES = ("status", "statuscode", "httpstatus", "httpcode", "rawstatuscode", "code", "errorcode")
+TYPES = ("type", "errortype")
 # What only says that a body is an error.
 MARKS = (("object", "error"), ("type", "error"), ("status", "error"), ("error", True), ("success", False))
 # Fields of answers. A body that has one of them and no `error` is an answer.
@@ -70,30 +59,29 @@ RESULTS = {
     "text",
     "response",
     "tokens",
-    "token_ids",
+    "tokenids",
     "prompt",
-    "input_tokens",
+    "inputtokens",
     "count",
-    "created",
-    "generated_text",
+    "generatedtext",
     "segments",
-    "id",
 }
 # Error classes of OpenAI, Anthropic, Google, vLLM, SGLang and TGI, without case, marks and a last "error".
 NAMES = {
-    400: "badrequest invalidrequest invalidargument invalidprompt contextlengthexceeded stringabovemaxlength "
+    400: "badrequest invalidrequest invalidargument invalidparameter invalidmodel invalidprompt "
+    "toolusefailed contextlengthexceeded stringabovemaxlength "
     "contentfilter failedprecondition outofrange",
     401: "authentication unauthorized unauthenticated invalidapikey",
     402: "billing paymentrequired",
     403: "permission permissiondenied forbidden",
-    404: "notfound modelnotfound",
+    404: "notfound modelnotfound resourcenotfound",
     408: "requesttimeout",
     409: "conflict",
     413: "requesttoolarge payloadtoolarge",
     422: "validation unprocessableentity",
-    429: "ratelimit ratelimitexceeded resourceexhausted toomanyrequests insufficientquota",
+    429: "ratelimit ratelimitexceeded resourceexhausted toomanyrequests insufficientquota throttling throttled",
     500: "internalserver internal server api generation incompletegeneration",
-    503: "overloaded unavailable serviceunavailable",
+    503: "overloaded unavailable serviceunavailable modelnotready loading",
     504: "timeout gatewaytimeout deadlineexceeded",
 }
 STATUS_OF_NAME = {name: status for status, names in NAMES.items() for name in names.split()}
@@ -104,6 +92,7 @@ TOO_LONG = re.compile(
     r"|reduce the length of|exceeds? the (?:available )?(?:context|model'?s|maximum)",
     re.IGNORECASE,
 )
+LOADING = re.compile(r"\b(?:is|still|currently) loading\b|^loading model\b", re.IGNORECASE)
 NO_MODEL = re.compile(r"\bmodel\b.{0,200}?\b(?:does not exist|not found)\b", re.IGNORECASE | re.DOTALL)
 
 QUOTED = re.compile(
@@ -169,19 +158,32 @@ def is_too_long(error: Mapping[str, Any]) -> bool:
 # Is it an error?
 
 
-def _says_error(body: Json) -> bool:
+def _says_error(body: Json) -> bool:  # noqa: PLR0911 (one question after the other)
+    body = _folded(body)
     if body.get("object") == "error" or body.get("type") in ("error", "response.failed"):
         return True
     if body.get("object") == "response":
         return body.get("status") == "failed"
+    is_answer = any(body[key] is not None for key in RESULTS & body.keys())
     if error := body.get("error"):
-        return isinstance(error, dict | list | str) or error is True
-    if any(body[key] is not None for key in RESULTS & body.keys()):
-        return False
+        return error is True or _status(error) > 0 or (isinstance(error, dict | list | str) and _says(error, is_answer))
+    if is_answer:
+        return isinstance(inner := body.get("response"), dict) and "error" in _folded(inner)
     if isinstance(body.get("message"), dict) and body["message"].keys() & {"content", "role"}:
         return False  # Ollama's own chat
     is_marked = body.get("success") is False or body.get("status") in ("error", "failed")
-    return is_marked or any(isinstance(body.get(key), str | list | dict) and body[key] for key in (*MESSAGES, *NESTED))
+    if is_marked or any(isinstance(body.get(key), str | list | dict) and body[key] for key in (*SAID, *NESTED)):
+        return True
+    has_status = any(_status(body.get(key)) for key in STATUSES)
+    return has_status and any(isinstance(body.get(key), str) and body[key] for key in MESSAGES)
+
+
+def _says(error: Json | list[Any] | str, is_answer: bool) -> bool:
+    """Whether it says something. Beside an answer an object of empty fields does not."""
+    if not is_answer or isinstance(error, str):
+        return True
+    found = _read(error, 0)
+    return bool(found.message or found.status or found.named)
 
 
 def _has_failed(choice: object) -> bool:
@@ -215,6 +217,7 @@ def _read(value: object, depth: int) -> _Found:
 
 def _read_object(body: Json, depth: int) -> _Found:
     """What an object says itself, where what is nested in it says nothing."""
+    original, body = body, _folded(body)
     inner = next((found for found in _nested(body, depth) if found.message or found.status), _Found())
     code, place = body.get("code"), _location(body)
     own_status = next((status for key in STATUSES if (status := _status(body.get(key)))), 0)
@@ -229,8 +232,16 @@ def _read_object(body: Json, depth: int) -> _Found:
         inner.type or own_name,
         code if inner.code is None else inner.code,
         (body.get("param") or place) if inner.param is None else inner.param,
-        inner.original or (body if isinstance(body.get("message"), str) and not inner.message else None),
+        inner.original or (original if isinstance(original.get("message"), str) and not inner.message else None),
     )
+
+
+def _folded(body: Json) -> Json:
+    """With names of fields that do not depend on the writer's habits. Of two equal ones the first counts."""
+    folded: Json = {}
+    for name, value in body.items():
+        folded.setdefault(name.replace("_", "").replace("-", "").lower(), value)
+    return folded
 
 
 def _nested(body: Json, depth: int) -> Iterator[_Found]:
@@ -334,11 +345,14 @@ def _status(value: object) -> int:
 def _status_of_name(name: object) -> int:
     if not isinstance(name, str):
         return 0
-    letters = re.sub(r"[^a-z]", "", name[:100].lower())
-    return STATUS_OF_NAME.get(letters) or STATUS_OF_NAME.get(letters.removesuffix("error"), 0)
+    letters = re.sub(r"[^a-z]", "", re.split(r"[#.:/]", name[:100].lower())[-1])
+    short = letters.removesuffix("error").removesuffix("exception")
+    return STATUS_OF_NAME.get(letters) or STATUS_OF_NAME.get(short, 0)
 
 
 def _status_of_words(message: str) -> int:
     if TOO_LONG.search(message):
         return 400
+    if LOADING.search(message):
+        return 503
     return 404 if NO_MODEL.search(message) else 0

@@ -125,7 +125,7 @@ class Event:
         """
         chunk = self.chunk
         if not isinstance(chunk, dict):
-            return self.data is not None
+            return bool(self.data)  # an empty one is a sign of life
         if isinstance(choices := chunk.get("choices"), list) and not chunk.get("error"):
             return any(_choice_has_content(choice) for choice in choices)
         return chunk.get("type") not in PROLOGUE

@@ -62,6 +62,8 @@ def _chat_chunks(body: Json) -> Iterator[Json]:
         number = choice.get("index", index)
         more = {key: value for key, value in choice.items() if key not in ("index", "message", "finish_reason")}
         delta = {key: value for key, value in choice["message"].items() if value is not None}
+        if (text := _text_of_parts(delta.get("content"))) is not None:
+            delta["content"] = text
         calls = delta.get("tool_calls")
         if isinstance(calls, list):
             delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
@@ -69,6 +71,16 @@ def _chat_chunks(body: Json) -> Iterator[Json]:
         reason = choice.get("finish_reason") or ("tool_calls" if calls else "stop")
         yield head | {"choices": [{"index": number, "delta": {}, "finish_reason": reason}]}
     yield from _usage_chunk(head, body)
+
+
+def _text_of_parts(content: object) -> str | None:
+    """Of a content in parts, if all are plain text: readers of streams join texts."""
+    if not isinstance(content, list) or not content:
+        return None
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.keys() == {"type", "text"}]
+    if len(texts) != len(content) or not all(isinstance(text, str) for text in texts):
+        return None
+    return "".join(map(str, texts))
 
 
 def _completion_chunks(body: Json) -> Iterator[Json]:

@@ -20,7 +20,7 @@ TOOL_INPUT = "input"  # of Anthropic's tool_use, spelled by partial_json
 
 def collect(path: str, events: Iterable[Event]) -> Json:
     """The whole answer. Raises AnswerBrokenError if an event cannot be understood, or there is no answer in them."""
-    chunks = [event.chunk for event in events if event.data is not None and not event.is_done]
+    chunks = [event.chunk for event in events if event.data and not event.is_done]
     objects = [chunk for chunk in chunks if isinstance(chunk, dict)]
     if len(objects) != len(chunks):
         raise AnswerBrokenError("The target answered with a stream, of which an event is not JSON.")

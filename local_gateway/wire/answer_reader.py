@@ -144,6 +144,8 @@ def _read_whole(body: bytes, wanted: Wanted, content_type: str) -> ReadAnswer:
             return _of_chunks([Event.of(chunk) for chunk in parsed], wanted, body)
         parsed = parsed[0]  # a batch of one
         body = orjson.dumps(parsed)
+    if wanted.path in stream_builder.PATHS and not isinstance(parsed, dict):
+        raise AnswerBrokenError("What the target answered is no JSON object.")
     if not converts:
         return ReadAnswer(content_type, _only(body))
     if not stream_builder.is_whole(wanted.path, parsed):

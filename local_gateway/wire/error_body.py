@@ -96,7 +96,9 @@ LOADING = re.compile(r"\b(?:is|still|currently) loading\b|^loading model\b", re.
 NO_MODEL = re.compile(r"\bmodel\b.{0,200}?\b(?:does not exist|not found)\b", re.IGNORECASE | re.DOTALL)
 
 QUOTED = re.compile(
-    r"\b(?:HTTP|status(?: code)?|error code)\W{0,3}([45]\d\d)\b\W{0,4}?(?=[{\[]|\W*$|\W)", re.IGNORECASE
+    r"\b(?:HTTP|HTTPException|status(?:[ _]code)?|error code|(?:client|server) error)\W{0,3}([45]\d\d)\b"
+    r"|^([45]\d\d)(?=:|, message=| (?:client|server) error\b)",
+    re.IGNORECASE,
 )
 PAGE = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 PAGE_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
@@ -282,7 +284,7 @@ def _location(body: Json) -> str | None:
 
 def _read_text(text: str, depth: int) -> _Found:
     text = text.strip()[:MAX_TEXT_CHARS]
-    if text.startswith(("{", "[", '"')) and (value := _literal(text)) is not None:
+    if text.startswith(("{", "[", '"', "b'", 'b"')) and (value := _literal(text)) is not None:
         found = _read(value, depth + 1)
         return found if found.message or found.status else _Found("" if isinstance(value, dict | list) else text)
     if (quoted := QUOTED.search(text)) is not None:
@@ -290,8 +292,8 @@ def _read_text(text: str, depth: int) -> _Found:
         value = _literal(text[opening:]) if opening >= 0 else None
         found = _read(value, depth + 1)
         if found.message:
-            return found._replace(status=int(quoted[1]))
-        return _Found(_for_people(text), int(quoted[1]))
+            return found._replace(status=int(quoted[1] or quoted[2]))
+        return _Found(_for_people(text), int(quoted[1] or quoted[2]))
     return _Found(_for_people(text))
 
 
@@ -305,7 +307,8 @@ def _literal(text: str) -> object:
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
 

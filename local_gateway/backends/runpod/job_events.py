@@ -4,6 +4,7 @@ Workers yield text that is cut anywhere (worker-vllm), one event a text but with
 last), batches of events, chunks as objects, or lists of those.
 """
 
+import re
 from collections.abc import Iterator
 
 import orjson
@@ -12,12 +13,19 @@ from local_gateway.errors import AnswerBrokenError
 from local_gateway.wire.sse import Event, EventSplitter, encode_named, events_in
 
 FIELDS = ("data:", "event:", "id:", "retry:", ":")  # with which an event begins
+FIELD_LINE = re.compile(rb"(?:^|[\r\n])(?:event|id|retry)?:[^\r\n]*$")  # the last line, which says nothing itself
 TYPED = ("response.", "message_", "content_block_", "ping", "error")  # types that stand in an `event:` line too
 
 
 def flattened(outputs: list[object]) -> list[object]:
-    """Without the lists that some workers yield for each batch."""
-    return [each for output in outputs for each in (output if isinstance(output, list) else [output])]
+    """Without the lists that some workers yield for each batch, nor lists in them."""
+    flat: list[object] = []
+    for output in outputs:
+        if isinstance(output, list):
+            flat += flattened(output)
+        else:
+            flat.append(output)
+    return flat
 
 
 def begins_stream(output: object) -> bool:
@@ -48,10 +56,15 @@ def _is_chunk(output: dict[str, object]) -> bool:
     if output.get("object") == "chat.completion.chunk":
         return True
     choices = output.get("choices")
-    if isinstance(choices, list) and choices:
-        return all(isinstance(choice, dict) and "delta" in choice for choice in choices)
+    if isinstance(choices, list) and (choices or "usage" in output):
+        return all(isinstance(choice, dict) and _is_part(choice) for choice in choices)
     kind = output.get("type")
     return isinstance(kind, str) and kind.startswith(TYPED[:3])
+
+
+def _is_part(choice: dict[str, object]) -> bool:
+    """Of a chat's chunk; or of a completion's, which looks like a whole one but that it has not ended."""
+    return "delta" in choice or ("text" in choice and not choice.get("finish_reason"))
 
 
 class JobEvents:
@@ -80,6 +93,8 @@ class JobEvents:
             yield from map(_event_of, objects)
             return
         self._was_ended = False
+        if FIELD_LINE.search(self.rest) and text.startswith(FIELDS):
+            text = "\n" + text  # a worker that yields lines without their ends
         if self.rest and text.startswith("data: {") and _is_whole(own := events_in(text.encode())[0]):
             yield own  # for the caller to see of which run it is
             self._refuse_rest()

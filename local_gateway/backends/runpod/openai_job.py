@@ -80,11 +80,13 @@ def _body_of(call: Call) -> object:
 
 
 def whole_of(outputs: list[object]) -> tuple[object, bytes]:
-    """An answer that is not streamed, parsed and as JSON: an object, or a text, perhaps in pieces.
+    """An answer that is not streamed, parsed and as JSON: an object, a text, perhaps in pieces, or a list.
 
     Raises AnswerBrokenError for text that is neither JSON nor events.
     """
     first = outputs[0]
+    if len(outputs) > 1 and not any(isinstance(output, str) for output in outputs):
+        return outputs, orjson.dumps(outputs)  # a list as the answer, or chunks of one
     if isinstance(first, list) and len(first) == 1 and isinstance(first[0], dict):
         first = first[0]  # a batch of one answer
     if not isinstance(first, str):

@@ -25,6 +25,7 @@ from local_gateway.wire.sse import Event, EventBlock
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 JSON = {"content-type": "application/json"}
+NOTHING: tuple[object, ...] = (None, {}, [], "", 0)  # what a handler returns that returns nothing; 0 is False too
 MAX_ERROR_BYTES = 100_000
 
 
@@ -118,6 +119,8 @@ async def _answer_of(job: RunpodJob) -> JobAnswer:
     while isinstance(outputs[0], str) and (more := await job.more()):
         outputs += more
     parsed, body = whole_of(outputs)
+    if parsed in NOTHING:
+        raise WorkerFailedError("RunPod says that the job is completed, but its answer is empty.")
     job.finish()
     if told := error_in(parsed):
         return _error_answer(job, *told)

@@ -56,7 +56,7 @@ async def test_a_job() -> None:
     async with played(execution_timeout=60, ttl=600) as p:
         opening = p.open(Call(path="/chat/completions", body=body))
         job = await p.take()
-        p.put(job, {})
+        p.put(job, {"choices": []})
         await read(await opening)
 
     assert job.input == {"openai_route": "/v1/chat/completions", "openai_input": json.loads(body)}
@@ -150,8 +150,8 @@ async def test_what_it_took() -> None:
         clock.advance(20)
         job = await p.take()
         clock.advance(3)
-        p.put(job, {})
-        p.done(job, [{}])
+        p.put(job, {"choices": []})
+        p.done(job, [{"choices": []}])
         upstream = await opening
         await read(upstream)
         facts = await upstream.execution_stats()

@@ -25,7 +25,19 @@ TOKEN_LIMITS = (
     *("max_completion_tokens", "max_tokens", "max_output_tokens"),
     *("n_predict", "max_new_tokens", "max_tokens_to_sample", "num_predict", "max_length"),
 )
-NUM_ANSWERS = ("n", "best_of", "num_return_sequences")
+NUM_ANSWERS = ("n", "best_of", "num_return_sequences", "candidate_count", "num_generations")
+# Names that are read wherever they stand in a body, however they are written: extra_body, options, generationConfig.
+HIDDEN_LIMITS = {
+    name.replace("_", "") for name in (*TOKEN_LIMITS, "min_tokens", "budget_tokens", "thinking_token_budget")
+}
+HIDDEN_NUM_ANSWERS = {name.replace("_", "") for name in NUM_ANSWERS}
+NOT_SEARCHED = {  # they hold schemas and texts, whose names say nothing about limits
+    *("messages", "input", "prompt", "tools", "functions", "response_format", "text", "json_schema", "guided_json"),
+    *("structured_outputs", "metadata", "logit_bias", "chat_template_kwargs"),
+}
+KNOWN = {*TOKEN_LIMITS, *NUM_ANSWERS}  # read at the top by these names
+MAX_DEPTH = 4  # to which objects in a body are searched
+CONTINUED = ("previous_response_id", "conversation")  # what is stored there is in the prompt too
 # Parts of a message whose bytes say nothing about tokens, and where those bytes are.
 MEDIA = {
     "image_url": ("image_url", "url"),
@@ -90,14 +102,23 @@ def estimate(path: str, body: bytes, sent: Iterable[Sent], *, num_media: int = 0
     worst = Estimate(0, 0, 0.0)
     for fields, price, context_length, max_seconds in sent:
         num_prompt = estimate_prompt_tokens(len(body), fields) + num_media * MEDIA_TOKENS
+        limit = context_length or UNLIMITED_COMPLETION_TOKENS
         expected = most = 0
         if path not in WITHOUT_COMPLETION:
-            expected, most = max_completion_tokens(
-                fields, DEFAULT_COMPLETION_TOKENS, context_length or UNLIMITED_COMPLETION_TOKENS
-            )
-        cost = cost_of(Usage(num_prompt, 0, most), price, max_seconds)
+            expected, most = max_completion_tokens(fields, DEFAULT_COMPLETION_TOKENS, limit)
+        most_prompt = max(num_prompt, _most_prompt_tokens(len(body), fields, context_length, limit))
+        cost = cost_of(Usage(most_prompt, 0, most), price, max_seconds)
         worst = Estimate(max(worst[0], num_prompt), max(worst[1], expected), max(worst[2], cost))
     return worst
+
+
+def _most_prompt_tokens(num_bytes: int, fields: Mapping[str, Any], context_length: int | None, limit: int) -> int:
+    """No token has less than a byte. Each prompt fits into the model's context, and so does what it continues."""
+    media = [*_media_in(fields.get("messages")), *_media_in(fields.get("input"))]
+    most = num_bytes - sum(map(len, media)) + len(media) * MEDIA_TOKENS
+    if any(fields.get(name) for name in CONTINUED) or isinstance(fields.get("prompt"), dict):
+        most += limit
+    return min(most, context_length * _num_prompts(fields.get("prompt"))) if context_length else most
 
 
 def estimate_prompt_tokens(num_bytes: int, fields: Mapping[str, Any]) -> int:
@@ -110,19 +131,37 @@ def estimate_prompt_tokens(num_bytes: int, fields: Mapping[str, Any]) -> int:
 
 def max_completion_tokens(fields: Mapping[str, Any], *unlimited: int) -> list[int]:
     """Of all answers that are asked for together, for each `unlimited`: that of one without a readable limit."""
-    nested = fields.get("options")
-    places = (fields, nested) if isinstance(nested, dict) else (fields,)
-    named = [value for place in places for name in TOKEN_LIMITS if (value := place.get(name)) is not None]
-    limits = [_count(value) for value in named] or [0]
-    asked = [value for name in NUM_ANSWERS if (value := fields.get(name)) is not None]
-    num_answers = math.prod([min(_count(value) or 1, MAX_COUNT) for value in asked])
-    num_answers *= _num_prompts(fields.get("prompt"))
+    limits = [_count(value) for name in TOKEN_LIMITS if (value := fields.get(name)) is not None]
+    asked = {
+        name.replace("_", ""): min(_count(value) or 1, MAX_COUNT)
+        for name in NUM_ANSWERS
+        if (value := fields.get(name)) is not None
+    }
+    for name, value in _hidden(fields):
+        if name in HIDDEN_LIMITS:
+            limits.append(_count(value))
+        else:
+            asked[name] = max(asked.get(name, 1), min(_count(value) or 1, MAX_COUNT))
+    limits = limits or [0]
+    num_answers = math.prod(asked.values()) * _num_prompts(fields.get("prompt"))
     return [min(max(limit or each for limit in limits), MAX_COMPLETION_TOKENS) * num_answers for each in unlimited]
+
+
+def _hidden(fields: Mapping[str, Any], depth: int = 0) -> Iterable[tuple[str, object]]:
+    """Limits in objects within a body, or under a name that is written otherwise. Only numbers and texts are any."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            if depth < MAX_DEPTH and name not in NOT_SEARCHED:
+                yield from _hidden(value, depth + 1)
+        elif isinstance(value, int | float | str) and (depth or name not in KNOWN):
+            folded = name.replace("_", "").replace("-", "").lower()
+            if folded in HIDDEN_LIMITS or folded in HIDDEN_NUM_ANSWERS:
+                yield folded, value
 
 
 def _num_prompts(prompt: object) -> int:
     """A list of texts, or of lists of token ids, is answered one by one."""
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+    if isinstance(prompt, list) and not all(isinstance(part, int) for part in prompt):
         return len(prompt)
     return 1
 

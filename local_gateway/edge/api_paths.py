@@ -20,6 +20,8 @@ MODEL_PATHS = (
     *("/rerank", "/tokenize", "/detokenize", "/infill", "/moderations"),
 )
 MODEL_PREFIXES = ("/images/", "/audio/")
+BELOW_PREFIX = re.compile(f"(?:{'|'.join(MODEL_PREFIXES)})[^/]+")
+MADE_OF_MEDIA = ("/audio/voices", "/audio/voice_consents")  # what is posted there stays in the account
 MODEL_IS_OPTIONAL = ("/moderations",)  # as below the prefixes: many targets have one of their own where none is named
 # With one of these behind another path, a client has put its whole path behind a base URL that had it already.
 REPEATED = ("/chat/completions", "/completions", "/embeddings", "/responses", "/v1/messages")
@@ -62,7 +64,7 @@ def parse_path(path: str, method: str = "POST") -> ApiPath:
         deployment, path = unquote(match[1]), match[2]
     if not PATH.fullmatch(path) or any(part in (".", "..") for part in path.split("/")):
         raise RouteNotFoundError("There is nothing at this address.")
-    if path in MODEL_PATHS or (path.startswith(MODEL_PREFIXES) and method == "POST"):
+    if path in MODEL_PATHS or (method == "POST" and BELOW_PREFIX.fullmatch(path) and path not in MADE_OF_MEDIA):
         return ApiPath(path, "model", deployment)
     if deployment:
         raise RouteNotFoundError("There is nothing at this address of a deployment.")

@@ -18,7 +18,13 @@ JSON_TYPE = "application/json"
 STREAM_PATHS = ("/chat/completions", "/completions", "/responses", "/messages")
 MAX_VALUES = 1_000_000  # of a body: parsing them holds up every other request
 MAX_FIELDS = 200  # at the top of a body that is passed on byte for byte
-MAX_DEPTH = 8  # to which tools are searched for models
+MAX_DEPTH = 8  # to which a body is searched for models
+SCHEMAS = ("parameters", "input_schema", "json_schema", "schema")  # of tools: they name no model
+# Fields that hold texts, schemas and notes, and name no model.
+OPAQUE = frozenset(
+    {"messages", "input", "prompt", "metadata", "response_format", "text", "json_schema", "guided_json", "functions"}
+    | {"structured_outputs", "chat_template_kwargs", "logit_bias", "documents", "query", "system", "prediction"}
+)
 # Fields that decide permission, cost or the form of the answer. In another case of letters they are refused.
 READ = frozenset(
     {"model", "models", "messages", "prompt", "input", "stream", "stream_options", "user", "metadata", "tools"}
@@ -124,7 +130,7 @@ def read_fields(raw: bytes, content_type: str, path: ApiPath) -> ReadBody:
     if body is None:
         return ReadBody(raw, content_type)
     refuse_ambiguous(body)
-    is_changed = has_repeated_names(raw, body)
+    is_changed = has_repeated_names(raw, body) or next(other_models(body), None) is not None
     if path.deployment:
         body["model"], is_changed = path.deployment, True
     return ReadBody(dump(body) if is_changed else raw, content_type, body)
@@ -160,7 +166,10 @@ def refuse_ambiguous(body: Mapping[str, Any]) -> None:
 
 
 def has_repeated_names(raw: bytes, body: Mapping[str, Any]) -> bool:
-    """Whether a field may be there twice, or spelled in escapes: parsers differ in which one they read."""
+    """Whether a field may be there twice, or spelled in escapes: parsers differ in which one they read.
+
+    Of objects within the body this is not asked; one that names a model is always written anew.
+    """
     if len(body) > MAX_FIELDS or ESCAPED_NAME.search(raw):  # each field costs a look at all of the body
         return True
     return any(raw.count(b'"' + name.encode("utf-8", "surrogatepass") + b'"') > 1 for name in body)
@@ -180,25 +189,39 @@ def require_model(request: ClientRequest, path: ApiPath) -> None:
         raise InvalidRequestError("You must provide a model parameter.", param="model")
 
 
+def refuse_background(request: ClientRequest, *, is_admin: bool) -> None:
+    """Raises InvalidRequestError for an answer that is made after the request: no budget would see what it costs."""
+    if request.body and request.body.get("background") and not is_admin:
+        message = (
+            "An answer in the background belongs to the account's own paths: they are open to keys made with --admin."
+        )
+        raise InvalidRequestError(message, param="background")
+
+
 def other_models(body: Mapping[str, Any] | None) -> Iterator[str]:
-    """Models that a body names beside its own: for hosted tools, or as a provider's own fallbacks."""
-    for name in ("models", "tools", "plugins", "fallbacks", "fallback_models"):
-        if body and name in body:
-            yield from _models_in(body[name], is_list_of_names=name not in ("tools", "plugins"))
+    """Models that a body names beside its own: for hosted tools, in what a proxy merges into it, or as fallbacks."""
+    for name, value in (body or {}).items():
+        if isinstance(value, dict | list) and name not in OPAQUE:
+            yield from _models_in(value, holds_names=_holds_names(name))
 
 
-def _models_in(value: object, *, is_list_of_names: bool, depth: int = 0) -> Iterator[str]:
+def _models_in(value: object, *, holds_names: bool, depth: int = 0) -> Iterator[str]:
+    """`holds_names`: texts in it are models, as in LiteLLM's `fallbacks: [{"a": ["b"]}]`."""
     if depth > MAX_DEPTH:
         return
-    if isinstance(value, list):
+    if isinstance(value, str):
+        if holds_names:
+            yield value
+    elif isinstance(value, list):
         for item in value:
-            if isinstance(item, str) and is_list_of_names:
-                yield item
-            else:
-                yield from _models_in(item, is_list_of_names=is_list_of_names, depth=depth + 1)
+            yield from _models_in(item, holds_names=holds_names, depth=depth + 1)
     elif isinstance(value, dict):
-        if isinstance(model := value.get("model"), str):
-            yield model
         for name, item in value.items():
-            if name not in ("model", "parameters", "input_schema", "json_schema"):  # a schema names no model
-                yield from _models_in(item, is_list_of_names=False, depth=depth + 1)
+            if name.lower() == "model" and isinstance(item, str):
+                yield item
+            elif name not in SCHEMAS:
+                yield from _models_in(item, holds_names=holds_names or _holds_names(name), depth=depth + 1)
+
+
+def _holds_names(name: str) -> bool:
+    return name.lower().endswith(("models", "fallbacks"))

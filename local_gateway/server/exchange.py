@@ -13,7 +13,14 @@ from local_gateway.accounts.auth import Principal
 from local_gateway.accounts.pricing import Estimate, Sent, estimate, max_seconds
 from local_gateway.accounts.usage import UsageMeter, new_id
 from local_gateway.edge.api_paths import ApiPath, check_method, parse_path
-from local_gateway.edge.client_request import ClientRequest, dump, other_models, read_fields, require_model
+from local_gateway.edge.client_request import (
+    ClientRequest,
+    dump,
+    other_models,
+    read_fields,
+    refuse_background,
+    require_model,
+)
 from local_gateway.edge.disconnect import DisconnectWatch
 from local_gateway.edge.request import (
     LARGE_BYTES,
@@ -188,6 +195,7 @@ class Exchange:
             request_id=self._request_id,
         )
         require_model(request, path)
+        refuse_background(request, is_admin=principal.is_admin)
         self._account.end_user = request.end_user or end_user_of(self._headers)
         return request
 

@@ -76,6 +76,21 @@ def test_more_cached_than_prompt_tokens_do_not_earn_money() -> None:
         ("/completions", {"max_tokens": 10, "prompt": [[1, 2], [3]]}, 20, 20),
         ("/completions", {"max_tokens": 10, "prompt": [1, 2, 3]}, 10, 10),
         ("/completions", {"max_tokens": 10, "prompt": []}, 10, 10),
+        ("/completions", {"max_tokens": 10, "prompt": [1, "a", [2]]}, 30, 30),
+        (CHAT, {"max_tokens": 1, "extra_body": {"max_tokens": 500}}, 500, 500),
+        (CHAT, {"max_tokens": 1, "extra_body": {"google": {"generationConfig": {"maxOutputTokens": 500}}}}, 500, 500),
+        (CHAT, {"max_tokens": 1, "sampling_params": {"max_new_tokens": "500"}}, 500, 500),
+        (CHAT, {"max_tokens": 1, "MaxTokens": 500}, 500, 500),
+        (CHAT, {"max_tokens": 1, "max-tokens": 500}, 500, 500),
+        (CHAT, {"max_tokens": 1, "thinking": {"type": "enabled", "budget_tokens": 500}}, 500, 500),
+        (CHAT, {"max_tokens": 1, "min_tokens": 500}, 500, 500),
+        (CHAT, {"max_tokens": 1, "options": {"num_predict": -1}}, DEFAULT, UNLIMITED),
+        (CHAT, {"max_tokens": 10, "extra_body": {"n": 50}}, 500, 500),
+        (CHAT, {"max_tokens": 10, "candidate_count": 50}, 500, 500),
+        (CHAT, {"max_tokens": 10, "n": 2, "generation_config": {"n": 50}}, 500, 500),
+        (CHAT, {"max_tokens": 5, "response_format": {"schema": {"properties": {"n": 9, "max_tokens": 9}}}}, 5, 5),
+        (CHAT, {"max_tokens": 5, "metadata": {"max_tokens": "9"}, "tools": [{"n": 9}]}, 5, 5),
+        (CHAT, {"max_tokens": 5, "options": {"max_tokens": {"type": "integer"}, "n": None}}, 5, 5),
         ("/responses", {"max_output_tokens": 60}, 60, 60),
         ("/embeddings", {}, 0, 0),
         ("/rerank", {}, 0, 0),
@@ -126,6 +141,26 @@ def test_prompts_are_not_talked_down(fields: dict[str, object]) -> None:
     raw = json.dumps(fields, separators=(",", ":")).encode()
 
     assert estimate(CHAT, raw, [Sent(fields, Price())]).num_prompt_tokens >= 25_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "context_length", "most"),
+    [
+        ({"messages": [{"role": "user", "content": "\u1200" * 1000}]}, None, 3000),
+        ({"messages": [{"role": "user", "content": "\U0001f389" * 1000}]}, 2000, 2000),
+        ({"prompt": ["\u1200" * 1000] * 3}, 2000, 6000),
+        ({"input": "hi", "previous_response_id": "resp_1"}, None, UNLIMITED),
+        ({"input": "hi", "conversation": {"id": "conv_1"}}, 4096, 4000),
+        ({"prompt": {"id": "pmpt_1"}}, None, UNLIMITED),
+    ],
+)
+def test_the_most_that_a_prompt_may_cost(fields: dict[str, object], context_length: int | None, most: int) -> None:
+    """A token for each byte, and all that it continues; at most what the model's context holds."""
+    raw = json.dumps(fields, ensure_ascii=False).encode()
+    guess = estimate("/embeddings", raw, [Sent(fields, Price(prompt=1e6), context_length)])
+
+    assert most <= guess.cost <= most + 100
+    assert guess.num_prompt_tokens <= len(raw) // 4
 
 
 def test_the_dearest_target_is_reserved_for() -> None:

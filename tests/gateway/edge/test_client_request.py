@@ -163,6 +163,9 @@ def test_model_is_needed() -> None:
         (b'{"model": "m", "messages": [1], "messages": [2]}', b'{"model":"m","messages":[2]}'),
         (b'{"model": "m", "n":1, "n":5}', b'{"model":"m","n":5}'),
         (b'{"model": "m", "brand_new":1, "brand_new":5}', b'{"model":"m","brand_new":5}'),
+        (b'{"model": "m", "tools": [{"model": "a", "model": "b"}]}', b'{"model":"m","tools":[{"model":"b"}]}'),
+        (b'{"model": "m", "x": {"models": ["a"], "models": ["b"]}}', b'{"model":"m","x":{"models":["b"]}}'),
+        (rb'{"model": "m", "x": {"mod\u0065l": "b"}}', b'{"model":"m","x":{"model":"b"}}'),
         (b'{ "model": "m" }', b'{ "model": "m" }'),
     ],
 )
@@ -219,6 +222,11 @@ def test_bodies_with_too_many_values(raw: bytes) -> None:
         ({"plugins": [{"id": "web", "model": "secret"}]}, ["secret"]),
         ({"fallbacks": ["a", {"model": "b"}]}, ["a", "b"]),
         ({"tools": "model", "models": 5}, []),
+        ({"extra_body": {"model": "a", "fallback_models": ["b"]}}, ["a", "b"]),
+        ({"fallbacks": [{"x": ["a", "b"]}, {"y": ["c"]}]}, ["a", "b", "c"]),
+        ({"tools": [{"type": "x", "MODEL": "a", "parameters": {"model": "b"}}]}, ["a"]),
+        ({"options": {"draft": {"model": "a"}}}, ["a"]),
+        ({"metadata": {"model": "a"}, "messages": [{"model": "b"}], "response_format": {"x": {"model": "c"}}}, []),
     ],
 )
 def test_models_of_tools(body: dict[str, Any], models: list[str]) -> None:

@@ -1,5 +1,6 @@
 """What each kind of key reaches, by path and method, whatever its body says."""
 
+import gzip
 import json
 from typing import Any
 
@@ -27,6 +28,13 @@ ACCOUNT = [
     ("POST", "/v1/vector_stores"),
     ("POST", "/v1/brand/new"),
     ("GET", "/v1/organization/costs"),
+    ("POST", "/v1/responses/compact"),
+    ("POST", "/v1/audio/voices"),
+    ("POST", "/v1/audio/voice_consents"),
+    ("POST", "/v1/images/generations/img_1"),
+    ("POST", "/v1/embeddings/cheap"),
+    ("POST", "/v1/containers"),
+    ("HEAD", "/v1/files/file-1"),
 ]
 LIMITS: dict[str, dict[str, Any]] = {"models": {"models": ("cheap",)}, "budget": {"budget": 1.0}, "none": {}}
 
@@ -56,6 +64,47 @@ async def test_account_paths(method: str, path: str, limits: dict[str, Any]) -> 
     assert backend.calls[0].body == b'{"model": "cheap"}'
 
 
+FORM = b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\ncheap\r\n--x--\r\n'
+NAMED = b'{"model": "cheap"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "headers"),
+    [
+        ("/openai/v1/files", NAMED, {}),
+        ("//v1//files", NAMED, {}),
+        ("/api/v1/batches", NAMED, {}),
+        ("/v1/files?model=cheap", b"", {}),
+        ("/v1/files", FORM, {"content_type": "multipart/form-data; boundary=x"}),
+        ("/v1/files", gzip.compress(NAMED), {"content_encoding": "gzip"}),
+        ("/v1/files", NAMED, {"x_http_method_override": "GET", "content_type": "text/plain"}),
+        ("/openai/deployments/cheap/files", NAMED, {}),
+        ("/openai/deployments/cheap/chat/completions/chatcmpl-1", NAMED, {}),
+        ("/v1/chat/completions/../files", NAMED, {}),
+        ("/v1/FILES", NAMED, {}),
+    ],
+)
+async def test_account_paths_in_other_words(path: str, raw: bytes, headers: dict[str, str]) -> None:
+    """Prefixes, forms, compression and other headers open none of them either (edge.md B1)."""
+    async with running(MODELS, ScriptedBackend(), ScriptedBackend()) as here:
+        secret = here.add_key(models=("cheap",))
+        named = {"authorization": f"Bearer {secret}", "content_type": "application/json", **headers}
+        assert (await here.client.request("POST", path, raw, **named)).status == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answers_in_the_background(path: str, stream: bool) -> None:
+    """What is made after the request belongs to the account: no budget would see it."""
+    backend = ScriptedBackend()
+    async with running(MODELS, backend, ScriptedBackend()) as here:
+        body = {"model": "cheap", "input": "x", "background": True, "stream": stream}
+        response = await call(here, "POST", path, here.add_key(budget=1.0), body)
+
+    assert (response.status, response.json()["error"]["param"]) == (400, "background")
+    assert backend.calls == []
+
+
 async def test_without_keys_all_is_open() -> None:
     """On this machine, whose user is the operator."""
     backend = ScriptedBackend(*(json_answer({}) for _ in ACCOUNT))
@@ -74,6 +123,11 @@ async def test_without_keys_all_is_open() -> None:
         {"model": "cheap", "MODEL": "secret"},
         {"model": "cheap", "models": ["secret"]},
         {"model": "cheap", "tools": [{"type": "image_generation", "model": "secret"}]},
+        {"model": "cheap", "extra_body": {"model": "secret"}},
+        {"model": "cheap", "fallbacks": [{"cheap": ["secret"]}]},
+        {"model": "cheap", "context_window_fallbacks": [{"cheap": ["cheap", "secret"]}]},
+        {"model": "cheap", "provider": {"options": [{"models": ["secret"]}]}},
+        {"model": "cheap", "session": {"input_audio_transcription": {"Model": "secret"}}},
         {"model": ["secret"]},
         {},
     ],

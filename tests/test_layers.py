@@ -40,6 +40,7 @@ WORKER_ROOMS: dict[str, set[str]] = {
     },
     "embedding": {"engine", "settings", "errors"},
     "chat": {"settings", "errors"},
+    "media": {"errors"},
     "models": {"progress", "settings", "errors"},
     "api": {"chat", "deferred_package", "embedding", "engine", "engine.structured", "settings", "errors"},
     "weights": {"cpu_quota", "engine", "engine.llama", "models", "progress", "settings", "errors", "stopwatch"},

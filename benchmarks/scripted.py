@@ -111,6 +111,7 @@ class ScriptedRunner:
         self.num_slots = 2 * MAX_NUM_SEQS
         self.num_cells = NUM_CELLS if is_unified else self.num_slots * SLOT_CELLS
         self.max_model_len = NUM_CELLS if is_unified else SLOT_CELLS
+        self.max_whole_run = 0
         self.memory = NoMemory(is_unified=is_unified)
         self.vocabulary = Letters()
         self.num_steps = 0

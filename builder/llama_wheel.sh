@@ -43,7 +43,7 @@ options=(
     -DGGML_NATIVE=OFF           # not only for the machine that builds
     -DGGML_BACKEND_DL=ON        # kernels in libraries of their own, loaded at the start
     -DGGML_CPU_ALL_VARIANTS=ON  # from plain x86-64 to AVX2, AVX-512 and AMX
-    -DLLAVA_BUILD=OFF           # images and sound: the worker does not use it
+    -DMTMD_VIDEO=OFF            # images are decoded in the process alone, never by ffmpeg
     -DLLAMA_OPENSSL=OFF         # llama.cpp's own downloads: likewise
 )
 case $variant in

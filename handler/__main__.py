@@ -129,8 +129,11 @@ def _parse_args(argv: list[str]) -> tuple[str, argparse.Namespace]:
 
 def _fetch(settings: "Settings") -> int:
     from handler.models.locate import locate
+    from handler.models.projector import locate_projector
 
-    sys.stdout.write(f"{locate(settings)}\n")
+    path = locate(settings)
+    locate_projector(settings, path)
+    sys.stdout.write(f"{path}\n")
     return 0
 
 

@@ -8,6 +8,7 @@ from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
 from handler.api.embeddings import Embeddings
 from handler.api.infill import Infills
+from handler.api.media_reader import MediaReader
 from handler.api.model_names import ServedNames
 from handler.api.rerank import Rerank
 from handler.api.routes import Api, EmbeddingApi, RerankApi
@@ -36,10 +37,15 @@ def start_worker(settings: Settings, model: AnyModel) -> Worker:
         names,
         reasoning=settings.reasoning_format,
         doubles_reasoning=settings.reasoning_twice,
+        media=_media_reader(settings) if engine.reads_images else None,
     )
     completions = Completions(engine, names, suffix_first=settings.spm_infill)
     infills = Infills(engine, names, suffix_first=settings.spm_infill)
     return Worker(Api(chat, completions, infills, Tokens(engine, names), names), engine)
+
+
+def _media_reader(settings: Settings) -> MediaReader:
+    return MediaReader(max_bytes=settings.media_max_bytes, fetches_urls=settings.media_urls)
 
 
 def _start_embedding_worker(settings: Settings, model: LoadedEmbedder) -> Worker:

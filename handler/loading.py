@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from handler.cpu_quota import num_usable_cores
 from handler.embedding.embedder import Embedder
@@ -19,7 +19,8 @@ from handler.engine.llama.memory_info import free_gpu_bytes
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
 from handler.engine.llama.prefill_context import LlamaPrefillContext
-from handler.engine.model_facts import offload
+from handler.engine.media_encoder import MediaEncoder, Projector
+from handler.engine.model_facts import ModelFacts, offload
 from handler.engine.part_size import FixedPartSize, PartSize
 from handler.engine.plan import EnginePlan, Machine, PrefillPlan, has_room_to_expand, plan
 from handler.engine.prefill_lane import PrefillLane
@@ -30,6 +31,9 @@ from handler.errors import ConfigError, ModelError
 from handler.settings import Settings
 from handler.stopwatch import Stopwatch
 from handler.weights import Weights, load_weights, parts_at
+
+if TYPE_CHECKING:
+    from handler.engine.llama.projector import LlamaProjector
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class LoadedModel(NamedTuple):
     plan: EnginePlan
     prefill_context: LlamaPrefillContext | None = None
     expansion: "Expansion | None" = None  # of the weights for prompts; only where there is a prefill context
+    projector: Projector | None = None  # by which the model sees images
 
 
 class LoadedEmbedder(NamedTuple):
@@ -73,21 +78,23 @@ def load_any_model(settings: Settings) -> AnyModel:
 def open_model(weights: Weights, settings: Settings) -> AnyModel:
     """A context for what the model can do, planned by its facts. The model is closed if that fails, with ModelError or
     ConfigError."""
-    path, model, load_time, adapters = weights
+    path, model, load_time, adapters, projector_path = weights
+    projector: LlamaProjector | None = None
     try:
-        machine = Machine(num_usable_cores(), supports_gpu(), tuple(free_gpu_bytes()))
-        if role_of(settings, model.facts) == "generate":
-            any_plan: EnginePlan | EmbeddingPlan = plan(settings, machine, model.facts)
-        else:
-            any_plan = plan_embedding(settings, machine, model.facts)
-            if adapters:
-                raise ConfigError("LORAS is set: adapters are for models that generate text, and this one does not.")
+        if projector_path and role_of(settings, model.facts) == "generate":
+            projector = _load_projector(projector_path, settings, model)
+            load_time.lap("projector")
+        any_plan = _plan(settings, model.facts, projector.max_whole_run if projector else 0)
+        if adapters and isinstance(any_plan, EmbeddingPlan):
+            raise ConfigError("LORAS is set: adapters are for models that generate text, and this one does not.")
     except BaseException:
+        if projector:
+            projector.close()
         model.close()
         raise
     if isinstance(any_plan, EmbeddingPlan):
         return _load_embedder(model, any_plan, load_time)
-    loaded = _load_generator(model, any_plan, load_time)
+    loaded = _load_generator(model, any_plan, load_time)._replace(projector=projector)
     if settings.weights == "auto" and loaded.prefill_context and _expands(model, settings):
         return loaded._replace(expansion=Expansion(path, settings, loaded.runner, adapters))
     return loaded
@@ -115,6 +122,31 @@ def _load_generator(model: LlamaModel, engine_plan: EnginePlan, load_time: Stopw
         runner.max_model_len,
     )  # fmt: skip
     return LoadedModel(runner, engine_plan, prefill_context)
+
+
+def _plan(settings: Settings, model: ModelFacts, max_whole_run: int) -> EnginePlan | EmbeddingPlan:
+    """For what the model can do. Raises ConfigError."""
+    machine = Machine(num_usable_cores(), supports_gpu(), tuple(free_gpu_bytes()))
+    if role_of(settings, model) == "generate":
+        return plan(settings, machine, model._replace(max_whole_run=max_whole_run))
+    return plan_embedding(settings, machine, model)
+
+
+def _load_projector(path: Path, settings: Settings, model: LlamaModel) -> "LlamaProjector | None":
+    """None for one that lies beside the model and does not fit it, which the log says. Raises ModelError for one that
+    was set."""
+    from handler.engine.llama.projector import LlamaProjector  # noqa: PLC0415 (loads a library, which a build may lack)
+
+    on_gpu = supports_gpu() and settings.n_gpu_layers != 0
+    try:
+        projector = LlamaProjector(path, model, n_threads=settings.n_threads or num_usable_cores(), use_gpu=on_gpu)
+    except ModelError as error:
+        if settings.mmproj != "auto":
+            raise
+        log.warning("%s The model serves without images; MMPROJ=off leaves out what lies beside it.", error)
+        return None
+    log.info("images are read by %s", path)
+    return projector
 
 
 class Expansion(NamedTuple):
@@ -194,7 +226,7 @@ def start_embedder(model: LoadedEmbedder, *, max_queue: int) -> Embedder:
 
 def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:
     """An engine that owns the loaded model. `max_queue`: sequences that may wait."""
-    runner, engine_plan, prefill_context, expansion = model
+    runner, engine_plan, prefill_context, expansion, projector = model
     drafts = engine_plan.draft_limits
     lane = None
     if prefill_context and engine_plan.prefill:
@@ -208,6 +240,7 @@ def start_engine(model: LoadedModel, *, max_queue: int) -> Engine:
         schemas=GrammarCompiler(runner.vocabulary),
         speculation=Speculation(PromptLookup(), drafts) if drafts else None,
         lane=lane,
+        encoder=MediaEncoder(projector) if projector else None,
     )
 
 

@@ -49,6 +49,7 @@ ALIASES = {
     "model_alias": ("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "LLAMA_ARG_ALIAS"),
     "chat_template": ("CUSTOM_CHAT_TEMPLATE", "LLAMA_ARG_CHAT_TEMPLATE_FILE"),
     "pooling": ("LLAMA_ARG_POOLING",),
+    "mmproj": ("LLAMA_ARG_MMPROJ",),
     "n_ctx": ("LLAMA_CONTEXT_SIZE", "LLAMA_ARG_CTX_SIZE"),
     "max_num_seqs": ("LLAMA_ARG_N_PARALLEL",),
     "n_batch": ("LLAMA_ARG_BATCH",),
@@ -121,6 +122,22 @@ class Settings(BaseModel):
         "auto",
         description="How the tokens of an input become one vector, or a score. auto: as the file says; else the mean "
         "for encoders, and the last for others with TASK=embed.",
+    )
+    mmproj: str = Field(
+        "auto",
+        min_length=1,
+        description="The projector by which the model sees images: named as MODEL is, with its file. auto: "
+        "`mmproj*.gguf` beside the model, if there is one that fits it; off: none.",
+    )
+    media_urls: bool = Field(
+        False,
+        description="Fetch images that requests name by http and https URLs, from public addresses only. Otherwise "
+        "they must come as data: URLs.",
+    )
+    media_max_bytes: int = Field(
+        20_000_000,
+        ge=1,
+        description="Bytes of all images of a request, at most. Those in data: URLs are bounded by MAX_BODY_BYTES too.",
     )
     hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token for gated or private repositories.")
     hf_endpoint: str = Field("https://huggingface.co", min_length=1, description="Hugging Face, or a mirror of it.")

@@ -20,6 +20,7 @@ from handler.errors import ModelError
 from handler.models.adapters import locate_adapters
 from handler.models.checked import mark_of, note
 from handler.models.locate import locate
+from handler.models.projector import locate_projector
 from handler.models.source import parts_of
 from handler.progress import Progress
 from handler.settings import Settings
@@ -35,6 +36,7 @@ class Weights(NamedTuple):
     model: LlamaModel
     load_time: Stopwatch
     adapters: Mapping[str, Path]  # the file of each, by name
+    projector: Path | None = None  # the file by which the model sees images
 
 
 def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -> Weights:
@@ -43,6 +45,7 @@ def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -
     `waits` is called when little is left for Python to do here, so that other threads may take the GIL.
     """
     path = locate(settings, waits)
+    projector = locate_projector(settings, path)
     load_time = Stopwatch()
     check = _start_check(path, settings)
     start_llama()
@@ -55,7 +58,7 @@ def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -
         waits()
         model = _load(path, settings, progress.share)
     load_time.lap("model")
-    return Weights(path, model, load_time, _load_adapters(model, settings))
+    return Weights(path, model, load_time, _load_adapters(model, settings), projector)
 
 
 def parts_at(path: Path) -> list[Path]:

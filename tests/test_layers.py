@@ -42,7 +42,7 @@ WORKER_ROOMS: dict[str, set[str]] = {
     "chat": {"settings", "errors"},
     "media": {"errors"},
     "models": {"progress", "settings", "errors"},
-    "api": {"chat", "deferred_package", "embedding", "engine", "engine.structured", "settings", "errors"},
+    "api": {"chat", "deferred_package", "embedding", "engine", "engine.structured", "media", "settings", "errors"},
     "weights": {"cpu_quota", "engine", "engine.llama", "models", "progress", "settings", "errors", "stopwatch"},
     "loading_thread": {"engine.llama", "loading", "settings", "weights"},
     "loading": {

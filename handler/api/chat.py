@@ -7,6 +7,8 @@ from typing import NamedTuple
 from handler.api.chat_chunks import ChatChunks, chat_completion
 from handler.api.chat_plan import ChatPlan, plan_chat
 from handler.api.common import Answer, Identity
+from handler.api.media_parts import refuse_images
+from handler.api.media_reader import MediaReader
 from handler.api.model_names import ServedNames
 from handler.api.protocol import ChatCompletionRequest, parse
 from handler.api.stream import EventStream
@@ -14,6 +16,7 @@ from handler.api.turn import ReasoningStyle
 from handler.chat.template import ChatTemplate
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
+from handler.engine.prompt import MediaPrompt, MixedText
 from handler.errors import ContextLengthError, SchemaError
 
 
@@ -30,7 +33,7 @@ class ChatCompletions:
     """`template` gives the chat template, or raises the error that tells a client why there is none.
 
     `reasoning` says where a model's reasoning goes if the request does not; with `doubles_reasoning` it is sent under
-    both names that clients have for it.
+    both names that clients have for it. `media` reads images; None where the model sees none.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class ChatCompletions:
         *,
         reasoning: ReasoningStyle = "split",
         doubles_reasoning: bool = False,
+        media: MediaReader | None = None,
     ) -> None:
         self._engine = engine
         self._template = template
         self._names = names
         self._reasoning = reasoning
         self._doubles_reasoning = doubles_reasoning
+        self._media = media
 
     async def create(self, body: object) -> Answer | EventStream:
         """Answer a decoded body. Raises RequestError before anything is sent."""
@@ -76,12 +81,12 @@ class ChatCompletions:
     async def num_prompt_tokens(self, body: object) -> int:
         """The length of a decoded body's prompt. Raises RequestError."""
         _, plan = await asyncio.to_thread(self._read, body)
-        return len(await self._engine.tokenize(plan.prompt))
+        return len(await self._engine.tokenize(await self._prompt(plan)))
 
     async def _generate(self, request: ChatCompletionRequest, plan: ChatPlan) -> Generation:
         try:
             return await self._engine.generate(
-                [plan.prompt], plan.params, request.n, adapter=self._names.adapter(request.model)
+                [await self._prompt(plan)], plan.params, request.n, adapter=self._names.adapter(request.model)
             )
         except ContextLengthError as error:
             raise error.at("messages") from error
@@ -90,8 +95,16 @@ class ChatCompletions:
                 raise
             raise error.at(request.wanted.param if request.wanted else "tools") from error
 
+    async def _prompt(self, plan: ChatPlan) -> MixedText | MediaPrompt:
+        if isinstance(plan.prompt, MixedText):
+            return plan.prompt
+        assert self._media is not None, "images are refused where nothing reads them"
+        return await self._media.read(plan.prompt)
+
     def _read(self, body: object) -> tuple[ChatCompletionRequest, ChatPlan]:
         """The request and what it means. In a thread: a large body takes tens of milliseconds, some templates too."""
         request = parse(ChatCompletionRequest, body)
         self._names.resolve(request.model)  # the first thing a client should hear
+        if self._media is None:
+            refuse_images(request.messages)
         return request, plan_chat(request, self._template(), self._engine.runner.vocabulary, self._reasoning)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, NamedTuple
 
+from handler.api.media_parts import IllustratedText, TakenImages
 from handler.api.messages import modernise
 from handler.api.protocol import ChatCompletionRequest
 from handler.api.sampling import sampling_params
@@ -27,7 +28,7 @@ from handler.errors import InvalidRequestError, SchemaError
 class ChatPlan(NamedTuple):
     """All that a chat's answer depends on."""
 
-    prompt: MixedText
+    prompt: MixedText | IllustratedText
     params: SamplingParams
     form: AnswerForm
 
@@ -43,8 +44,9 @@ def plan_chat(
     template = template.for_tools(bool(tools.tools))
     format = template.format
     add_generation_prompt = request.add_generation_prompt
+    taken = TakenImages(request.messages)
     prompt = template.prompt(
-        modernise(request.messages),
+        modernise(taken.messages),
         tools=list(tools.tools) or None,
         continue_final_message=request.continues_final_message,
         add_generation_prompt=True if add_generation_prompt is None else add_generation_prompt,
@@ -72,7 +74,7 @@ def plan_chat(
         has_calls=tools.choice != "none",
         reasoning=_style(request, style),
     )
-    return ChatPlan(MixedText(prompt.text, prompt.literals), params, form)
+    return ChatPlan(taken.find(MixedText(prompt.text, prompt.literals)), params, form)
 
 
 def _style(request: ChatCompletionRequest, style: ReasoningStyle) -> ReasoningStyle:

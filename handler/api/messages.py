@@ -6,6 +6,7 @@ from handler.api.fields import show
 from handler.errors import InvalidRequestError
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+SHOWING_ROLES = ("user", "tool", "function")  # whose messages may hold images
 
 Message = dict[str, Any]
 
@@ -45,7 +46,7 @@ def _check_message(message: Message, param: str) -> None:
         raise InvalidRequestError(f"'{param}.role' must be one of {', '.join(ROLES)} ({got})", param=f"{param}.role")
     if "content" not in message and role != "assistant":
         raise InvalidRequestError(f"'{param}.content' is missing", param=f"{param}.content")
-    _check_content(message.get("content"), f"{param}.content")
+    _check_content(message.get("content"), f"{param}.content", may_show=role in SHOWING_ROLES)
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise InvalidRequestError(f"'{param}.tool_calls' must be a list of objects", param=f"{param}.tool_calls")
@@ -66,15 +67,25 @@ def _check_call(function: object, param: str) -> None:
         raise InvalidRequestError(message, param=f"{param}.arguments")
 
 
-def _check_content(content: object, param: str) -> None:
+def _check_content(content: object, param: str, *, may_show: bool) -> None:
     if content is None or isinstance(content, str):
         return
     if not isinstance(content, list):
         raise InvalidRequestError(f"'{param}' must be a text or a list of text parts", param=param)
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "image_url" and may_show:
+            _check_image(part.get("image_url"), param)
+            continue
         if kind != "text":
             message = f"'{param}' may hold parts of type text only: this model reads no others (got {show(kind)})"
             raise InvalidRequestError(message, param=param)
         if not isinstance(part.get("text"), str):
             raise InvalidRequestError(f"'{param}' has a text part without text", param=param)
+
+
+def _check_image(image: object, param: str) -> None:
+    """OpenAI's object; some clients send its URL alone. `detail` is a wish that local models cannot follow."""
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        raise InvalidRequestError(f"'{param}' has an image_url part with no URL", param=param)

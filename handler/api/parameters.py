@@ -115,7 +115,7 @@ REFUSED: dict[str, Refused] = {
     "add_special_tokens": Refused("the model's own beginning is added, once.", (True,)),
     "chat_template": Refused("the worker's setting CHAT_TEMPLATE is the operator's."),
     "documents": Refused("put them into messages.", ([],)),
-    "mm_processor_kwargs": Refused("this model reads text only.", ({},)),
+    "mm_processor_kwargs": Refused("images are prepared as the model's projector says.", ({},)),
     "logits_processors": Refused("there are none here.", ([],)),
     "guided_whitespace_pattern": Refused("whitespace in JSON is bounded here."),
     "vllm_xargs": Refused("there are no extensions here.", ({},)),
@@ -130,7 +130,7 @@ REFUSED: dict[str, Refused] = {
     # Ollama's own API
     "options": Refused("send the options as fields of the request.", ({},)),
     "format": Refused("use 'response_format'.", ("",)),
-    "images": Refused("this model reads text only.", ([],)),
+    "images": Refused("images are read in the messages of a chat, as image_url parts.", ([],)),
     "template": Refused("the worker's setting CHAT_TEMPLATE is the operator's.", ("",)),
     "system": Refused("send a message with role system.", ("",)),
     "raw": Refused("use /v1/completions.", (False,)),

@@ -51,11 +51,22 @@ def _text_content(content: object, param: str) -> str:
         return content
     if not isinstance(content, list):
         raise InvalidRequestError(f"'{param}' must be a text or a list of text parts", param=param)
-    return "\n".join(_part_text(part, param) for part in content)
+    return _joined(content, param)
+
+
+def _joined(parts: list[object], param: str) -> str:
+    """Texts in lines of their own; the mark of an image stands among them as it is."""
+    text, was_text = "", False
+    for part in parts:
+        is_text = not (isinstance(part, dict) and part.get("type") == "media_marker")
+        text += ("\n" if is_text and was_text else "") + _part_text(part, param)
+        was_text = is_text
+    return text
 
 
 def _part_text(part: object, param: str) -> str:
     kind = part.get("type", "text") if isinstance(part, dict) else None
+    kind = "text" if kind == "media_marker" else kind
     text = part.get(kind) if isinstance(part, dict) and kind in ("text", "refusal") else None
     if not isinstance(text, str):
         raise InvalidRequestError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from handler.engine.adapter_turns import Adapter
 from handler.engine.cache.slot import Slot
 from handler.engine.logprobs import TokenLogprob
+from handler.engine.media_run import MediaRun
 from handler.engine.sequence import Sequence
 
 
@@ -18,6 +19,7 @@ class ScheduledSequence:
     num_tokens: int
     draft_token_ids: list[int] = field(default_factory=list)  # only after the sequence's last token
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of `scored`, once the runner has them
+    run: MediaRun | None = None  # what is computed instead of its tokens; then it is alone in its batch
 
     @property
     def slot(self) -> Slot:
@@ -79,6 +81,11 @@ class Batch:
     def adapter(self) -> Adapter:
         """The one that all of it is computed with."""
         return self.items[0].sequence.adapter if self.items else None
+
+    @property
+    def run(self) -> MediaRun | None:
+        """The embeddings that are all of this batch; None for one of tokens."""
+        return self.items[0].run if self.items else None
 
     @property
     def has_drafts(self) -> bool:

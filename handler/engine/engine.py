@@ -12,9 +12,10 @@ from handler.engine.cache.kv_cache import create_cache
 from handler.engine.constraint import Constraint
 from handler.engine.engine_loop import EngineLoop
 from handler.engine.generation import Generation
-from handler.engine.infill import infill_tokens
+from handler.engine.media_encoder import Media, MediaEncoder
 from handler.engine.prefill_lane import NoPrefillLane, PrefillLane
-from handler.engine.prompt import Infill, MixedText, Prompt
+from handler.engine.prompt import Infill, MediaPrompt, MixedText, Prompt
+from handler.engine.prompt_reader import PromptReader, PromptTokens
 from handler.engine.runner import Runner
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.scheduler import Limits, Scheduler
@@ -23,7 +24,7 @@ from handler.engine.speculative.speculation import NoSpeculation, Speculation
 from handler.engine.stats import Stats
 from handler.engine.step_times import Histogram
 from handler.engine.structured.grammar import NUM_COMPILERS, Grammar, SchemaCompiler
-from handler.errors import ContextLengthError, InvalidRequestError, QueueFullError
+from handler.errors import InvalidRequestError, QueueFullError
 
 MAX_COMPILING = 40  # constraints that are compiled or wait for it; one more is refused
 
@@ -31,8 +32,8 @@ MAX_COMPILING = 40  # constraints that are compiled or wait for it; one more is 
 class Engine:
     """A loaded model that generates for many requests at once. `generate()` is the only way in, from any event loop.
 
-    Owns the runner, the compiler of schemas, the pools of threads that prepare requests, and the `EngineLoop`, which
-    the constructor starts. `close()` ends all of them.
+    Owns the runner, the compiler of schemas, the encoder of media if the model sees, the pools of threads that prepare
+    requests, and the `EngineLoop`, which the constructor starts. `close()` ends all of them.
     """
 
     def __init__(
@@ -44,12 +45,15 @@ class Engine:
         schemas: SchemaCompiler,
         speculation: Speculation | NoSpeculation | None = None,
         lane: PrefillLane | NoPrefillLane | None = None,
+        encoder: MediaEncoder | None = None,
     ) -> None:
         assert limits.max_batch_tokens > limits.max_num_seqs, "a step holds a token for each sequence, and a prompt's"
         assert not (limits.exact_grid and runner.memory.is_unified), "exact sequences need cells of their own"
         self.runner = runner
         self.limits = limits
         self._schemas = schemas
+        self._encoder = encoder
+        self._reader = PromptReader(runner)
         cache = create_cache(
             runner.memory, num_slots=runner.num_slots, num_cells=runner.num_cells, max_idle=limits.max_idle
         )
@@ -66,6 +70,10 @@ class Engine:
     @property
     def is_healthy(self) -> bool:
         return self._loop.is_healthy
+
+    @property
+    def reads_images(self) -> bool:
+        return self._encoder is not None
 
     @property
     def stats(self) -> Stats:
@@ -102,11 +110,11 @@ class Engine:
         self._loop.check_available()
         self._admission.check(num_sequences)  # a full queue is refused before anything is compiled
         grammar = await self._grammar(params.constraint) if params.constraint else None
+        media = [await self._encode(prompt) for prompt in prompts]
         self._admission.admit(num_sequences)
         try:
-            loop = asyncio.get_running_loop()
-            make = partial(self._make_sequences, prompts, params, n, grammar, adapter)
-            sequences = await loop.run_in_executor(self._preparation, make)
+            work = partial(self._make_sequences, list(zip(prompts, media, strict=True)), params, n, grammar, adapter)
+            sequences = await asyncio.get_running_loop().run_in_executor(self._preparation, work)
             generation = Generation(sequences, self._loop.abort)
             self._loop.add(generation)
         except BaseException:
@@ -126,17 +134,29 @@ class Engine:
         finally:
             self._num_compiling -= 1
 
-    async def tokenize(self, text: str | MixedText, *, add_special: bool = True) -> list[int]:
-        """The tokens of a text, with the model's BOS token if `add_special`. Raises InvalidRequestError."""
+    async def _encode(self, prompt: Prompt) -> list[Media]:
+        if not isinstance(prompt, MediaPrompt):
+            return []
+        if self._encoder is None:
+            raise InvalidRequestError("This model reads text only.", param="prompt")
+        return await self._encoder.encode(prompt.media)
+
+    async def tokenize(self, text: str | MixedText | MediaPrompt, *, add_special: bool = True) -> list[int]:
+        """The tokens of a text, with the model's BOS token if `add_special`; media count as their negative ids. Raises
+        InvalidRequestError, and what encoding media raises."""
         self._loop.check_available()
-        work = partial(self.runner.tokenize, text, add_special=add_special)
-        return await asyncio.get_running_loop().run_in_executor(self._preparation, work)
+        if isinstance(text, MediaPrompt):
+            work = partial(self._reader.join, text, await self._encode(text), add_special=add_special)
+            tokens = await asyncio.get_running_loop().run_in_executor(self._preparation, work)
+            return tokens.token_ids
+        plain = partial(self.runner.tokenize, text, add_special=add_special)
+        return await asyncio.get_running_loop().run_in_executor(self._preparation, plain)
 
     def text(self, prompt: Prompt) -> str:
         """A prompt as text; of one with a gap, what the answer follows."""
         if isinstance(prompt, Infill):
             return prompt.prefix + prompt.begun
-        if isinstance(prompt, MixedText):
+        if isinstance(prompt, MixedText | MediaPrompt):
             return prompt.text
         if isinstance(prompt, str):
             return prompt
@@ -146,6 +166,8 @@ class Engine:
         """Stop after the current step; sequences that are not finished get UnavailableError. Blocks."""
         self._loop.close()
         self._compilation.shutdown()
+        if self._encoder is not None:
+            self._encoder.close()
         self._preparation.shutdown()  # from here on the model is not used
         self._lane.close()
         self._speculation.close()
@@ -159,12 +181,17 @@ class Engine:
         return self._schemas.known(constraint) or self._schemas.compile(constraint)
 
     def _make_sequences(
-        self, prompts: Iterable[Prompt], params: SamplingParams, n: int, grammar: Grammar | None, adapter: Adapter
+        self,
+        prompts: Iterable[tuple[Prompt, list[Media]]],
+        params: SamplingParams,
+        n: int,
+        grammar: Grammar | None,
+        adapter: Adapter,
     ) -> list[Sequence]:
         reasoning_end = self._reasoning_end(params)
         return [
-            self._make_sequence(token_ids, params.of_choice(choice), grammar, reasoning_end, adapter)
-            for token_ids in [self._token_ids(prompt, params.max_tokens) for prompt in prompts]
+            self._make_sequence(tokens, params.of_choice(choice), grammar, reasoning_end, adapter)
+            for tokens in [self._reader.read(prompt, media, params.max_tokens) for prompt, media in prompts]
             for choice in range(n)
         ]
 
@@ -175,38 +202,20 @@ class Engine:
 
     def _make_sequence(
         self,
-        token_ids: list[int],
+        tokens: PromptTokens,
         params: SamplingParams,
         grammar: Grammar | None,
         reasoning_end: list[int],
         adapter: Adapter,
     ) -> Sequence:
         return Sequence(
-            token_ids,
+            tokens.token_ids,
             params,
             vocabulary=self.runner.vocabulary,
             max_num_tokens=self.runner.max_model_len,
-            sampler=self.runner.make_sampler(params, token_ids),
+            sampler=self.runner.make_sampler(params, tokens.text_ids),
             matcher=grammar.matcher() if grammar else None,
             reasoning_end=reasoning_end,
             adapter=adapter,
+            runs=tokens.runs,
         )
-
-    def _token_ids(self, prompt: Prompt, max_answer: int | None) -> list[int]:
-        """`max_answer`: tokens of the answer, for which a prompt that may be cut leaves room, or a quarter of all."""
-        if isinstance(prompt, Infill):
-            a_quarter = self.runner.max_model_len // 4
-            room = self.runner.max_model_len - max(1, min(max_answer or a_quarter, a_quarter))
-            token_ids = infill_tokens(prompt, self.runner.fim_tokens, self.runner.tokenize_plain, room)
-        else:
-            token_ids = prompt if isinstance(prompt, list) else self.runner.tokenize(prompt)
-        if not token_ids:
-            raise InvalidRequestError("The prompt is empty.", param="prompt")
-        if not 0 <= min(token_ids) <= max(token_ids) < self.runner.vocabulary.num_tokens:
-            raise InvalidRequestError("The prompt has token ids that are not in the vocabulary.", param="prompt")
-        if len(token_ids) >= self.runner.max_model_len:
-            raise ContextLengthError(
-                f"This model's maximum context length is {self.runner.max_model_len} tokens, but the prompt alone "
-                f"has {len(token_ids)}. Please shorten it."
-            )
-        return token_ids

@@ -3,9 +3,10 @@
 The last bits of a sum depend on its order, and llama.cpp's kernels choose the order by the shape of what is computed at
 once: how many tokens, of how many sequences, and how long the longest of them is. So where exactness is asked for, all
 of a seeded sequence is computed in calls of `llama_decode` that hold nothing else, not even padding. Its prompt is cut
-at multiples of `grid` tokens, its answer into single tokens, also where it is computed anew after a preemption. With
-cells of its own (split_cache.py) each call's shape then follows from the sequence alone. A part of the prompt may be
-taken from a slot whose tokens were computed in such calls (`Slot.num_exact`): they are equal to the bit too.
+at multiples of `grid` tokens and around media, its answer into single tokens, also where it is computed anew after a
+preemption. With cells of its own (split_cache.py) each call's shape then follows from the sequence alone. A part of the
+prompt may be taken from a slot whose tokens were computed in such calls (`Slot.num_exact`): they are equal to the bit
+too.
 
 The price is a call for each such sequence and token, where the others share one. Pure code.
 """
@@ -39,8 +40,9 @@ class ExactTurns:
         while self._round:
             sequence = self._round.popleft()
             if sequence.status is SequenceStatus.RUNNING:  # it may have been aborted or preempted meanwhile
-                item = ScheduledSequence(sequence, sequence.num_computed_tokens, self._num_tokens(sequence))
-                return Batch([item], is_exact=True)
+                start, run = sequence.num_computed_tokens, sequence.due_run
+                num_tokens = run.num_tokens if run else self._num_tokens(sequence)
+                return Batch([ScheduledSequence(sequence, start, num_tokens, run=run)], is_exact=True)
         return Batch()
 
     def is_reusable(self, item: ScheduledSequence) -> bool:
@@ -55,4 +57,4 @@ class ExactTurns:
         start = sequence.num_computed_tokens
         end = min((start // self.grid + 1) * self.grid, sequence.num_prompt_tokens)
         most = self.grid if sequence.prompt_scores is None else self._max_scored_tokens
-        return max(1, min(end - start, most))
+        return max(1, min(end - start, sequence.num_due_tokens, most))

@@ -20,6 +20,7 @@ class ModelFacts(NamedTuple):
     is_causal: bool = True  # a decoder; encoders see all of a text at once, and generate none
     pooling: Pooling | None = None  # how the file says that tokens become one vector; None: nothing is said
     expanded_bytes: int = 0  # of the weights in 16 bits; 0: they are, or nothing is known to be gained by it
+    max_whole_run: int = 0  # tokens of an image that must be computed in one piece; 0: there are none
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,8 @@ def plan(settings: Settings, machine: Machine, model: ModelFacts) -> EnginePlan:
     if settings.weights == "auto" and not cache.is_unified and (less := _beside_expanded(settings, machine, model)):
         number, smaller = _num_seqs_and_cache(settings, less, model, n_batch, on_gpu=on_gpu, spare=0)
         cache = smaller if number == max_num_seqs and not smaller.is_unified else cache
-    n_batch = max(n_batch, max_num_seqs + 1)  # each running sequence gets its token, and there is room for a prompt's
+    # Each running sequence gets its token, and there is room for a prompt's, and for an image.
+    n_batch = max(n_batch, max_num_seqs + 1, model.max_whole_run)
     n_ubatch = _n_ubatch(settings, model, n_batch)
     draft_limits = None
     if settings.speculate != "off":
@@ -191,7 +192,7 @@ def _prefill(settings: Settings, cache: CacheSize, n_ubatch: int, *, on_gpu: boo
 def _n_ubatch(settings: Settings, model: ModelFacts, n_batch: int) -> int:
     """With a sliding window a batch is computed in one piece: of several, llama.cpp drops cells that a later piece has
     passed and an earlier one still needs, and gives wrong text."""
-    return n_batch if model.window else min(settings.n_ubatch, n_batch)
+    return n_batch if model.window else min(max(settings.n_ubatch, model.max_whole_run), n_batch)
 
 
 def _num_slots(max_num_seqs: int) -> int:
@@ -206,7 +207,7 @@ def _num_seqs_and_cache(
     them, slots that a split cache must have beside theirs."""
 
     def cache_for(max_num_seqs: int) -> CacheSize:
-        n_ubatch = _n_ubatch(settings, model, max(n_batch, max_num_seqs + 1))
+        n_ubatch = _n_ubatch(settings, model, max(n_batch, max_num_seqs + 1, model.max_whole_run))
         num_needed = max_num_seqs + ceil(spare * max_num_seqs)
         return _cache_size(settings, machine, model, n_ubatch, max_num_seqs=max_num_seqs, num_needed=num_needed)
 

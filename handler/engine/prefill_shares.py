@@ -15,7 +15,7 @@ def prefill_shares(sequences: list[Sequence], left: int) -> dict[Sequence, int]:
     turns = [(sequence, (left + 1) // 2) for sequence in sequences[:1]]
     turns += [(sequence, left) for sequence in sorted(sequences, key=lambda sequence: sequence.num_pending_tokens)]
     for sequence, most in turns:
-        num_tokens = min(sequence.num_pending_tokens - shares[sequence], most, left)
+        num_tokens = min(sequence.num_due_tokens - shares[sequence], most, left)
         if sequence.prompt_scores is not None:
             start = sequence.num_computed_tokens + shares[sequence]
             num_tokens = sequence.prompt_scores.limited(start, num_tokens, num_rows_left)

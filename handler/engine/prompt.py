@@ -25,4 +25,17 @@ class Infill(NamedTuple):
     may_cut: bool = False  # keep what is near the gap where all of it is too long
 
 
-Prompt = str | MixedText | Infill | list[int]  # control tokens in a plain text are read as such; or token ids
+class MediaPrompt(NamedTuple):
+    """Texts with media between them: one text more than there are media, perhaps empty ones."""
+
+    texts: tuple[MixedText, ...]
+    media: tuple[bytes, ...]  # files as they came
+
+    @property
+    def text(self) -> str:
+        """All of it but the media."""
+        return "".join(mixed.text for mixed in self.texts)
+
+
+# Control tokens in a plain text are read as such; or token ids.
+Prompt = str | MixedText | MediaPrompt | Infill | list[int]

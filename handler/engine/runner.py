@@ -22,6 +22,7 @@ class Runner(Protocol):
     num_slots: int
     num_cells: int  # of the KV cache, a token each
     max_model_len: int  # tokens of one sequence, prompt and answer
+    max_whole_run: int  # tokens of a media run that attend to each other in both directions
 
     @property
     def memory(self) -> Memory: ...

@@ -27,6 +27,9 @@ ones take turns (adapter_turns.py); those whose turn it is not keep their slots 
 Scored prompts. Where the logprobs of a prompt's tokens are asked for, each position whose score is not known is
 computed here with its row of logits, of which a step holds a bounded number; the cache and the lane have no logits.
 
+Media. Embeddings of an image are a step of their own: llama.cpp computes embeddings or tokens, not both in one batch.
+While there are tokens to compute too, such a step comes every second time at most.
+
 Reproducible seeds. Equal seeds should give equal text, but what lies in the cache, and where, changes the last bits of
 the arithmetic. So a sequence with a seed reuses nothing, and if it is alone it starts from an empty cache. With an
 `exact_grid` it is exact instead: computed in steps of its own (exact_turns.py), between two steps of the others.
@@ -90,6 +93,7 @@ class Scheduler:
         self._is_rush = False  # the lane has most of the sequences, and had all when it began
         self._num_lane_tokens = 0  # computed in the lane by the last step of a rush
         self._is_under_pressure = False  # llama.cpp refused the last batch: the next one must be smaller
+        self._was_media = False  # the last step was a media run
 
     @property
     def has_work(self) -> bool:
@@ -111,11 +115,16 @@ class Scheduler:
     def schedule(self) -> Batch:
         """The next batch; empty only if there is no work but in the prefill lane."""
         batch = self._exact.next_batch()
+        if not batch.items and not self._was_media:
+            batch = self._media_batch()
         if not batch.items:
             batch = self._schedule_shared()
             self._exact.begin_round(self.running)
         if not batch.items:
             batch = self._exact.next_batch()
+        if not batch.items:
+            batch = self._media_batch()
+        self._was_media = batch.run is not None
         assert batch.items or self._in_lane or not self.has_work, "there is work, but nothing was scheduled"
         return batch
 
@@ -240,15 +249,27 @@ class Scheduler:
         """
         while num_tokens and sequence.status is SequenceStatus.RUNNING:
             if self.cache.make_room(batch.num_tokens + num_tokens):
-                batch.add(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens))
+                run = sequence.due_run
+                batch.add(ScheduledSequence(sequence, sequence.num_computed_tokens, num_tokens, run=run))
                 return
             youngest = self.running[-1]
             batch.remove(youngest)
             self._preempt(youngest)
 
     def _adapters(self) -> set[Adapter]:
-        """Those with something to compute here."""
-        return {sequence.adapter for sequence in self._sharing if sequence not in self._in_lane}
+        """Those with tokens to compute here."""
+        here = (sequence for sequence in self._sharing if sequence not in self._in_lane and sequence.due_run is None)
+        return {sequence.adapter for sequence in here}
+
+    def _media_batch(self) -> Batch:
+        """The run that the oldest sequence waits for; empty if none does."""
+        batch = Batch()
+        for sequence in self._sharing:
+            if (run := sequence.due_run) is not None:
+                self._give_tokens(batch, sequence, run.num_tokens)
+                self._lane.begin_step(sum(other.num_pending_tokens == 1 for other in self.running), None)
+                break
+        return batch
 
     def _waits_in_rush(self, generating: list[Sequence]) -> bool:
         """Whether the lane should have the device for itself, until the first token of enough sequences can be drawn or
@@ -277,7 +298,7 @@ class Scheduler:
 
     def _is_for_lane(self, sequence: Sequence) -> bool:
         is_new = not (sequence in self._in_lane or sequence in self._refused or sequence.num_computed_tokens)
-        is_new = is_new and not sequence.is_scoring
+        is_new = is_new and not sequence.is_scoring and not sequence.runs
         is_same = self._lane.is_exact or not sequence.params.is_reproducible
         return is_new and is_same and self._lane.takes(sequence.num_tokens - 1)
 

@@ -5,7 +5,7 @@ tokens, and every time they do a new token is sampled.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from handler.engine.cache.prefix_order import TOKEN_BYTES, key_of
 from handler.engine.cache.slot import Slot
 from handler.engine.detokenizer import Detokenizer
 from handler.engine.logprobs import ScoredPrompt, TokenLogprob
+from handler.engine.media_run import MediaRun
 from handler.engine.prompt_scores import PromptScores
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.vocabulary import Vocabulary
@@ -110,7 +111,8 @@ class Sequence:
 
     `adapter` is the one that all of it is computed with. `max_num_tokens` bounds prompt and answer together;
     `params.max_tokens` bounds the answer. The last token is always sampled and not yet computed. `reasoning_end` are
-    the tokens that are written when reasoning has taken as long as `params.parts` allows.
+    the tokens that are written when reasoning has taken as long as `params.parts` allows. `runs` are media in the
+    prompt by the place of their first token id; the last is a token's.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Sequence:
         matcher: Matcher | None = None,
         reasoning_end: Iterable[int] = (),
         adapter: Adapter = None,
+        runs: Mapping[int, MediaRun] | None = None,
     ) -> None:
         self.token_ids = list(prompt_token_ids)
         self._key = b""  # of the tokens that there were when it was last asked for
@@ -131,6 +134,7 @@ class Sequence:
         self.num_cached_tokens = 0  # as found at the first admission; what a preemption reuses does not count
         self.params = params
         self.adapter = adapter
+        self.runs = dict(runs or {})
         self.sampler = sampler
         self.matcher = matcher
         self.slot: Slot | None = None
@@ -173,6 +177,18 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         """Tokens to compute before the next one can be sampled; 1 while it generates."""
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def due_run(self) -> MediaRun | None:
+        """The media run that is to be computed next, if its pending tokens begin with one."""
+        return self.runs.get(self.num_computed_tokens)
+
+    @property
+    def num_due_tokens(self) -> int:
+        """Pending tokens up to the next media run."""
+        num_computed = self.num_computed_tokens
+        starts = (start for start in self.runs if start >= num_computed)
+        return min(starts, default=self.num_tokens) - num_computed
 
     @property
     def num_completion_tokens(self) -> int:

@@ -7,6 +7,7 @@ import pytest
 from handler.api.chat_plan import plan_chat
 from handler.api.protocol import ChatCompletionRequest, parse
 from handler.chat.template import ChatTemplate
+from handler.engine.prompt import MixedText
 from handler.errors import InvalidRequestError, TemplateError
 from tests.engine.fakes import ByteVocabulary
 from tests.fake_worker import fake_worker
@@ -25,7 +26,9 @@ def prompt_of(*messages: dict[str, Any], template: str = CHATML, **fields: Any) 
     """What the worker renders for a chat."""
     request = parse(ChatCompletionRequest, {"messages": list(messages), **fields})
     chat_template = ChatTemplate(template, bos_token="", eos_token="")
-    return plan_chat(request, chat_template, ByteVocabulary(), "split").prompt.text
+    prompt = plan_chat(request, chat_template, ByteVocabulary(), "split").prompt
+    assert isinstance(prompt, MixedText)
+    return prompt.text
 
 
 @pytest.mark.parametrize(

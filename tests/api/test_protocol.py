@@ -11,6 +11,7 @@ from handler.errors import InvalidRequestError
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1000}}
 
 
@@ -234,7 +235,10 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"messages": [{"role": ["user"], "content": ""}]}, "messages[0].role", INVALID, "got a list"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", INVALID, "is missing"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", INVALID, "a text or a list of text parts"),
-    ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content", INVALID, 'got "image_url"'),
+    ({"messages": [{"role": "system", "content": [IMAGE]}]}, "messages[0].content", INVALID, 'got "image_url"'),
+    ({"messages": [{"role": "assistant", "content": [IMAGE]}]}, "messages[0].content", INVALID, 'got "image_url"'),
+    ({"messages": [{"role": "user", "content": [AUDIO]}]}, "messages[0].content", INVALID, 'got "input_audio"'),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", INVALID, "no URL"),
     ({"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content", INVALID, "parts of type text only"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content", INVALID, "without text"),
     ({"messages": [{"role": "assistant", "tool_calls": "a"}]}, "messages[0].tool_calls", INVALID, "list of objects"),

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from handler.engine.engine import Engine
 from handler.engine.generation import Generation
 from handler.engine.logprobs import TokenLogprob
+from handler.engine.prompt import Prompt
 from handler.engine.sampling_params import SamplingParams
 from handler.engine.sequence import FinishReason, SequenceUsage
 
@@ -35,7 +36,7 @@ class Answer(NamedTuple):
         return np.array([[entry.logprob for entry in sorted(step.top)] for step in self.logprobs])
 
 
-async def ask(engine: Engine, prompt: str | list[int], params: SamplingParams = GREEDY) -> Answer:
+async def ask(engine: Engine, prompt: Prompt, params: SamplingParams = GREEDY) -> Answer:
     return await read(await engine.generate([prompt], params))
 
 

@@ -197,6 +197,7 @@ class FakeRunner:
         self.num_slots = num_slots
         self.num_cells = num_cells
         self.max_model_len = max_model_len or num_cells
+        self.max_whole_run = 100
         self.events: list[str] = []
         self.samplers: list[FakeSampler] = []
         self.failures: deque[Exception | None] = deque()  # what the next steps raise
@@ -258,7 +259,9 @@ class FakeRunner:
             raise failure
         if self.memory.num_used_cells + batch.num_tokens > self.num_cells:
             raise CacheFullError("No place in the KV cache for this batch.")
+        assert batch.run is None or len(batch.items) == 1, "embeddings and tokens in one batch"
         for item in batch.items:
+            assert item.token_ids == item.run.token_ids if item.run else min(item.token_ids) >= 0, "a run that is cut"
             assert item.sequence.adapter == batch.adapter, "two adapters in one batch"
             self.memory.write(item.slot.seq_id, item.start, item.token_ids, batch.adapter)
         times.lap("wait")
@@ -333,4 +336,4 @@ def score(token_ids: list[int], next_token_id: int) -> TokenLogprob:
 
 
 def as_text(token_ids: list[int]) -> str:
-    return bytes(token_id for token_id in token_ids if token_id < END).decode(errors="replace")
+    return bytes(token_id for token_id in token_ids if 0 <= token_id < END).decode(errors="replace")

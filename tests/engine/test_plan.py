@@ -257,3 +257,12 @@ def test_a_second_copy_of_the_weights_takes_nothing_that_matters(
 ) -> None:
     environ = {"MAX_MODEL_LEN": 8192} | environ
     assert planned(machine, model, WEIGHTS="auto", **environ) == planned(machine, model, WEIGHTS="file", **environ)
+
+
+def test_a_batch_holds_a_whole_image() -> None:
+    """Where an image's tokens see each other in both directions, llama.cpp must compute them in one piece."""
+    seeing = FULL._replace(max_whole_run=1120)
+    engine = planned(CPU, seeing)
+    assert engine.context.n_batch == engine.context.n_ubatch == engine.limits.max_batch_tokens == 1120
+    engine = planned(CPU, seeing, N_BATCH=2048, N_UBATCH=256)
+    assert (engine.context.n_batch, engine.context.n_ubatch) == (2048, 1120)

@@ -6,6 +6,7 @@ from handler.engine.adapter_turns import Adapter
 from handler.engine.cache.memory import Memory
 from handler.engine.cache.prefix_order import TOKEN_BYTES, Key, key_of, longest_first, num_common
 from handler.engine.cache.slot import Match, Slot
+from handler.engine.media_run import whole_runs
 
 
 class SlotTable:
@@ -39,7 +40,7 @@ class SlotTable:
         self._sort()
         slots = [slot for slot in self.slots if slot.num_exact and slot.adapter == adapter]
         lengths = {slot: min(num_common(slot.key, prompt), slot.num_exact) for slot in slots}
-        matches = [Match(slot, num_tokens // grid * grid) for slot, num_tokens in lengths.items()]
+        matches = [Match(slot, whole_runs(token_ids, size // grid * grid)) for slot, size in lengths.items()]
         usable = (match for match in matches if match.num_tokens and self._is_usable(match))
         return max(usable, key=lambda match: (match.num_tokens, match.takes_all), default=None)
 
@@ -81,7 +82,8 @@ class SlotTable:
         slot.is_claimed = False
 
     def truncate(self, slot: Slot, num_tokens: int) -> None:
-        """Keep the first tokens, or nothing where no sequence could continue from there."""
+        """Keep the first tokens, of media whole runs; or nothing where no sequence could continue from there."""
+        num_tokens = whole_runs(slot.token_ids, num_tokens)
         if num_tokens == slot.num_tokens:
             return
         if num_tokens > 0 and self._cut_memory(slot, num_tokens):

@@ -1,7 +1,7 @@
 """A batch as llama.cpp takes it."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
@@ -14,14 +14,20 @@ from handler.engine.prefill_queue import Piece
 PAD = 0  # any token: its result is discarded
 
 
+def _own_place(_: int, num_tokens: int) -> int:
+    return num_tokens
+
+
 class BatchBuffer:
     """One `llama_batch` over NumPy arrays of shape (capacity,), overwritten in each step. Engine thread only.
 
     `token`, `pos`, `seq_id` and `n_seq_id` are int32, `logits` is int8: 1 where a row of logits is wanted.
     """
 
-    def __init__(self, capacity: int) -> None:
-        """`capacity`: tokens of the largest batch, padding included."""
+    def __init__(self, capacity: int, position: Callable[[int, int], int] = _own_place) -> None:
+        """`capacity`: tokens of the largest batch, padding included. `position`: of what follows so many tokens of a
+        slot, where those are not the same."""
+        self._position = position
         # Of the rows of logits of the batch, those that tokens are sampled from, in order, and of each item with scored
         # positions the first one.
         self.rows: list[int] = []
@@ -66,7 +72,8 @@ class BatchBuffer:
         self.scored.clear()
         for seq_id, start, token_ids, item in parts:
             tokens += token_ids
-            positions += range(start, start + len(token_ids))
+            position = self._position(seq_id, start)
+            positions += range(position, position + len(token_ids))
             slots += [seq_id] * len(token_ids)
             num_scored, num_sampled = (0, 1) if item is None else (len(item.scored), _num_sampled(item))
             if item is not None:

@@ -22,13 +22,13 @@ OF_ONE_FILE = (b"general.alignment", b"split.no", b"split.count", b"split.tensor
 _Pointer, _Name, _Id = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
 
 
-class _InitParams(ctypes.Structure):
+class InitParams(ctypes.Structure):
     """gguf.h's `struct gguf_init_params`."""
 
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.POINTER(ctypes.c_void_p)))
 
 
-_open = function("gguf_init_from_file", _Pointer, _Name, _InitParams)
+_open = function("gguf_init_from_file", _Pointer, _Name, InitParams)
 _empty = function("gguf_init_empty", _Pointer)
 _free = function("gguf_free", None, _Pointer)
 _copy_metadata = function("gguf_set_kv", None, _Pointer, _Pointer)
@@ -94,7 +94,7 @@ class _Part:
 
     def __init__(self, path: Path) -> None:
         context = ctypes.c_void_p()
-        self.gguf = _open(str(path).encode(), _InitParams(no_alloc=True, ctx=ctypes.pointer(context)))
+        self.gguf = _open(str(path).encode(), InitParams(no_alloc=True, ctx=ctypes.pointer(context)))
         if not self.gguf:
             raise ModelError(f"llama.cpp cannot read the header of {path}.")
         self._context = context

@@ -10,6 +10,7 @@ from handler.engine.infill import FimTokens
 from handler.engine.llama.applied_adapter import AppliedAdapter
 from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import open_context
+from handler.engine.llama.decode_run import decode_run
 from handler.engine.llama.memory import ModelMemory
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.prefill_context import LlamaPrefillContext
@@ -18,6 +19,7 @@ from handler.engine.llama.sampler_chain import SamplerChain
 from handler.engine.llama.step_sampler import StepSampler
 from handler.engine.llama.tokenizer import Tokenizer
 from handler.engine.llama.vocabulary import ModelVocabulary
+from handler.engine.media_run import MediaRun
 from handler.engine.plan import EnginePlan
 from handler.engine.prompt import MixedText
 from handler.engine.sampling_params import SamplingParams
@@ -58,7 +60,8 @@ class ModelRunner:
         self.max_model_len = plan.max_model_len or min(longest, model.facts.n_ctx_train)
         self._on_gpu = plan.on_gpu
         self._n_ubatch = plan.context.n_ubatch
-        self._buffer = BatchBuffer(plan.context.n_batch + cache.num_slots)
+        self.max_whole_run = min(plan.context.n_batch, plan.context.n_ubatch)
+        self._buffer = BatchBuffer(plan.context.n_batch + cache.num_slots, self.memory.position)
         self._adapter = AppliedAdapter(self._context, model.adapters)
         self._sampling = StepSampler(self._context, self.vocabulary, plan.sampler_threads)
         self._scorer = PromptScorer(self._context, self.vocabulary, plan.sampler_threads)
@@ -128,14 +131,20 @@ class ModelRunner:
 
         Not so for a batch of several ubatches: llama.cpp waits between them.
         """
+        self._is_decoded = False
+        if batch.run:
+            return
         self._buffer.fill(batch)
         self._adapter.use(batch.adapter)
         times.lap("fill")
-        self._is_decoded = False
         if self._on_gpu and self._buffer.num_tokens <= self._n_ubatch:
             self._decode(batch, times)
 
     def collect(self, batch: Batch, times: StepTimes) -> list[list[SampledToken]]:
+        if batch.run:
+            self._decode_run(batch.items[0], batch.run)
+            times.lap("decode")
+            return []
         if not self._is_decoded:
             self._decode(batch, times)
         sampling = batch.sampling
@@ -167,6 +176,16 @@ class ModelRunner:
         self._is_decoded = True
         times.lap("decode")
 
+    def _decode_run(self, item: ScheduledSequence, run: MediaRun) -> None:
+        self._adapter.use(item.sequence.adapter)
+        seq_id = item.slot.seq_id
+        position = self.memory.position(seq_id, item.start)
+        code = decode_run(self._context, run, seq_id, position, self._plan.context.n_batch)
+        if code != 0:
+            self.memory.truncate(seq_id, item.start)  # of several parts the first ones may be there
+        _check(code)
+        self.memory.note_run(seq_id, item.start + run.num_tokens, run)
+
     def _without_ends(self, stop_token_ids: tuple[int, ...]) -> TokenMask:
         """Forbids the tokens that end an answer."""
         ends = self.vocabulary.end_of_generation.union(stop_token_ids)
@@ -174,11 +193,7 @@ class ModelRunner:
         return TokenMask(np.array(known, np.intp), are_allowed=False)
 
     def _call_decode(self) -> None:
-        code = llama.llama_decode(self._context, self._buffer.struct)
-        if code == 1:
-            raise CacheFullError("No place in the KV cache for this batch.")
-        if code != 0:
-            raise DecodeError(f"llama_decode returned {code}.")
+        _check(llama.llama_decode(self._context, self._buffer.struct))
 
     def _score(self) -> None:
         """Score the prompts' tokens whose rows were computed."""
@@ -196,6 +211,13 @@ class ModelRunner:
             return self._sampling.sample([chains[i] for i in indices], among_all, [masks[i] for i in indices])
 
         return verify([item.draft_token_ids for item in items], draw)
+
+
+def _check(code: int) -> None:
+    if code == 1:
+        raise CacheFullError("No place in the KV cache for this batch.")
+    if code != 0:
+        raise DecodeError(f"llama_decode returned {code}.")
 
 
 def _chain(item: ScheduledSequence) -> SamplerChain:

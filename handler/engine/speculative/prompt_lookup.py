@@ -8,7 +8,7 @@ Pure code. Knows nothing of llama.cpp.
 """
 
 from collections.abc import Sequence as List
-from itertools import count
+from itertools import count, takewhile
 
 from handler.engine.sequence import Sequence
 
@@ -67,6 +67,8 @@ class NgramIndex:
 
 
 def _continuation(token_ids: list[int], end: int, max_tokens: int) -> list[int]:
-    """The tokens from `end` on. Beyond the last one it is as if the text went on repeating itself, as in LZ77."""
+    """The tokens from `end` on. Beyond the last one it is as if the text went on repeating itself, as in LZ77.
+    It ends before an image, whose ids are negative."""
     period = len(token_ids) - end
-    return [token_ids[end + place % period] for place in range(max_tokens)]
+    drafted = (token_ids[end + place % period] for place in range(max_tokens))
+    return list(takewhile(lambda token_id: token_id >= 0, drafted))

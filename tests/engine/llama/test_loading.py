@@ -20,6 +20,7 @@ from handler.loading_thread import LOADING
 from handler.settings import Settings
 from tests.engine.fakes import TIMEOUT
 from tests.tiny_models import Architecture, write_tiny_adapter
+from tests.tiny_projectors import TOKENS, Projector, write_tiny_projector
 
 Paths = Mapping[Architecture, Path]
 
@@ -153,3 +154,35 @@ def test_models_that_cannot_go_back(architecture: Architecture, tiny_model_paths
 def test_threads_that_load_have_one_name() -> None:
     """By which the end of the process knows them."""
     assert LOADING == loading.LOADING
+
+
+def beside(model: Path, folder: Path, projector: Projector) -> Path:
+    """A copy of the model with a projector beside it."""
+    copy = folder / "model.gguf"
+    copy.write_bytes(model.read_bytes())
+    write_tiny_projector(folder / "mmproj-model.gguf", projector)
+    return copy
+
+
+def test_a_projector_beside_the_model(tiny_model_paths: Paths, tmp_path: Path) -> None:
+    """The model sees with it, and a step holds one of its images; MMPROJ=off leaves it out."""
+    path = beside(tiny_model_paths["gemma3"], tmp_path, "gemma3")
+    for environ, sees in ((dict[str, str](), True), ({"MMPROJ": "off"}, False)):
+        model = load(path, N_BATCH="8", **environ)
+        engine = start_engine(model, max_queue=1)
+        assert engine.reads_images == sees
+        assert (model.plan.context.n_ubatch >= TOKENS) == sees
+        engine.close()
+
+
+def test_a_projector_that_does_not_fit(
+    tiny_model_paths: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that lies there is another model's: the log says so. One that was set stops the start."""
+    path = beside(tiny_model_paths["llama"], tmp_path, "idefics3")
+    engine = start_engine(load(path), max_queue=1)
+    assert not engine.reads_images
+    engine.close()
+    assert "serves without images" in caplog.text
+    with pytest.raises(ModelError, match="vocabulary lacks"):
+        load(path, MMPROJ=str(tmp_path / "mmproj-model.gguf"))

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from llama_cpp import mtmd_cpp as mtmd
 
-from tests.tiny_models import EMBED, Architecture, Array, write_tiny_model
-from tests.tiny_projectors import IMAGE_SIZE, TOKENS, Projector, write_tiny_projector
-
-TEXT_MODELS: dict[Projector, Architecture] = {"idefics3": "llama", "gemma3": "gemma3"}
+from tests.tiny_models import EMBED, Array
+from tests.tiny_projectors import IMAGE_SIZE, TOKENS, Projector, write_seeing_model, write_tiny_projector
 
 
 class Encoder:
@@ -61,7 +59,7 @@ class Encoder:
 
 @pytest.fixture(params=get_args(Projector))
 def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Encoder]:
-    model = write_tiny_model(tmp_path / "model.gguf", TEXT_MODELS[request.param])
+    model = write_seeing_model(tmp_path / "model.gguf", request.param)
     encoder = Encoder(model, write_tiny_projector(tmp_path / "mmproj-model.gguf", request.param))
     yield encoder
     encoder.close()

@@ -13,7 +13,9 @@ from handler.engine.cache.kv_cache import KVCache
 from handler.engine.engine import Engine
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.model_runner import ModelRunner
+from handler.engine.llama.projector import LlamaProjector
 from handler.engine.llama.sampler_chain import SamplerChain
+from handler.engine.media_encoder import MediaEncoder
 from handler.engine.model_facts import Offload
 from handler.engine.plan import ContextParams, EnginePlan, Machine, plan
 from handler.engine.sampling_params import SamplingParams
@@ -98,8 +100,10 @@ class CheckedRunner(ModelRunner):
         assert self.cache is not None
         self.cache.check_integrity()
         memory = llama.llama_get_memory(self._context)
-        ends = [llama.llama_memory_seq_pos_max(memory, slot.seq_id) + 1 for slot in self.cache.slots]
-        assert ends == [slot.num_tokens for slot in self.cache.slots], "llama.cpp's memory is not what we believe"
+        whole = [slot for slot in self.cache.slots if slot.is_empty or slot.token_ids[-1] >= 0]  # not behind an image
+        ends = [llama.llama_memory_seq_pos_max(memory, slot.seq_id) + 1 for slot in whole]
+        believed = [self.memory.position(slot.seq_id, slot.num_tokens) for slot in whole]
+        assert ends == believed, "llama.cpp's memory is not what we believe"
         super().launch(batch, times)
 
 
@@ -121,6 +125,7 @@ def open_engine(
     flash_attn: str = "off",
     cache_type: str = "f32",
     adapters: Mapping[str, Path] | None = None,
+    projector: Path | None = None,
 ) -> Iterator[Engine]:
     """`num_cells` is what the engine believes the cache to hold, where that is not the truth. `n_ctx` is each slot's,
     where they do not share cells."""
@@ -143,6 +148,7 @@ def open_engine(
     )
     runner = CheckedRunner(model, tiny)
     runner.num_cells = num_cells or runner.num_cells
+    sees = projector and LlamaProjector(projector, model, n_threads=1, use_gpu=False)
     assert tiny.draft_limits is not None
     engine = Engine(
         runner,
@@ -150,6 +156,7 @@ def open_engine(
         max_queue=1000,
         schemas=GrammarCompiler(runner.vocabulary),
         speculation=Speculation(drafter, tiny.draft_limits) if drafter else None,
+        encoder=MediaEncoder(sees) if sees else None,
     )
     runner.cache = engine._loop._scheduler.cache
     try:

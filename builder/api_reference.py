@@ -154,8 +154,11 @@ answer is written of the same events. Chat's other fields may be sent beside Ant
 - Tools without an `input_schema` of the client's (`web_search_...`, `bash_...`) are left out: Anthropic's servers run
   them, or its models know them by heart, and clients send them with every request. A `tool_choice` that names one is a
   400.
+- Tools with `defer_loading` are offered once a `tool_addition` or a `tool_reference` names them, until a `tool_removal`
+  does. They stand at the prompt's beginning as others do, so that prompt is computed anew then.
 - `thinking` `enabled` and `disabled` set the template's switch, `adaptive` and `between_tools` leave it;
-  `budget_tokens` is a budget by force. Signatures are empty.
+  `budget_tokens` is a budget by force. With `display: omitted` thoughts are in the signature alone, unencrypted, and
+  come back in it; signatures are empty otherwise.
 - `input_tokens` leaves out those found in the cache, which are `cache_read_input_tokens`; `count_tokens` counts both.
 - Where the context is full before `max_tokens`, an answer ends as `model_context_window_exceeded`.
 - `context_management` may ask for thoughts to be cleared, which templates do by themselves; other edits are a 400.

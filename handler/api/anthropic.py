@@ -4,7 +4,7 @@ import asyncio
 import secrets
 
 from handler.api.anthropic_events import MessageEvents, encode_error, whole_message
-from handler.api.anthropic_request import to_chat
+from handler.api.anthropic_request import omits_thinking, to_chat
 from handler.api.chat import ChatCompletions
 from handler.api.common import Answer
 from handler.api.stream import EventStream
@@ -20,6 +20,7 @@ class Messages:
     async def create(self, body: object) -> Answer | EventStream:
         """Answer a decoded body. Raises RequestError before anything is sent."""
         chat = await asyncio.to_thread(to_chat, body)
+        assert isinstance(body, dict), "checked"
         with renaming_errors("messages"):
             begun = await self._chat.begin(chat)
         writer = MessageEvents(
@@ -28,6 +29,7 @@ class Messages:
             begun.plan.form,
             lambda: begun.generation.prompt_usage,
             max_tokens=begun.request.token_limit,
+            omits_thinking=omits_thinking(body),
         )
         if begun.request.stream:
             return await EventStream.open(begun.generation, writer, encode_error)

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from handler.api import sse
+from handler.api.anthropic_request import OPEN
 from handler.api.common import Answer
 from handler.api.stream import Outputs
 from handler.api.turn import AnswerEnd, AnswerForm, Turn, TurnPart
@@ -37,7 +38,8 @@ class MessageEvents:
     """Writes one answer. One block is open at a time, and is stopped before the next starts.
 
     `prompt_usage` is asked with the first output. `max_tokens` is the client's limit: an answer that ends before it for
-    its length has filled the context. A signature is empty: thoughts are not signed here.
+    its length has filled the context. `omits_thinking`: thoughts are in their block's signature alone, which is empty
+    otherwise; a client gives it back unread.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class MessageEvents:
         prompt_usage: Callable[[], SequenceUsage],
         *,
         max_tokens: int | None = None,
+        omits_thinking: bool = False,
         new_id: Callable[[], str] = new_tool_id,
     ) -> None:
         self._id = id
         self._model = model
         self._prompt_usage = prompt_usage
         self._max_tokens = max_tokens
+        self._hidden: list[str] | None = [] if omits_thinking else None  # thoughts of the open block
         self._new_id = new_id
         self._turn = Turn(form)
         self._has_begun = False
@@ -95,7 +99,11 @@ class MessageEvents:
         match event:
             case Reasoning(text):
                 yield from self._start_block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-                yield self._delta({"type": "thinking_delta", "thinking": text})
+                if self._hidden is None:
+                    yield self._delta({"type": "thinking_delta", "thinking": text})
+                else:
+                    self._hidden.append(text)
+                    yield {"type": "ping"}  # a stream that falls silent would be given up
             case Content(text):
                 yield from self._start_block("text", {"type": "text", "text": ""})
                 yield self._text_delta(text)
@@ -117,7 +125,9 @@ class MessageEvents:
 
     def _stop_block(self) -> Iterator[Json]:
         if self._open == "thinking":
-            yield self._delta({"type": "signature_delta", "signature": ""})
+            signature = OPEN + "".join(self._hidden) if self._hidden is not None else ""
+            self._hidden = None if self._hidden is None else []
+            yield self._delta({"type": "signature_delta", "signature": signature})
         if self._open is not None:
             yield {"type": "content_block_stop", "index": self._index}
         self._open = None

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from handler.api import parameters, translated_parameters
+from handler.api.anthropic_tools import CHANGES, tools_of
 from handler.api.fields import object_at, show, text_at, unsupported, wrong
 from handler.errors import InvalidRequestError
 
@@ -20,7 +21,7 @@ SAME = parameters.OBEYED["messages"] - translated_parameters.OBEYED["messages"]
 # The first line of Claude Code's system prompt, for Anthropic's accounting. It differs in each request, so that nothing
 # behind it would be found in the prefix cache.
 BILLING = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n*")
-CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+OPEN = "plain:"  # begins a signature that holds the thoughts themselves, for clients that do not want to see them
 
 
 def to_chat(body: object) -> Json:
@@ -38,7 +39,7 @@ def to_chat(body: object) -> Json:
     if "chat_template_kwargs" in thinking and "chat_template_kwargs" in chat:
         given = object_at(chat["chat_template_kwargs"], "chat_template_kwargs")
         thinking["chat_template_kwargs"] = thinking["chat_template_kwargs"] | given
-    return chat | _tools(body) | thinking | _output(body)
+    return chat | tools_of(body) | thinking | _output(body)
 
 
 def _check_context_management(value: object) -> None:
@@ -65,12 +66,20 @@ def _messages(messages: object) -> Iterator[Json]:
         if role not in ("user", "assistant", "system"):
             raise wrong(f"{param}.role", f"must be user, assistant or system (got {show(role)})")
         content = message.get("content")
+        if role == "system" and (content is None or _is_cleared(message, messages[i + 1 :])):
+            continue
         if isinstance(content, str):
             yield {"role": role, "content": content}
         elif role == "assistant":
             yield _assistant(_blocks(content, f"{param}.content"), f"{param}.content")
         else:
             yield from _asked(role, _blocks(content, f"{param}.content"), f"{param}.content")
+
+
+def _is_cleared(message: Json, later: list[Any]) -> bool:
+    """Whether a message that is for one turn alone has been followed by the next."""
+    is_short = message.get("clear_at") == "next_user_message"
+    return is_short and any(isinstance(other, dict) and other.get("role") == "user" for other in later)
 
 
 def _assistant(blocks: list[Json], param: str) -> Json:
@@ -83,7 +92,7 @@ def _assistant(blocks: list[Json], param: str) -> Json:
             case "text":
                 texts.append(text_at(block, "text", at))
             case "thinking":
-                thoughts.append(text_at(block, "thinking", at))
+                thoughts.append(_thought(block, at))
             case "redacted_thinking":
                 pass  # encrypted by and for Anthropic: there is no text in it
             case "tool_use":
@@ -93,11 +102,18 @@ def _assistant(blocks: list[Json], param: str) -> Json:
             case kind:
                 raise _unknown_block(kind, at)
     message: Json = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
-    if thoughts:
-        message["reasoning_content"] = "".join(thoughts)
+    if thought := "".join(thoughts):
+        message["reasoning_content"] = thought
     if calls:
         message["tool_calls"] = calls
     return message
+
+
+def _thought(block: Json, param: str) -> str:
+    """As the block has it, or as it was hidden in the signature."""
+    signature = block.get("signature")
+    is_hidden = isinstance(signature, str) and signature.startswith(OPEN)
+    return text_at(block, "thinking", param) or (str(signature).removeprefix(OPEN) if is_hidden else "")
 
 
 def _asked(role: str, blocks: list[Json], param: str) -> Iterator[Json]:
@@ -107,7 +123,7 @@ def _asked(role: str, blocks: list[Json], param: str) -> Iterator[Json]:
         at = f"{param}[{i}]"
         if block.get("type") == "tool_result":
             yield _result(block, at)
-        else:
+        elif not (role == "system" and block.get("type") in CHANGES):
             parts.append(_part(block, at))
     if parts:
         yield {"role": role, "content": parts[0]["text"] if _is_one_text(parts) else parts}
@@ -144,6 +160,8 @@ def _part(block: Json, param: str) -> Json:
     match kind:
         case "text", _:
             return {"type": "text", "text": text_at(block, "text", param)}
+        case "tool_reference", _:
+            return {"type": "text", "text": text_at(block, "tool_name", param)}
         case "document", "text":
             return {"type": "text", "text": text_at(block["source"], "data", f"{param}.source")}
         case "image", "url":
@@ -153,36 +171,6 @@ def _part(block: Json, param: str) -> Json:
             media_type, data = (text_at(block["source"], name, f"{param}.source") for name in names)
             return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
     raise _unknown_block(block.get("type"), param)
-
-
-def _tools(body: Json) -> Json:
-    """The client's own tools. Those that Anthropic's servers run, or that Anthropic's models were trained on without a
-    schema, are left out: clients send them with every request."""
-    tools = body.get("tools", [])
-    if not isinstance(tools, list):
-        raise wrong("tools", f"must be a list (got {show(tools)})")
-    given = [(object_at(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]
-    chat: Json = {"tools": [_tool(tool, param) for tool, param in given if tool.get("type") in (None, "custom")]}
-    if "tool_choice" not in body:
-        return chat if tools else {}
-    choice = object_at(body["tool_choice"], "tool_choice")
-    kind = choice.get("type")
-    if kind == "tool":
-        chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-    elif isinstance(kind, str) and kind in CHOICES:
-        chat["tool_choice"] = CHOICES[kind]
-    else:
-        raise wrong("tool_choice.type", f"must be auto, any, tool or none (got {show(kind)})")
-    if choice.get("disable_parallel_tool_use"):
-        chat["parallel_tool_calls"] = False
-    return chat
-
-
-def _tool(tool: Json, param: str) -> Json:
-    if "input_schema" not in tool:
-        raise wrong(f"{param}.input_schema", "is missing")
-    names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
-    return {"type": "function", "function": {new: tool[old] for old, new in names.items() if old in tool}}
 
 
 def _thinking(value: object) -> Json:
@@ -198,11 +186,11 @@ def _thinking(value: object) -> Json:
             return {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
         case kind:
             raise wrong("thinking.type", f"must be enabled, adaptive, between_tools or disabled (got {show(kind)})")
-    return chat | ({"include_reasoning": False} if thinking.get("display") == "omitted" else {})
+    return chat
 
 
 def _output(body: Json) -> Json:
-    config = object_at(body.get("output_config", {}), "output_config")
+    config = object_at(body.get("output_config", {}), "output_config") | _later_config(body["messages"])
     chat: Json = {"reasoning_effort": config["effort"]} if config.get("effort") is not None else {}
     wanted = config.get("format") or body.get("output_format")
     if wanted is None:
@@ -212,6 +200,22 @@ def _output(body: Json) -> Json:
         raise wrong("output_config.format.type", f"must be json_schema (got {show(form.get('type'))})")
     schema = {"name": "answer", "schema": form.get("schema"), "strict": True}
     return chat | {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _later_config(messages: list[Json]) -> Json:
+    """What system messages say of the effort from then on: the last one counts."""
+    told: Json = {}
+    for i, message in enumerate(messages):
+        if message.get("role") == "system" and message.get("output_config") is not None:
+            config = object_at(message["output_config"], f"messages[{i}].output_config")
+            told |= {"effort": config["effort"]} if config.get("effort") is not None else {}
+    return told
+
+
+def omits_thinking(body: Json) -> bool:
+    """Whether the client wants thoughts in a form that it does not see."""
+    thinking = body.get("thinking")
+    return isinstance(thinking, dict) and thinking.get("display") == "omitted"
 
 
 def _blocks(content: object, param: str) -> list[Json]:

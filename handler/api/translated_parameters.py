@@ -37,6 +37,7 @@ HARMLESS: dict[str, dict[str, str]] = {
         "access_programs": "of OpenAI's models",
         "background_options": "of answers in the background, which are refused",
         "personality": "a wish that this model was not trained for",
+        "client_metadata": _WHO,
         "stream_options": "usage is always told",
     },
     "messages": {

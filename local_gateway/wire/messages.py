@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from local_gateway.errors import InvalidRequestError
+from local_gateway.wire.offered_tools import CHANGES, offered_tools
 from local_gateway.wire.reported_usage import usage_in
 
 Json = dict[str, Any]
@@ -50,7 +51,7 @@ def to_chat(body: Json) -> Json:
         raise InvalidRequestError(f"These edits of `{EDITS}` cannot be used with this model.", param=EDITS)
     chat = {name: value for name, value in body.items() if name not in READ}
     chat["messages"] = [*_system(body.get("system")), *_messages(body.get("messages"))]
-    tools = [_tool(tool) for tool in body.get("tools") or [] if isinstance(tool, dict) and "input_schema" in tool]
+    tools = [_tool(tool) for tool in offered_tools(body)]
     user = (body.get("metadata") or {}).get("user_id")
     optional = {
         "tools": tools,
@@ -89,16 +90,24 @@ def _texts(blocks: object) -> Iterator[str]:
 def _messages(messages: object) -> Iterator[Json]:
     if not isinstance(messages, list):
         raise InvalidRequestError("`messages` must be a list.", param="messages")
-    for message in messages:
+    for at, message in enumerate(messages):
         if not isinstance(message, dict):
             raise InvalidRequestError("Each message must be an object.", param="messages")
         content = message.get("content")
+        if message.get("role") == "system" and (content is None or _is_cleared(message, messages[at + 1 :])):
+            continue
         if isinstance(content, str):
             yield {"role": message.get("role"), "content": content}
         elif message.get("role") == "assistant":
             yield _assistant(_blocks(content))
         else:
             yield from _user(message.get("role"), _blocks(content))
+
+
+def _is_cleared(message: Json, later: list[Any]) -> bool:
+    """Whether a system message that is for one turn alone has been followed by the next."""
+    is_short = message.get("clear_at") == "next_user_message"
+    return is_short and any(isinstance(other, dict) and other.get("role") == "user" for other in later)
 
 
 def _blocks(content: object) -> list[Json]:
@@ -135,12 +144,18 @@ def _user(role: object, blocks: list[Json]) -> Iterator[Json]:
     for block in blocks:
         if block.get("type") == "tool_result":
             content = block.get("content", "")
-            text = content if isinstance(content, str) else "\n".join(_texts(content or []))
+            text = content if isinstance(content, str) else "\n".join(_result_texts(content or []))
             text = f"Error: {text}" if block.get("is_error") else text
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
-    if parts := [_part(block) for block in blocks if block.get("type") != "tool_result"]:
+    if parts := [_part(block) for block in blocks if block.get("type") not in ("tool_result", *CHANGES)]:
         is_text = all(part["type"] == "text" for part in parts)
         yield {"role": role, "content": "\n".join(part["text"] for part in parts) if is_text else parts}
+
+
+def _result_texts(blocks: list[Json]) -> Iterator[str]:
+    for block in blocks:
+        is_reference = isinstance(block, dict) and block.get("type") == "tool_reference"
+        yield from [str(block.get("tool_name", ""))] if is_reference else _texts([block])
 
 
 def _part(block: Json) -> Json:
@@ -179,8 +194,9 @@ def _tool_choice(choice: object) -> Json:
 
 def _effort(body: Json) -> str | None:
     config, thinking = body.get("output_config") or {}, body.get("thinking") or {}
-    if effort := config.get("effort"):
-        return str(effort)
+    later = [message.get("output_config") or {} for message in body.get("messages") or [] if isinstance(message, dict)]
+    if efforts := [each["effort"] for each in (config, *later) if isinstance(each, dict) and each.get("effort")]:
+        return str(efforts[-1])
     if thinking.get("type") != "enabled":
         return None
     budget = thinking.get("budget_tokens") or 0

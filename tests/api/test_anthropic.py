@@ -150,6 +150,22 @@ async def test_thinking() -> None:
     assert text.text == "No."
 
 
+async def test_thinking_that_is_not_shown() -> None:
+    """The block is empty for the client, and its signature has the thoughts for the next turn; a stream stays alive."""
+    template = TEMPLATE.replace("thinks", "enable_thinking")
+    on: Any = {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}
+    with fake_worker({"Hi><think>\n": "Hm.\n</think>\n\nYes."}, template=template, specials=SPECIALS) as worker:
+        async with client_of(worker) as client:
+            message = await client.messages.create(**HI, thinking=on)
+            async with client.messages.stream(**HI, thinking=on) as stream:
+                streamed = await stream.get_final_message()
+
+    for each in (message, streamed):
+        assert [block.type for block in each.content] == ["thinking", "text"]
+        assert isinstance(thought := each.content[0], anthropic.types.ThinkingBlock)
+        assert (thought.thinking, thought.signature) == ("", "plain:Hm.")
+
+
 async def test_stop_sequence() -> None:
     """The message says which of the sequences ended it."""
     with fake_worker() as worker:

@@ -76,9 +76,63 @@ def test_tools_of_anthropics_own_are_left_out() -> None:
     """Servers run them, or models know them by heart; the client's own stay, under either spelling."""
     search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
     chat = to_chat(
-        {**HI, "tools": [search, TOOL, {"type": "bash_20250124", "name": "bash"}, {**TOOL, "type": "custom"}]}
+        {
+            **HI,
+            "tools": [
+                search,
+                TOOL,
+                {"type": "bash_20250124", "name": "bash"},
+                {**TOOL, "type": "custom", "name": "see"},
+            ],
+        }
     )
-    assert [tool["function"]["name"] for tool in chat["tools"]] == ["look", "look"]
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["look", "see"]
+
+
+def offered(*messages: Json, tools: list[Json]) -> list[str]:
+    chat = to_chat({"messages": [*HI["messages"], *messages], "tools": tools})
+    return [tool["function"]["name"] for tool in chat.get("tools", [])]
+
+
+def test_tools_that_come_and_go() -> None:
+    """A deferred tool is offered from where a system message or a result names it, until it is taken back."""
+    hidden = {**TOOL, "name": "hidden", "defer_loading": True}
+    reference = {"type": "tool_reference", "name": "hidden"}
+    addition = {"role": "system", "content": [{"type": "tool_addition", "tool": reference}]}
+    removal = {"role": "system", "content": [{"type": "tool_removal", "tool": reference}]}
+    found = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "tool_reference", "tool_name": "hidden"}]}
+    inline = {"type": "tool_definition", "definition": {**TOOL, "name": "new"}}
+    unknown = {"type": "tool_reference", "name": "web_search"}
+
+    assert offered(tools=[TOOL, hidden]) == ["look"]
+    assert offered(addition, tools=[TOOL, hidden]) == ["look", "hidden"]
+    assert offered(addition, removal, tools=[TOOL, hidden]) == ["look"]
+    assert offered({"role": "user", "content": [found]}, tools=[TOOL, hidden]) == ["look", "hidden"]
+    assert offered({"role": "system", "content": [{"type": "tool_addition", "tool": inline}]}, tools=[]) == ["new"]
+    assert offered({"role": "system", "content": [{"type": "tool_addition", "tool": unknown}]}, tools=[TOOL]) == [
+        "look"
+    ]
+    assert chat_messages(*HI["messages"], addition, tools=[TOOL, hidden]) == HI["messages"]
+    assert chat_messages({"role": "user", "content": [found]})[0]["content"] == "hidden"
+
+
+def test_system_messages_between_turns() -> None:
+    """One that is for its turn alone is not shown in the next; the effort that the last one asks for counts."""
+    short = {"role": "system", "content": "Soon gone.", "clear_at": "next_user_message"}
+    assert chat_messages(*HI["messages"], short) == [*HI["messages"], {"role": "system", "content": "Soon gone."}]
+    assert chat_messages(*HI["messages"], short, *HI["messages"]) == [*HI["messages"], *HI["messages"]]
+
+    config = {"role": "system", "output_config": {"effort": "max"}}
+    chat = to_chat({"messages": [*HI["messages"], config], "output_config": {"effort": "low"}})
+    assert (chat["messages"], chat["reasoning_effort"]) == (HI["messages"], "max")
+
+
+def test_thoughts_that_were_hidden() -> None:
+    """They come back in the signature; one of Anthropic's own says nothing."""
+    for signature, thought in (("plain:Hm.", "Hm."), ("EqQBCgIYAhIM", None), ("", None)):
+        block = {"type": "thinking", "thinking": "", "signature": signature}
+        [told] = chat_messages({"role": "assistant", "content": [block, {"type": "text", "text": "Yes."}]})
+        assert told.get("reasoning_content") == thought
 
 
 def test_images_and_results_with_them() -> None:
@@ -118,6 +172,11 @@ def test_thinking() -> None:
         ({"mcp_servers": [{"name": "x"}]}, "mcp_servers"),
         ({"n": 2}, "n"),
         ({"tools": [{"name": "look"}]}, "tools[0].input_schema"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].name"),
+        (
+            {"messages": [{"role": "system", "content": [{"type": "tool_addition", "tool": {"type": "mcp_toolset"}}]}]},
+            "messages[0].content[0].tool",
+        ),
         ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
         ({"tool_choice": {"type": ["auto"]}}, "tool_choice.type"),
         ({"thinking": {"type": "hard"}}, "thinking.type"),

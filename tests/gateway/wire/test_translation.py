@@ -301,3 +301,30 @@ def test_edits_of_the_context() -> None:
     assert "context_management" not in Translation("/messages", {"messages": [], "context_management": thoughts}).chat
     with pytest.raises(InvalidRequestError, match="context_management"):
         Translation("/messages", {"messages": [], "context_management": {"edits": [{"type": "clear_tool_uses_1"}]}})
+
+
+def test_tools_and_messages_as_claude_code_sends_them() -> None:
+    """Deferred tools come and go in the conversation; a system message may be for one turn, or say nothing."""
+    tools = [{"name": name, "input_schema": SCHEMA, "defer_loading": name != "f"} for name in ("f", "g", "h")]
+    addition = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "g"}}
+    found = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "tool_reference", "tool_name": "h"}]}
+    removal = {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "f"}}
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "system", "content": "Soon gone.", "clear_at": "next_user_message"},
+        {"role": "system", "content": [addition, removal]},
+        {"role": "system", "output_config": {"effort": "high"}},
+        {"role": "user", "content": [found]},
+    ]
+    chat = Translation("/messages", {"messages": messages, "tools": tools}).chat
+
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["g", "h"]
+    assert chat["reasoning_effort"] == "high"
+    assert chat["messages"] == [
+        {"role": "user", "content": "hi"},
+        {"role": "tool", "tool_call_id": "1", "content": "h"},
+    ]
+    with pytest.raises(InvalidRequestError, match="mcp_toolset"):
+        Translation(
+            "/messages", {"messages": [{"role": "system", "content": [{**addition, "tool": {"type": "mcp_toolset"}}]}]}
+        )

@@ -1,6 +1,6 @@
 """What one `llama_decode` computes. Pure code."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from handler.engine.adapter_turns import Adapter
@@ -42,8 +42,8 @@ class ScheduledSequence:
 
         The last token of a sequence is never among them: it was sampled, and is computed in a later step.
         """
-        end = min(self.start + self.num_rows, self.sequence.num_tokens - 1)
-        return self.sequence.token_ids[self.start : end]
+        token_ids = self.sequence.token_ids
+        return token_ids[self.start : min(self.start + self.num_rows, len(token_ids) - 1)]
 
     @property
     def scored(self) -> range:
@@ -54,7 +54,7 @@ class ScheduledSequence:
     @property
     def catches_up(self) -> bool:
         """Whether the sequence's last token is among them, so that its logits give the next token."""
-        return self.start + self.num_tokens == self.sequence.num_tokens
+        return self.start + self.num_tokens == len(self.sequence.token_ids)
 
 
 @dataclass(slots=True)
@@ -88,6 +88,11 @@ class Batch:
         return self.items[0].run if self.items else None
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether each item is one token whose logits give the next one. No such token is scored: nothing follows."""
+        return self.num_tokens == len(self.items) and all(item.catches_up for item in self.items)
+
+    @property
     def has_drafts(self) -> bool:
         return any(item.draft_token_ids for item in self.items)
 
@@ -95,6 +100,12 @@ class Batch:
         assert not self.items or item.sequence.adapter == self.adapter, "two adapters in one batch"
         self.items.append(item)
         self.num_tokens += item.num_rows
+
+    def add_one_each(self, sequences: Iterable[Sequence]) -> None:
+        """A token of each of some generating sequences."""
+        new = [ScheduledSequence(sequence, sequence.num_computed_tokens, 1) for sequence in sequences]
+        self.items += new
+        self.num_tokens += len(new)
 
     def remove(self, sequence: Sequence) -> None:
         self.items = [item for item in self.items if item.sequence is not sequence]

@@ -101,7 +101,8 @@ class EngineLoop:
                 else:
                     self._flush()  # what the last step brought, where its sequences were aborted since
                     self._scheduler.cache.check_integrity()
-                self.stats = self._snapshot()
+                if not self._scheduler.has_work:  # otherwise the next step takes one, while the device computes
+                    self.stats = self._snapshot()
         except Exception:
             log.exception("The engine thread broke down.")
             self.is_healthy = False
@@ -124,6 +125,7 @@ class EngineLoop:
         batch = self._scheduler.schedule()
         if not batch.items:  # all that is left is in the prefill lane, which wakes us
             self._flush()
+            self.stats = self._snapshot()
             self._inbox.get()()
             return
         self.times.lap("schedule")
@@ -133,6 +135,7 @@ class EngineLoop:
                 self.times.lap("draft")
             self._runner.launch(batch, self.times)
             self._flush()
+            self.stats = self._snapshot()
             sampled = self._runner.collect(batch, self.times)
         except CacheFullError:
             outputs = self._relieve_pressure(batch)

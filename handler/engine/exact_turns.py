@@ -32,8 +32,18 @@ class ExactTurns:
         """Whether it is exact: computed in steps of its own."""
         return bool(self.grid) and sequence.params.seed is not None
 
+    def without(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Those of some sequences that are not exact."""
+        return [sequence for sequence in sequences if not self.takes(sequence)] if self.grid else sequences
+
+    def num_generating(self, running: Iterable[Sequence]) -> int:
+        """Exact ones that have one token to compute."""
+        exact = filter(self.takes, running) if self.grid else ()
+        return sum(sequence.num_pending_tokens == 1 for sequence in exact)
+
     def begin_round(self, running: Iterable[Sequence]) -> None:
-        self._round.extend(filter(self.takes, running))
+        if self.grid:
+            self._round.extend(filter(self.takes, running))
 
     def next_batch(self) -> Batch:
         """The step of the next one; empty where the round is over."""

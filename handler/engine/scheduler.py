@@ -107,7 +107,7 @@ class Scheduler:
     @property
     def _sharing(self) -> list[Sequence]:
         """The running sequences that are computed together."""
-        return [sequence for sequence in self.running if not self._exact.takes(sequence)]
+        return self._exact.without(self.running)
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -152,8 +152,7 @@ class Scheduler:
         are_held = are_held or self._waits_in_rush(generating)
         if not are_held:
             self._num_burst_tokens = 0
-            for sequence in generating:
-                self._give_tokens(batch, sequence, 1)
+            self._give_one_each(batch, generating)
 
         # 2. Admission, in order of arrival: the first one that finds no room stops those behind it, or it might starve.
         if self._may_admit:
@@ -178,16 +177,14 @@ class Scheduler:
 
         # 5. There was nothing to prefill after all: no reason to hold anything.
         if not batch.items and not (are_held and self._in_lane):
-            for sequence in generating:
-                self._give_tokens(batch, sequence, 1)
+            self._give_one_each(batch, generating)
 
-        is_pure = all(item.num_rows == 1 for item in batch.items)
+        is_pure = batch.num_tokens == len(batch.items)
         if batch.items:
             batch.padding_slots = self.cache.arrange(batch.items)
             self._turns.note_step()
         num_rows = len(batch.items) + len(batch.padding_slots)
-        num_generating = 0 if are_held else len(generating)
-        num_generating += sum(self._exact.takes(other) and other.num_pending_tokens == 1 for other in self.running)
+        num_generating = (0 if are_held else len(generating)) + self._exact.num_generating(self.running)
         self._lane.begin_step(num_generating, num_rows if num_rows and is_pure else None)
         return batch
 
@@ -241,6 +238,14 @@ class Scheduler:
         self._preempt(self.running[-1])
         self.cache.evict(self.limits.max_batch_tokens)
         return []
+
+    def _give_one_each(self, batch: Batch, generating: list[Sequence]) -> None:
+        """One token of each, at once where there is room for all of them."""
+        if self.cache.make_room(batch.num_tokens + len(generating)):
+            batch.add_one_each(generating)
+        else:
+            for sequence in generating:
+                self._give_tokens(batch, sequence, 1)
 
     def _give_tokens(self, batch: Batch, sequence: Sequence, num_tokens: int) -> None:
         """Put pending tokens of a running sequence into the batch; while the cache is full, preempt the youngest.

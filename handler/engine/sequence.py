@@ -171,12 +171,12 @@ class Sequence:
 
     @property
     def num_computed_tokens(self) -> int:
-        return self.slot.num_tokens if self.slot else 0
+        return len(self.slot.token_ids) if self.slot else 0
 
     @property
     def num_pending_tokens(self) -> int:
         """Tokens to compute before the next one can be sampled; 1 while it generates."""
-        return self.num_tokens - self.num_computed_tokens
+        return len(self.token_ids) - (len(self.slot.token_ids) if self.slot else 0)
 
     @property
     def due_run(self) -> MediaRun | None:
@@ -237,17 +237,18 @@ class Sequence:
     def advance(self, sampled: list[SampledToken]) -> SequenceOutput | None:
         """As `extend`, but None where no text can decide whether the sequence ends: `write` makes it later, while a
         device computes the next step."""
-        if not self.num_left:  # the prompt alone was to be computed
+        if len(self.token_ids) >= self._max_num_tokens:  # the prompt alone was to be computed
             self.token_ids.append(sampled[0].token_id)  # no text; as any sampled token, the cache does not hold it
             return self.finish(FinishReason.LENGTH)
         if self.matcher is not None or self.params.stop or self._divided or self._forced:
             return self.extend(sampled)
+        token_ids = self.token_ids
         for token in sampled:
-            self.token_ids.append(token.token_id)
+            token_ids.append(token.token_id)
             if self._is_end(token.token_id):
                 return self.finish(FinishReason.STOP, ended_by=token.token_id)
             self._unwritten.append(token)
-            if self.num_tokens >= self._max_num_tokens:
+            if len(token_ids) >= self._max_num_tokens:
                 return self.finish(FinishReason.LENGTH)
         return None
 

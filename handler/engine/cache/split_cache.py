@@ -108,6 +108,8 @@ class SplitCache:
             return []
         used = {item.slot.seq_id for item in items}
         window = self._window.covering(used)
+        if len(used) == len(window):
+            return []
         padded = [slot for slot in self.slots if slot.seq_id in window and slot.seq_id not in used]
         for slot in padded:
             if slot.num_tokens >= self._capacity and not slot.is_claimed:

@@ -58,6 +58,10 @@ class BatchBuffer:
 
         Padding gets rows too, which are discarded: a graph is only reused with the same number of them.
         """
+        self.scored.clear()
+        if batch.is_decoding:
+            self._fill_decoding(batch)
+            return
         parts: list[tuple[int, int, list[int], ScheduledSequence | None]] = [
             (item.slot.seq_id, item.start, item.token_ids, item) for item in batch.items
         ]
@@ -69,7 +73,6 @@ class BatchBuffer:
         slots: list[int] = []
         rows: list[int] = []
         self.rows.clear()
-        self.scored.clear()
         for seq_id, start, token_ids, item in parts:
             tokens += token_ids
             position = self._position(seq_id, start)
@@ -86,6 +89,20 @@ class BatchBuffer:
         self._token[:end], self._pos[:end], self._seq_id[:end] = tokens, positions, slots
         self._logits[:end] = 0
         self._logits[rows] = 1
+
+    def _fill_decoding(self, batch: Batch) -> None:
+        """The same where every item has one token and one row, which is most steps of many sequences."""
+        each = [(item.slot.seq_id, item.start, item.sequence.token_ids[-1]) for item in batch.items]
+        padding = {slot.seq_id for slot in batch.padding_slots}
+        if padding:
+            each += [(slot.seq_id, slot.num_tokens, PAD) for slot in batch.padding_slots]
+            each.sort()
+        seq_ids, starts, token_ids = zip(*each, strict=True)
+        end = self.struct.n_tokens = len(each)
+        self._seq_id[:end], self._token[:end] = seq_ids, token_ids
+        self._pos[:end] = list(map(self._position, seq_ids, starts))
+        self._logits[:end] = 1
+        self.rows[:] = [row for row, seq_id in enumerate(seq_ids) if seq_id not in padding]
 
     def fill_pieces(self, pieces: list[Piece]) -> None:
         """Pieces of prompts, without rows of logits."""

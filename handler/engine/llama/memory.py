@@ -31,7 +31,8 @@ class ModelMemory:
     def position(self, seq_id: int, num_tokens: int) -> int:
         """llama.cpp's position of what follows the first tokens of a slot: a model that places images in two dimensions
         gives them fewer positions than they have tokens."""
-        return num_tokens - sum(saved for end, saved in self._saved.get(seq_id, ()) if end <= num_tokens)
+        runs = self._saved.get(seq_id)
+        return num_tokens - sum(saved for end, saved in runs if end <= num_tokens) if runs else num_tokens
 
     def note_run(self, seq_id: int, end: int, run: MediaRun) -> None:
         """A media run was computed, up to this number of tokens."""

@@ -152,12 +152,13 @@ class ModelRunner:
         for index, item in enumerate(sampling):
             if item.sequence.must_go_on:
                 masks[index] = self._without_ends(item.sequence.params.stop_token_ids)
+        chains = [_chain(item) for item in sampling]
         if any(mask is not None for mask in masks):
             times.lap("mask")
         llama.llama_synchronize(self._context)
         times.lap("wait")
         self._score()
-        sampled = self._sample(sampling, masks)
+        sampled = self._sample(sampling, chains, masks)
         times.lap("sample")
         return sampled
 
@@ -202,9 +203,10 @@ class ModelRunner:
             token_ids = item.sequence.token_ids[item.scored.start + 1 : item.scored.stop + 1]
             item.prompt_logprobs = self._scorer.score(row, token_ids, num_top)
 
-    def _sample(self, items: list[ScheduledSequence], masks: list[TokenMask | None]) -> list[list[SampledToken]]:
+    def _sample(
+        self, items: list[ScheduledSequence], chains: list[SamplerChain], masks: list[TokenMask | None]
+    ) -> list[list[SampledToken]]:
         """Each item has a row of logits, and one more for each token of its draft; one with a mask has no draft."""
-        chains = [_chain(item) for item in items]
 
         def draw(indices: list[int], rows: list[int]) -> list[SampledToken]:
             among_all = [self._buffer.rows[row] for row in rows]

@@ -1,5 +1,7 @@
 """Draws the tokens of one step, in one call without the GIL: see draw.c."""
 
+import ctypes
+
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
@@ -38,10 +40,17 @@ class StepSampler:
             return []
         rows, masks = rows or list(range(len(chains))), masks or [None] * len(chains)
         pointer = llama.llama_get_logits(self._context)
+        if all(mask is None for mask in masks) and all(chain.num_logprobs is None for chain in chains):
+            return list(map(SampledToken, self._draw(chains, rows, pointer)))
         logits: Logits = np.ctypeslib.as_array(pointer, shape=(max(rows) + 1, self._vocabulary.num_tokens))
         given = [_mask(logits[row], mask, chain) for row, mask, chain in zip(rows, masks, chains, strict=True)]
-        self._pool.draw([chain.request_for(row) for row, chain in zip(rows, chains, strict=True)], logits.ctypes.data)
-        return list(map(self._sampled, chains, given, [chain.drawn() for chain in chains]))
+        return list(map(self._sampled, chains, given, self._draw(chains, rows, pointer)))
+
+    def _draw(self, chains: list[SamplerChain], rows: list[int], logits: Pointer) -> list[int]:
+        address = ctypes.cast(logits, ctypes.c_void_p).value
+        assert address is not None, "rows were computed"
+        self._pool.draw([chain.request_for(row) for row, chain in zip(rows, chains, strict=True)], address)
+        return [chain.drawn() for chain in chains]
 
     def _sampled(self, chain: SamplerChain, row: Logits, token_id: int) -> SampledToken:
         if chain.num_logprobs is None:

@@ -20,6 +20,9 @@ def verify(drafts: list[list[int]], draw: Draw) -> list[list[SampledToken]]:
     There is a row of logits for the token before each draft and for each of its tokens, in this order. `draw` gets the
     indices of some drafts, ascending, and the number of a row for each, and returns a token for each.
     """
+    if not any(drafts):
+        every = list(range(len(drafts)))
+        return [[token] for token in draw(every, every)] if drafts else []
     starts = list(accumulate((len(draft) + 1 for draft in drafts), initial=0))
     drawn: list[list[SampledToken]] = [[] for _ in drafts]
     agreeing = list(range(len(drafts)))

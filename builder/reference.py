@@ -33,6 +33,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "task": "Task",
         "pooling": "Pooling",
         "mmproj": "Projector for images",
+        "image_min_tokens": "Tokens of an image, at least",
+        "image_max_tokens": "Tokens of an image, at most",
         "media_urls": "Fetch images by URL",
         "media_max_bytes": "Image bytes of a request",
         "hf_token": "Hugging Face token",

@@ -137,9 +137,14 @@ def _load_projector(path: Path, settings: Settings, model: LlamaModel) -> "Llama
     was set."""
     from handler.engine.llama.projector import LlamaProjector  # noqa: PLC0415 (loads a library, which a build may lack)
 
-    on_gpu = supports_gpu() and settings.n_gpu_layers != 0
     try:
-        projector = LlamaProjector(path, model, n_threads=settings.n_threads or num_usable_cores(), use_gpu=on_gpu)
+        projector = LlamaProjector(
+            path,
+            model,
+            n_threads=settings.n_threads or num_usable_cores(),
+            use_gpu=supports_gpu() and settings.n_gpu_layers != 0,
+            image_tokens=(settings.image_min_tokens, settings.image_max_tokens),
+        )
     except ModelError as error:
         if settings.mmproj != "auto":
             raise

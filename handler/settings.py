@@ -50,6 +50,8 @@ ALIASES = {
     "chat_template": ("CUSTOM_CHAT_TEMPLATE", "LLAMA_ARG_CHAT_TEMPLATE_FILE"),
     "pooling": ("LLAMA_ARG_POOLING",),
     "mmproj": ("LLAMA_ARG_MMPROJ",),
+    "image_min_tokens": ("LLAMA_ARG_IMAGE_MIN_TOKENS",),
+    "image_max_tokens": ("LLAMA_ARG_IMAGE_MAX_TOKENS",),
     "n_ctx": ("LLAMA_CONTEXT_SIZE", "LLAMA_ARG_CTX_SIZE"),
     "max_num_seqs": ("LLAMA_ARG_N_PARALLEL",),
     "n_batch": ("LLAMA_ARG_BATCH",),
@@ -128,6 +130,15 @@ class Settings(BaseModel):
         min_length=1,
         description="The projector by which the model sees images: named as MODEL is, with its file. auto: "
         "`mmproj*.gguf` beside the model, if there is one that fits it; off: none.",
+    )
+    image_min_tokens: int = Field(
+        0,
+        ge=0,
+        description="Tokens that an image takes at least, for projectors that take images of any size: small ones are "
+        "enlarged. Qwen-VL finds things in images only with 1024 and more. 0: the projector's own.",
+    )
+    image_max_tokens: int = Field(
+        0, ge=0, description="Tokens that it takes at most: larger ones are reduced. 0: the projector's own."
     )
     media_urls: bool = Field(
         False,
@@ -274,6 +285,11 @@ class Settings(BaseModel):
             settings = cls.model_validate({name: environ[key] for name, key in keys.items()})
         except ValidationError as error:
             raise ConfigError(_explain(error, keys)) from None
+        if 0 < settings.image_max_tokens < settings.image_min_tokens:
+            raise ConfigError(
+                f"IMAGE_MIN_TOKENS has value {settings.image_min_tokens}: it is more than IMAGE_MAX_TOKENS, "
+                f"{settings.image_max_tokens}."
+            )
         if 0 < settings.n_ctx < settings.max_model_len:
             raise ConfigError(
                 f"MAX_MODEL_LEN has value {settings.max_model_len}: the cache holds {keys['n_ctx']}={settings.n_ctx} "

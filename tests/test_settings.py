@@ -155,3 +155,10 @@ def test_what_was_removed_is_refused(environ: dict[str, str], message: str) -> N
     with pytest.raises(ConfigError, match=message):
         Settings.from_env(environ)
     assert Settings.from_env(dict.fromkeys(environ, "")) == Settings.from_env({})
+
+
+def test_bounds_of_an_image_s_tokens() -> None:
+    """The least cannot be more than the most, unless that is the projector's own."""
+    with pytest.raises(ConfigError, match="IMAGE_MIN_TOKENS"):
+        Settings.from_env({"IMAGE_MIN_TOKENS": "20", "IMAGE_MAX_TOKENS": "10"})
+    assert Settings.from_env({"IMAGE_MIN_TOKENS": "20"}).image_min_tokens == 20

@@ -78,7 +78,8 @@ def _check_content(content: object, param: str, *, may_show: bool) -> None:
             _check_image(part.get("image_url"), param)
             continue
         if kind != "text":
-            message = f"'{param}' may hold parts of type text only: this model reads no others (got {show(kind)})"
+            kinds = "text, and image_url where a model sees" if may_show else "text only"
+            message = f"'{param}' may hold parts of type {kinds}: no others are read (got {show(kind)})"
             raise InvalidRequestError(message, param=param)
         if not isinstance(part.get("text"), str):
             raise InvalidRequestError(f"'{param}' has a text part without text", param=param)

@@ -139,7 +139,7 @@ class Engine:
             return []
         if self._encoder is None:
             raise InvalidRequestError("This model reads text only.", param="prompt")
-        return await self._encoder.encode(prompt.media)
+        return await self._encoder.encode(prompt.media, self.runner.max_model_len)
 
     async def tokenize(self, text: str | MixedText | MediaPrompt, *, add_special: bool = True) -> list[int]:
         """The tokens of a text, with the model's BOS token if `add_special`; media count as their negative ids. Raises

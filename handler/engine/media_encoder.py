@@ -2,18 +2,21 @@
 
 import asyncio
 import hashlib
+import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from typing import Protocol
 
 from handler.engine.media_run import MAX_KEY, MediaRun
-from handler.errors import QueueFullError, UnavailableError
+from handler.errors import ContextLengthError, QueueFullError, UnavailableError
 
 MAX_WAITING = 64  # media that are encoded or wait for it; one more is refused
-MAX_CACHED_BYTES = 256 << 20  # of embeddings
+MAX_CACHED_BYTES = 256 << 20  # of embeddings that no request needs now
+MAX_HELD_BYTES = 4 << 30  # of those that requests hold until they are over
 MAX_KNOWN = 65_536  # files whose keys are remembered
 
 Media = tuple[list[int] | MediaRun, ...]  # tokens and runs, in their order
@@ -38,9 +41,12 @@ class MediaEncoder:
     conversations stay cached by them.
     """
 
-    def __init__(self, projector: Projector, max_bytes: int = MAX_CACHED_BYTES) -> None:
+    def __init__(
+        self, projector: Projector, max_bytes: int = MAX_CACHED_BYTES, max_held_bytes: int = MAX_HELD_BYTES
+    ) -> None:
         self._projector = projector
         self._max_bytes = max_bytes
+        self._max_held_bytes = max_held_bytes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="media")
         self._num_waiting = 0  # of the event loop's thread
         self._is_closing = False
@@ -50,11 +56,25 @@ class MediaEncoder:
         self._num_cached_bytes = 0
         self._keys: OrderedDict[bytes, int] = OrderedDict()  # of each file's first run, by its hash
         self._num_keys = 0  # given out so far
+        # Any thread's: whichever drops an array last.
+        self._num_held_bytes = 0
+        self._holding = threading.RLock()
 
-    async def encode(self, files: Iterable[bytes]) -> list[Media]:
+    async def encode(self, files: Iterable[bytes], max_tokens: int) -> list[Media]:
         """Each file, in turns with those of other requests. Raises InvalidRequestError, QueueFullError, EngineError or
-        UnavailableError; cancelling leaves out those that are not begun."""
-        return [await self._encode_one(data) for data in files]
+        UnavailableError, and ContextLengthError as soon as all together have more tokens than that. Cancelling leaves
+        out those that are not begun."""
+        media: list[Media] = []
+        num_tokens = 0
+        for data in files:
+            media.append(await self._encode_one(data))
+            num_tokens += sum(part.num_tokens for part in _runs(media[-1]))
+            if num_tokens > max_tokens:
+                raise ContextLengthError(
+                    f"This model's maximum context length is {max_tokens} tokens, but the images alone have more. "
+                    "Please send fewer or smaller ones."
+                )
+        return media
 
     async def _encode_one(self, data: bytes) -> Media:
         if self._num_waiting >= MAX_WAITING:
@@ -80,7 +100,10 @@ class MediaEncoder:
         if (media := self._cache.get(name)) is not None:
             self._cache.move_to_end(name)
             return media
+        if self._num_held_bytes > self._max_held_bytes:
+            raise QueueFullError("The worker is busy: the images of other requests fill its memory. Try later.")
         media = self._with_keys(self._projector.encode(data), name)
+        self._note_held(media)
         self.num_encoded += 1
         self._cache[name] = media
         self._num_cached_bytes += _num_bytes(media)
@@ -103,6 +126,20 @@ class MediaEncoder:
             replace(part, key=1 + next(keys) % MAX_KEY) if isinstance(part, MediaRun) else part for part in parts
         )
 
+    def _note_held(self, media: Media) -> None:
+        """Count the embeddings until nothing refers to them any more."""
+        for run in _runs(media):
+            self._add_held(run.embeddings.nbytes)
+            weakref.finalize(run.embeddings, self._add_held, -run.embeddings.nbytes).atexit = False
+
+    def _add_held(self, num_bytes: int) -> None:
+        with self._holding:
+            self._num_held_bytes += num_bytes
+
+
+def _runs(media: Media) -> Iterator[MediaRun]:
+    return (part for part in media if isinstance(part, MediaRun))
+
 
 def _num_bytes(media: Media) -> int:
-    return sum(part.embeddings.nbytes for part in media if isinstance(part, MediaRun))
+    return sum(run.embeddings.nbytes for run in _runs(media))

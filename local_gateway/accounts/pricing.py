@@ -180,7 +180,7 @@ def _media_in(messages: object) -> Iterable[str]:
             kind = part.get("type") if isinstance(part, dict) else None
             value: object = part
             for name in MEDIA.get(kind, ()) if isinstance(kind, str) else ():
-                value = value.get(name) if isinstance(value, dict) else None
+                value = value.get(name) if isinstance(value, dict) else value
             if isinstance(value, str):
                 yield value
 

@@ -239,7 +239,12 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"messages": [{"role": "assistant", "content": [IMAGE]}]}, "messages[0].content", INVALID, 'got "image_url"'),
     ({"messages": [{"role": "user", "content": [AUDIO]}]}, "messages[0].content", INVALID, 'got "input_audio"'),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", INVALID, "no URL"),
-    ({"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content", INVALID, "parts of type text only"),
+    (
+        {"messages": [{"role": "user", "content": ["a"]}]},
+        "messages[0].content",
+        INVALID,
+        "parts of type text, and image_url where",
+    ),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content", INVALID, "without text"),
     ({"messages": [{"role": "assistant", "tool_calls": "a"}]}, "messages[0].tool_calls", INVALID, "list of objects"),
     ({"temperature": 5}, "temperature", INVALID, "'temperature' must be at most 2 (got 5)"),

@@ -19,6 +19,7 @@ from handler.errors import EngineError, InvalidRequestError, ModelError
 # What their images become depends on what stands before them in the prompt: their place among the tokens, or images.
 DEPENDENT = ("deepseek4v", "hunyuanvl")
 PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")
+UNSET = -1  # to mtmd
 PROBE = 4096  # pixels of each side of an image that is only measured
 NO_PROGRAMS = b"/nonexistent"  # where mtmd looks for ffmpeg, to which it would give what is no image
 
@@ -30,13 +31,23 @@ class LlamaProjector:
     bounds files and pixels comes before. Runs have no keys.
     """
 
-    def __init__(self, path: Path, model: LlamaModel, *, n_threads: int, use_gpu: bool) -> None:
-        """Load it, in a moment to seconds. Raises ModelError."""
+    def __init__(
+        self,
+        path: Path,
+        model: LlamaModel,
+        *,
+        n_threads: int,
+        use_gpu: bool,
+        image_tokens: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Load it, in a moment to seconds. `image_tokens`: that an image of any size takes at least and at most, 0: the
+        projector's own numbers. Raises ModelError."""
         mtmd.mtmd_helper_log_set(log_callback.function, None)  # mtmd's own too
         if kinds := set(DEPENDENT).intersection(read_texts(path, *PROJECTOR_TYPES)):
             raise ModelError(f"{path} is a projector of type {kinds.pop()}, which is not supported.")
         params = mtmd.mtmd_context_params_default()
         params.use_gpu, params.n_threads, params.print_timings = use_gpu, n_threads, False
+        params.image_min_tokens, params.image_max_tokens = (number or UNSET for number in image_tokens)
         llama_log.errors.clear()
         self._context: Pointer = mtmd.mtmd_init_from_file(str(path).encode(), model.pointer, params)
         if not self._context:

@@ -17,6 +17,7 @@ from handler.engine.cache.cache_size import Layout
 from handler.engine.engine import Engine
 from handler.engine.llama.model import LlamaModel
 from handler.engine.llama.projector import LlamaProjector
+from handler.engine.media_run import MediaRun
 from handler.engine.prompt import MediaPrompt
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.errors import InvalidRequestError, ModelError
@@ -277,6 +278,19 @@ def test_a_projector_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"llama\.cpp cannot use"):
         LlamaProjector(tmp_path / "model.gguf", model, n_threads=1, use_gpu=False)
     model.close()
+
+
+@pytest.mark.parametrize(("image_tokens", "number"), [((0, 0), 16), ((32, 0), 36), ((0, 9), 9)])
+def test_images_are_scaled(image_tokens: tuple[int, int], number: int, tmp_path: Path) -> None:
+    """To the numbers of tokens that are set, where a projector takes any size."""
+    files = Files(tmp_path, "qwen2vl_merger")
+    model = LlamaModel(files.model, ON_CPU)
+    opened = LlamaProjector(files.projector, model, n_threads=1, use_gpu=False, image_tokens=image_tokens)
+    (run,) = (part for part in opened.encode(CAT) if isinstance(part, MediaRun))
+    opened.close()
+    model.close()
+
+    assert run.num_tokens == number
 
 
 def test_whole_runs_are_measured(tmp_path: Path) -> None:

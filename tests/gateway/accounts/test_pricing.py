@@ -117,12 +117,14 @@ def test_the_models_context_is_a_limit() -> None:
 def test_estimated_prompt() -> None:
     """Four bytes a token; media count by the piece, because their bytes say nothing."""
     text = b"x" * 400
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
-    fields = {"messages": [{"role": "user", "content": [image]}]}
-    raw = json.dumps(fields).encode()
+    url = "data:image/png;base64," + "A" * 1_000_000
 
     assert estimate(CHAT, text, [Sent({}, Price())]).num_prompt_tokens == 100
-    assert MEDIA_TOKENS < estimate(CHAT, raw, [Sent(fields, Price())]).num_prompt_tokens < MEDIA_TOKENS + 50
+    for image in ({"url": url}, url):
+        part = {"type": "image_url", "image_url": image}
+        fields = {"messages": [{"role": "user", "content": [part]}]}
+        raw = json.dumps(fields).encode()
+        assert MEDIA_TOKENS < estimate(CHAT, raw, [Sent(fields, Price())]).num_prompt_tokens < MEDIA_TOKENS + 50
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ a second and 60 MB for 150,000 tokens, half of it with the GIL held, which a sta
 nothing of logits, and of a sequence only its tokens.
 """
 
+import re
 import threading
 from collections import OrderedDict
 from queue import SimpleQueue
@@ -23,6 +24,8 @@ MAX_SCHEMA_CHARS = 1 << 17  # about OpenAI's limit
 MAX_REASON_CHARS = 200  # of llguidance's own words
 MAX_KNOWN = 32  # compiled constraints that are kept: applications repeat theirs
 NUM_COMPILERS = 2  # constraints compiled at once
+BYTES, NUM_SPECIAL = 256, 6  # tokens of llguidance's alphabet of bytes
+_TOKEN = re.compile(r"<\[(\d+)\]>")
 NAMES: dict[ConstraintKind, str] = {
     "schema": "JSON schema",
     "regex": "regular expression",
@@ -111,6 +114,7 @@ class GrammarCompiler:
         if constraint.parts:
             for part in constraint.parts:
                 self._checked(part)
+            self._require(kind, with_byte_tokens(text))  # parts that are simple alone may not be so together
         else:
             text = self._checked(constraint)
         matcher, reason = compile_constraint(kind, text, self._shared_tokenizer(), constraint.preface)
@@ -135,6 +139,11 @@ class GrammarCompiler:
             raise _refusal(kind, f"it has {len(text)} characters, and at most {MAX_SCHEMA_CHARS} are allowed")
         if kind == "schema":
             text = prepare(text, strict=constraint.strict)
+        self._require(kind, text)
+        return text
+
+    def _require(self, kind: ConstraintKind, text: str) -> None:
+        """Have the text compiled in a child process. Raises SchemaError if that fails, or takes too long."""
         check = self._idle.get()
         try:
             reason = check.reason_against(kind, text)
@@ -142,7 +151,6 @@ class GrammarCompiler:
             self._idle.put(check)
         if reason:
             raise _refusal(kind, reason)
-        return text
 
     def _remember(self, constraint: Constraint, grammar: Grammar) -> Grammar:
         with self._lock:
@@ -156,6 +164,13 @@ class GrammarCompiler:
             if self._tokenizer is None:
                 self._tokenizer = _make_tokenizer(self._vocabulary)
             return self._tokenizer
+
+
+def with_byte_tokens(lark: str) -> str:
+    """The grammar with its tokens renumbered to those that are no bytes in the alphabet of bytes, which the check has:
+    as much work to compile, and refused for the same reasons. There are few of them, so different ones may become one.
+    """
+    return _TOKEN.sub(lambda token: f"<[{BYTES + int(token[1]) % NUM_SPECIAL}]>", lark)
 
 
 def _make_tokenizer(vocabulary: GrammarVocabulary) -> "LLTokenizer":

@@ -12,7 +12,7 @@ import pytest
 
 from handler.engine.constraint import Constraint
 from handler.engine.structured import schema_check
-from handler.engine.structured.grammar import MAX_SCHEMA_CHARS, GrammarCompiler, GrammarMatcher
+from handler.engine.structured.grammar import MAX_SCHEMA_CHARS, GrammarCompiler, GrammarMatcher, with_byte_tokens
 from handler.engine.structured.schema_check import SchemaCheck
 from handler.engine.structured.step_masks import StepMasks
 from handler.engine.structured.token_mask import TokenMask, num_words
@@ -173,6 +173,17 @@ def test_schema_that_would_take_for_ever(compiler: GrammarCompiler) -> None:
     with pytest.raises(SchemaError, match="too complex"):
         compiler.compile(strict(endless))
     assert compiler.compile(strict(POINT))
+
+
+def test_calls_that_would_take_for_ever_together(compiler: GrammarCompiler) -> None:
+    """Each part of a grammar may be simple, and the whole is tried all the same, whatever numbers its tokens have."""
+    endless = '%json {"type": "integer", "multipleOf": 123456789, "minimum": 0, "maximum": 1000000000000000}'
+    part = strict({"type": "object"})
+    with pytest.raises(SchemaError, match="the grammar: it is too complex"):
+        compiler.compile(Constraint("lark", f"start: <[200000]> {endless}", parts=(part,)))
+    with pytest.raises(SchemaError, match="the grammar: "):
+        compiler.compile(Constraint("lark", "start: no_such_rule", parts=(part,)))
+    assert with_byte_tokens("start: <[200000]> | <[5]>") == f"start: <[{256 + 200000 % 6}]> | <[261]>"
 
 
 def test_check_that_is_closed_ends_its_process() -> None:

@@ -2,7 +2,8 @@
 
 Which markers are tokens is the model's affair, not the format's: `CallGrammar.define` is told, and writes them by id.
 The frame around arguments is literal, with the blanks that the models write themselves. Arguments in tags or in code
-come in the order of the schema; those in JSON as llguidance has them.
+come in any order where there are few, as models write them that saw examples in another one; in the order of the schema
+where there are many, or the tool is strict. Those in JSON come as llguidance has them.
 """
 
 import json
@@ -18,6 +19,7 @@ from handler.chat.tools import types_of
 
 WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens: unbounded, models that lose their way write nothing else
 TEXT = r"/(.|\n)*/"
+MAX_ANY_ORDER = 5  # arguments that may come in any order: there is a rule for each set of them
 PLACES = re.compile(r"(\{(?:name|arguments|index|id|key|value|type|string)\})")
 PATTERNS = {"{index}": "/[0-9]+/", "{id}": "/[A-Za-z0-9_.:-]+/"}
 LEFT_OUT = {"harmony": "<|call|>"}  # an end of generation: the engine stops where the grammar ends
@@ -186,6 +188,9 @@ class _Grammar:
         properties = tool.parameters.get("properties")
         required = tool.parameters.get("required", ())
         names = list(properties) if isinstance(properties, Mapping) else []
+        if not tool.is_strict and len(names) <= MAX_ANY_ORDER:
+            written = {name: self._argument(tool, name) for name in names}
+            return self._in_any_order(written, frozenset(required), frozenset(names), {}, is_first=True)
         first, more = '""', '""'  # what may come where nothing is written yet, and behind an argument
         for name in reversed(names):
             argument = self._argument(tool, name)
@@ -194,6 +199,26 @@ class _Grammar:
             more = self._rule("more", after if name in required else f"({after} | {more})")
             first = self._rule("first", first)
         return first
+
+    def _in_any_order(
+        self,
+        written: Mapping[str, str],
+        required: frozenset[str],
+        left: frozenset[str],
+        known: dict[tuple[frozenset[str], bool], str],
+        *,
+        is_first: bool,
+    ) -> str:
+        """Those arguments that are left, each once at most, and the required ones of them; a rule for each such set."""
+        separator = "" if is_first else _quote(self._layout.argument_separator)
+        key = (left, is_first and bool(self._layout.argument_separator))
+        if key not in known:
+            forms = [] if required & left else ['""']
+            for name in filter(left.__contains__, written):
+                rest = self._in_any_order(written, required, left - {name}, known, is_first=False)
+                forms.append(f"{separator} {written[name]} {rest}")
+            known[key] = self._rule("some", " | ".join(forms))
+        return known[key]
 
     def _argument(self, tool: GrammarTool, name: str) -> str:
         schema = tool.parameters["properties"][name]

@@ -165,6 +165,43 @@ def test_optional_and_chosen_arguments(format: Format) -> None:
         assert not grammar.accepts(written(format, ("f", wrong)))
 
 
+TAGGED = [name for name, format in FORMATS.items() if format.layout.argument]
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_arguments_in_any_order(name: str) -> None:
+    """Unless the tool is strict; each once, and the required ones in any case."""
+    format, schema = FORMATS[name], {"type": "integer"}
+    parameters = {"type": "object", "properties": dict.fromkeys("abc", schema), "required": ["a", "b"]}
+
+    def grammar(*, is_strict: bool) -> Follower:
+        tools = [GrammarTool("f", parameters, is_strict=is_strict)]
+        return Follower(format, call_grammar(format, tools, starts_in=ReasoningState.CLOSED), as_tokens=True)
+
+    any_order, in_order = grammar(is_strict=False), grammar(is_strict=True)
+    for keys in ("ab", "ba", "abc", "acb", "bac", "bca", "cab", "cba"):
+        text = written(format, ("f", dict.fromkeys(keys, 1)))
+        assert any_order.accepts(text), text
+        assert in_order.accepts(text) == (keys in ("ab", "abc"))
+    for keys in ("", "a", "c", "bc"):
+        assert not any_order.accepts(written(format, ("f", dict.fromkeys(keys, 1))))
+    twice = written(format, ("f", {"a": 1, "b": 1, "zz": 1})).replace("zz", "a")
+    assert not any_order.accepts(twice)
+
+
+def test_many_arguments_come_in_the_order_of_the_schema() -> None:
+    """A rule for each set of them would be too many."""
+    names = "abcdefghij"
+    parameters = {"type": "object", "properties": {name: {"type": "integer"} for name in names}}
+    format = FORMATS["qwen3_coder"]
+    grammar = Follower(
+        format, call_grammar(format, [GrammarTool("f", parameters)], starts_in=ReasoningState.CLOSED), as_tokens=True
+    )
+
+    assert grammar.accepts(written(format, ("f", dict.fromkeys("acj", 1))))
+    assert not grammar.accepts(written(format, ("f", dict.fromkeys("ca", 1))))
+
+
 def test_a_clients_guidance_is_not_followed() -> None:
     """It could switch off what a schema asks for."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "x-guidance": {"lenient": True}}

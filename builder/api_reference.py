@@ -108,6 +108,9 @@ Whole answers and streams are made of the same events: what a client assembles f
 - `finish_reason` is `tool_calls` where a call is whole and `length` where the answer ends within one. Ids are opaque;
   the template gets those that its family knows. Arguments of calls that are not held to a schema are what the model
   wrote, and may be wrong JSON.
+- Arguments in tags or in code may come in any order where there are at most five, and the tool is not strict. Llama 3's
+  calls, which no marker announces, are held to where an answer begins like one. From models whose template knows no
+  tools, an answer `{"response": …}` is the text in it, unless a schema or a JSON object was asked for.
 - Stop strings apply to content, logprobs are those of content: neither to reasoning nor to calls. A call that no marker
   announces, bare JSON, counts as content for stop strings.
 - A file may have a second template for chats with tools (`tokenizer.chat_template.tool_use`): it is used where tools

@@ -73,6 +73,7 @@ def plan_chat(
         frozenset(tokens),
         has_calls=tools.choice != "none",
         reasoning=_style(request, style),
+        is_free=request.wanted is None,
     )
     return ChatPlan(taken.find(MixedText(prompt.text, prompt.literals)), params, form)
 

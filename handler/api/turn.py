@@ -25,6 +25,7 @@ class AnswerForm(NamedTuple):
     tokens: frozenset[str]  # those of the format's markers that are single tokens of the model
     has_calls: bool  # whether what looks like a call is one
     reasoning: ReasoningStyle = "split"
+    is_free: bool = True  # it follows no schema of the client's
 
 
 class TurnPart(NamedTuple):
@@ -43,7 +44,12 @@ class Turn:
     def __init__(self, form: AnswerForm) -> None:
         self._form = form
         self._parser = OutputParser(
-            form.format, form.starts_in, tools=form.tools, tokens=form.tokens, has_calls=form.has_calls
+            form.format,
+            form.starts_in,
+            tools=form.tools,
+            tokens=form.tokens,
+            has_calls=form.has_calls,
+            is_free=form.is_free,
         )
         self.is_plain = False  # all text that follows is content as it is, and `feed` may be left out for it
         self._kept = _KeptReasoning(form.format) if form.reasoning == "keep" else None

@@ -22,6 +22,9 @@ TEXT = r"/(.|\n)*/"
 MAX_ANY_ORDER = 5  # arguments that may come in any order: there is a rule for each set of them
 PLACES = re.compile(r"(\{(?:name|arguments|index|id|key|value|type|string)\})")
 PATTERNS = {"{index}": "/[0-9]+/", "{id}": "/[A-Za-z0-9_.:-]+/"}
+BARE_CALL = '{"name"'  # how a call begins that no marker announces
+# How a parser's bare calls begin, in whichever order their fields come.
+BARE_OBJECT = r'\s*(```(json)?\s*)?\[?\s*\{\s*"?(name|type|function|tool_calls?|arguments|parameters)"?\s*:'
 LEFT_OUT = {"harmony": "<|call|>"}  # an end of generation: the engine stops where the grammar ends
 
 TokenId = Callable[[str], int | None]
@@ -71,7 +74,8 @@ def call_grammar(
     """One call of these tools or more, after reasoning if there is any.
 
     `response_schema` allows an answer that follows it instead. Without `is_required` the calls stand in free text, if
-    there are any; where no marker announces a family's calls, they cannot be told from text, and nothing is held to.
+    there are any. Where no marker announces a family's calls, those that are JSON are told by how an answer begins;
+    others cannot be told from text, and nothing is held to.
     """
     grammar = _Grammar(format, is_in_text=not is_required)
     is_parallel = is_parallel and format.has_parallel_calls
@@ -121,7 +125,13 @@ class _Grammar:
         return self._rule("calls", f"{self.literal(layout.before)} {call} {more} {after}")
 
     def text_with_calls(self, tools: Sequence[GrammarTool], *, is_parallel: bool) -> str:
-        """Free text in which calls may stand, each behind the marker that announces it; one if not in parallel."""
+        """Free text in which calls may stand, each behind the marker that announces it; one if not in parallel.
+
+        Calls that are bare JSON are the whole answer: what begins like one must be one, and other text is free.
+        """
+        if not self.announcing and self._layout.call.startswith(BARE_CALL):
+            self.rules += ["plain: PLAIN", f"PLAIN: {TEXT} & ~/{BARE_OBJECT}(.|\\n)*/"]
+            return f"({self.calls(tools, is_parallel=is_parallel)} | plain)"
         if not self.announcing:
             return TEXT
         is_section = is_parallel and bool(self._layout.after)  # of several calls; others have a marker each

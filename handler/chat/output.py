@@ -7,6 +7,7 @@ from handler.chat.flow import Flow
 from handler.chat.formats.calls import Calls
 from handler.chat.formats.channels import ChannelReader
 from handler.chat.formats.format import Format
+from handler.chat.formats.wrapped_answer import read_wrapped
 from handler.chat.reader import Literals, TextReader, read_until
 from handler.chat.reasoning import ReasoningState
 from handler.chat.tools import Tools
@@ -23,7 +24,8 @@ class OutputParser:
     `tokens` are those of the format's `possible_tokens` that are tokens of this model. A marker that begins with one
     counts where `feed` is told that it was written; the same characters spelled out are text. Others count anywhere,
     and so do the ends of a call that has begun: models spell them at times.
-    `has_calls` is False for a request without tools: what looks like a call is then text.
+    `has_calls` is False for a request without tools: what looks like a call is then text. `is_free` is False where the
+    answer follows a schema of the client's: then it is given as it is.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class OutputParser:
         tools: Tools | None = None,
         tokens: Collection[str] = (),
         has_calls: bool = True,
+        is_free: bool = True,
     ) -> None:
         guarded = {marker for marker in format.announcing if marker.startswith(tuple(tokens))}
         self._reader = TextReader(guarded, whole=guarded.intersection(tokens))
@@ -43,7 +46,7 @@ class OutputParser:
             channels = ChannelReader(format, format.channels, self._calls, is_open=is_open, has_calls=has_calls)
             self._machine: ChannelReader | _Answer = channels
         else:
-            self._machine = _Answer(format, self._calls, is_open=is_open, has_calls=has_calls)
+            self._machine = _Answer(format, self._calls, is_open=is_open, has_calls=has_calls, is_free=is_free)
         self._steps = self._machine.read()
         self._is_done = False
         self._implied = format.implied
@@ -98,21 +101,24 @@ class OutputParser:
 class _Answer:
     """The machine of all formats without channels: reasoning, then text with calls in it."""
 
-    def __init__(self, format: Format, calls: Calls, *, is_open: bool, has_calls: bool) -> None:
+    def __init__(self, format: Format, calls: Calls, *, is_open: bool, has_calls: bool, is_free: bool) -> None:
         self._format = format
         self._calls = calls
         self._reader = calls.reader
         self._in_reasoning = is_open
+        self._in_object = False
         self._reasoning = Flow(Reasoning, is_trimmed=True)
         self._content = Flow(Content, self._reader, is_trimmed=False)
         self._starts = dict(format.starts) if has_calls else {}
         self._bare = dict(format.bare) if has_calls else {}
+        self._answer_key = format.answer_key if has_calls and is_free and len(calls.tools) else ""
 
     @property
     def is_plain(self) -> bool:
         """Whether no marker can mean anything any more, and no text is held."""
         has_markers = self._starts or self._format.dropped or self._format.reasons_anywhere
-        return self._content.has_begun and not (self._in_reasoning or has_markers or self._content.holds)
+        is_within = self._in_reasoning or self._in_object
+        return self._content.has_begun and not (is_within or has_markers or self._content.holds)
 
     def take_content_spans(self) -> list[tuple[int, int]]:
         return self._content.take_spans()
@@ -148,6 +154,8 @@ class _Answer:
         elif marker in self._format.dropped and not self._in_reasoning:
             reader.position += len(marker)
             self._content.break_off()
+        elif is_first and marker == "{" and self._answer_key and (yield from self._wrapped()):
+            self._content.break_off()
         elif (yield from self._calls_at(marker, is_first)):
             self._in_reasoning = False
             flow.break_off()
@@ -155,6 +163,19 @@ class _Answer:
         else:
             reader.position += len(marker)
             yield from flow.write(marker)
+
+    def _wrapped(self) -> Steps[bool]:
+        """Reads an answer in an object, if there is one."""
+        self._in_object = True
+        is_one = yield from read_wrapped(self._reader, self._answer_key, self._write_first)
+        self._in_object = False
+        return is_one
+
+    def _write_first(self, text: str) -> Iterator[Event]:
+        """Content, without the white space before the first of it."""
+        if not self._content.has_begun:
+            self._content.break_off()
+        return self._content.write(text)
 
     @property
     def _may_open(self) -> bool:

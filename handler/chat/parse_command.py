@@ -86,10 +86,12 @@ def _prepare(args: argparse.Namespace) -> Callable[[str], dict[str, Any]]:
     tools = _tools(args.tools, request)
     starts_in = _starts_in(template, request, tools) if args.request else ReasoningState.UNDECIDED
     has_calls = request.get("tool_choice") != "none"
+    response_format = request.get("response_format")
+    is_free = not isinstance(response_format, dict) or response_format.get("type") == "text"
     turn_ends = tuple(end for end in TURN_ENDS if end in source)
 
     def answer(text: str) -> dict[str, Any]:
-        parser = OutputParser(template.format, starts_in, tools=Tools(tools), has_calls=has_calls)
+        parser = OutputParser(template.format, starts_in, tools=Tools(tools), has_calls=has_calls, is_free=is_free)
         builder = MessageBuilder(lambda number: f"call_{number:024}")
         for events in _events(parser, _without_end(text, turn_ends), args.chunk):
             builder.add(events)

@@ -73,6 +73,20 @@ def types_of(schema: Any, root: Mapping[str, Any], references: int = MAX_REFEREN
     return frozenset(map(type_of, values)) or None
 
 
+def alternatives(schema: Any, root: Mapping[str, Any], references: int = MAX_REFERENCES) -> list[Mapping[str, Any]]:
+    """The schemas of which a value follows one, or all: itself, what it refers to, and the members of its unions."""
+    if not isinstance(schema, Mapping):
+        return []
+    found = [schema]
+    if references:
+        if isinstance(reference := schema.get("$ref"), str):
+            found += alternatives(_resolve(reference, root), root, references - 1)
+        for key in ("anyOf", "oneOf", "allOf"):
+            for choice in choices if isinstance(choices := schema.get(key), list) else ():
+                found += alternatives(choice, root, references - 1)
+    return found
+
+
 def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
     value: Any = root
     for part in reference.removeprefix("#").split("/")[1:]:

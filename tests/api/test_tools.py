@@ -393,3 +393,18 @@ async def test_a_second_template_for_tools() -> None:
     [call] = called["choices"][0]["message"]["tool_calls"]
     assert call["function"] == {"name": "weather", "arguments": ARGUMENTS}
     assert plain["choices"][0]["message"]["content"] == "Hello!"
+
+
+async def test_an_answer_in_an_object() -> None:
+    """From a model whose template knows no tools it is the text in it, unless the client asked for an object."""
+    template = TEMPLATE.replace("<tool_call>", "")
+    said = '{"response": "It rains."}'
+    with fake_worker({"[d]Hi>": said, "Hi>": said}, template=template) as worker:
+        whole, streamed = await both(worker, tools=TOOLS)
+        plain, _ = await both(worker)
+        asked, _ = await both(worker, tools=TOOLS, tool_choice="none", response_format={"type": "json_object"})
+
+    assert whole == streamed
+    assert whole["message"]["content"] == "It rains."
+    assert plain["message"]["content"] == said
+    assert asked["message"]["content"] == said

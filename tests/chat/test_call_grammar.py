@@ -136,9 +136,37 @@ def test_calls_within_text(name: str, as_tokens: bool) -> None:
     assert not grammar.accepts("Hm. " + written(format, ("no_such_tool", {})))
 
 
+@pytest.mark.parametrize("name", ["llama3", "generic"])
+def test_calls_without_a_marker(name: str) -> None:
+    """JSON that begins like a call must be one, in the family's form; any other text is free, JSON too."""
+    format = FORMATS[name]
+    grammar = follower(format, is_required=False)
+
+    assert grammar.accepts(written(format, WEATHER))
+    for text in (
+        "Hello",
+        "{",
+        '{"answer": {"name": 1}}',
+        '[{"city": "name"}]',
+        '```json\n{"a": 1}\n```',
+        'Say {"name"}',
+    ):
+        assert grammar.accepts(text), text
+    for text in (
+        written(format, ("no_such_tool", {})),
+        written(format, ("get_weather", {"days": "THREE"})),
+        '{"name": 1}',
+        '{ name: "get_weather"}',
+        '[{"name": "get_weather"}]',
+        '```json\n{"arguments": {}, "name": "get_weather"}```',
+        '{"type": "function", "name": "get_weather"}',
+    ):
+        assert not grammar.accepts(text), text
+
+
 def test_text_that_cannot_be_told_from_calls() -> None:
-    """Llama's calls have no marker: then all text is free."""
-    assert follower(FORMATS["llama3"], is_required=False).accepts('{"name": "no_such_tool"}')
+    """Functionary's calls begin with any tool's name: then all text is free."""
+    assert follower(FORMATS["functionary_3.2"], is_required=False).accepts("no_such_tool\n{}")
 
 
 @families

@@ -24,6 +24,19 @@ FAMILIES = {
         ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n'
         '<atem:parameter name="city">Zürich</atem:parameter>\n</atem:invoke>\n</atem:function_calls><|eot|>',
     ),
+    "harmony, constrained": (
+        "<|channel|>",
+        "<|channel|>analysis<|message|><|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
+        "<|constrain|>json<|message|>" + A + "<|call|>",
+    ),
+    "harmony, constrained without a blank": (
+        "<|channel|>",
+        "<|channel|>commentary to=functions.get_weather<|constrain|>json<|message|>" + A + "<|call|>",
+    ),
+    "harmony, constrained behind the role": (
+        "<|channel|>",
+        " to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>" + A + "<|call|>",
+    ),
     "functionary 3.2": (">>>all", "get_weather\n" + A),
     "functionary 3.1": ("<function= </function> <|python_tag|>", f"<function=get_weather>{A}</function><|eom_id|>"),
     "kimi_k2": (
@@ -134,6 +147,7 @@ FAMILIES = {
         '"parameters": <|start_header_id|>',
         '<|python_tag|>get_weather.call(city="Zürich")<|eom_id|>',
     ),
+    "generic, all calls under a key": ("", '{"tool_calls": [{"name": "get_weather", "arguments": ' + A + "}]}"),
     "generic": ("", '{"tool_call": {"name": "get_weather", "arguments": ' + A + "}}"),
 }
 TEMPLATE = "{# %s <|im_end|> </s> #}{%% for m in messages %%}{{ m.role }}: {{ m.content }}\n{%% endfor %%}"
@@ -191,6 +205,95 @@ def test_every_family(sign: str, text: str, command: Command) -> None:
         "finish_reason": "tool_calls",
     }
     assert printed[1:] == printed[:1] * 2
+
+
+HARMONY_ANSWERS = {
+    "<|channel|>final <|constrain|>json<|message|>{}": ("", "{}"),
+    "<|channel|>final<|constrain|>json<|message|>{}<|return|>": ("", "{}"),
+    "<|channel|>analysis<|constrain|>text<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.": (
+        "Hm.",
+        "Yes.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "answer"), HARMONY_ANSWERS.items())
+def test_a_constraint_in_a_header(text: str, answer: tuple[str, str], command: Command) -> None:
+    """Says nothing about whose the message is."""
+    template = command.file("template.jinja", TEMPLATE % "<|channel|>")
+    for chunk in ((), ("--chunk", "1"), ("--chunk", "7")):
+        printed = command(text, "--template", template, *chunk).answer
+        assert (printed.get("reasoning_content", ""), printed["content"]) == answer
+
+
+GENERIC_ANSWERS = {
+    r'{"response": "Say \"hi\"\n\u00fc\ud83d\ude42\ud83d!"}': 'Say "hi"\nü🙂?!',
+    ' {"response" : "It rains." , "why": {"a": "}"}}\n': "It rains.",
+    '{"response": {"rain": [1, 2]}}': '{"rain": [1, 2]}',
+    '{"response": 3}': "3",
+    '{"response": "It ra': "It ra",
+    '{"response": ': '{"response": ',
+    '{"responses": "x"}': '{"responses": "x"}',
+    '{"a": 1, "response": "x"}': '{"a": 1, "response": "x"}',
+    '"response"': '"response"',
+}
+
+
+@pytest.mark.parametrize(("text", "content"), GENERIC_ANSWERS.items())
+def test_an_answer_in_an_object(text: str, content: str, command: Command) -> None:
+    """As models write it that were told to choose between a call and a response, where their template shows neither."""
+    options = ["--template", command.file("template.jinja", TEMPLATE % ""), "--tools", command.file("tools", TOOLS)]
+    for chunk in ((), ("--chunk", "1"), ("--chunk", "7")):
+        answer = command(text, *options, *chunk).answer
+        assert (answer["content"], answer["finish_reason"]) == (content, "stop")
+
+
+def test_an_object_that_was_asked_for(command: Command) -> None:
+    """Without tools, with a schema, and in families that have a way to call, it is the answer itself."""
+    text = '{"response": "It rains."}'
+    generic = ["--template", command.file("template.jinja", TEMPLATE % "")]
+    tools = ["--tools", command.file("tools", TOOLS)]
+    request = {"messages": [{"role": "user", "content": "Hi"}], "response_format": {"type": "json_object"}}
+    hermes = ["--template", command.file("hermes.jinja", TEMPLATE % "<tool_call>")]
+    for options in (generic, [*generic, *tools, "--request", command.file("request", request)], [*hermes, *tools]):
+        assert command(text, *options).answer["content"] == text
+
+
+M3 = "]<]minimax[>["
+UNION = {
+    "anyOf": [
+        {"type": "object", "properties": {"zip": {"type": "string"}}},
+        {"$ref": "#/$defs/place"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "null"},
+    ]
+}
+PLACE = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "at": {"type": ["array", "null"], "items": {"type": "number"}}},
+}
+UNIONS = {
+    f"{M3}<zip>8001{M3}</zip>": {"zip": "8001"},
+    f"{M3}<name>12{M3}</name>{M3}<at>{M3}<item>1{M3}</item>{M3}<item>2.5{M3}</item>{M3}</at>": {
+        "name": "12",
+        "at": [1, 2.5],
+    },
+    f"{M3}<item>1{M3}</item>{M3}<item>b{M3}</item>": ["1", "b"],
+    "null": None,
+    '{"zip": "8001"}': {"zip": "8001"},
+}
+
+
+@pytest.mark.parametrize(("value", "parsed"), UNIONS.items())
+def test_unions_of_tags(value: str, parsed: object, command: Command) -> None:
+    """MiniMax M3 writes nested values as tags: what is in them has the types of the union's member that it fits."""
+    parameters = {"type": "object", "properties": {"where": UNION}, "$defs": {"place": PLACE}}
+    tools = [{"type": "function", "function": {"name": "go", "parameters": parameters}}]
+    text = f'{M3}<tool_call>\n{M3}<invoke name="go">{M3}<where>{value}{M3}</where>{M3}</invoke>\n{M3}</tool_call>'
+    options = ["--template", command.file("template.jinja", TEMPLATE % M3), "--tools", command.file("tools", tools)]
+    for chunk in ((), ("--chunk", "1"), ("--chunk", "7")):
+        [call] = command(text, *options, *chunk).answer["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"where": parsed}
 
 
 def test_the_reasons_to_finish(command: Command) -> None:

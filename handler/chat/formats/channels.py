@@ -21,6 +21,7 @@ BETWEEN_MESSAGES = "\n"
 REASONING = ("analysis", "self")
 NOT_CALLED = ("", "functions.", "user", "assistant", "all", *REASONING)
 
+_CHANNEL = re.compile(r"\s*([^\s<]+)")  # a constraint may follow without a blank
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 
 
@@ -92,7 +93,8 @@ class ChannelReader:
         text = text.rpartition(self._channels.starts)[2]
         role, _, channel = text.rpartition(self._channels.channel) if self._channels.channel else (text, "", "")
         recipient = _RECIPIENT.search(channel) or _RECIPIENT.search(role)
-        return _Header(channel.split()[0] if channel.split() else "", recipient[1] if recipient else "")
+        name = _CHANNEL.match(channel)
+        return _Header(name[1] if name else "", recipient[1] if recipient else "")
 
     def _call(self, name: str) -> Steps[None]:
         """A message to a function: its arguments as JSON, or in the tags of the family."""

@@ -361,4 +361,4 @@ LLAMA_3 = Format(
     has_parallel_calls=False,
 )
 
-GENERIC = Format("generic", bare=BARE_JSON)
+GENERIC = Format("generic", bare=BARE_JSON, answer_key="response")

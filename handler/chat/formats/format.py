@@ -43,6 +43,7 @@ class Format:
     markers around text, which say nothing to a client; `answers` are those of them that end reasoning too. With
     `call_ends_reasoning` a call ends reasoning that is open; without, it is a thought if the reasoning is closed later.
     With `reasons_anywhere` reasoning may begin behind text. `implied` is a marker that the rendered prompt ends in.
+    Under `answer_key` an answer that calls nothing may stand in a JSON object.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Format:
     answers: tuple[str, ...] = ()
     implied: str = ""
     channels: Channels | None = None
+    answer_key: str = ""
     ids: IdStyle = "any"
     has_parallel_calls: bool = True
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from handler.chat.events import Steps
 from handler.chat.formats.calls import MAX_NAME_CHARS, Calls, decoded, json_end, skip_ends, write_arguments
-from handler.chat.reader import SPACE, TextReader, peek, skip
+from handler.chat.reader import SPACE, TextReader, literal_at, peek, skip
 
 ARGUMENT_KEYS = ("arguments", "parameters")
 WRAPPERS = ("function", "tool_call")  # objects within the object: OpenAI's own form, and the one for untrained models
+LIST_KEY = "tool_calls"
 BETWEEN = SPACE + ",;"  # objects of a list, and of models that write several without one
 
 
@@ -28,8 +29,10 @@ class JsonCalls:
     def read(self, calls: Calls, at: int, *, is_certain: bool) -> Steps[bool]:
         reader = calls.reader
         at = yield from skip(reader, at)
+        listed = yield from _list_in_object(reader, at)
         if (yield from peek(reader, at)) == "[":
             at = yield from skip(reader, at + 1)
+        at = at if listed is None else listed
         if not (yield from _Object(self, calls, at, is_certain).read()):
             return False
         while not calls.is_cut:
@@ -39,7 +42,10 @@ class JsonCalls:
         if not calls.is_cut:
             at = yield from skip(reader, reader.position, BETWEEN)
             if (yield from peek(reader, at)) == "]":
-                reader.position = at + 1
+                at = reader.position = at + 1
+            if listed is not None:
+                end = yield from json_end(reader, at, depth=1)
+                reader.position = reader.end if end is None else end
             yield from skip_ends(calls, self.ends)
         return True
 
@@ -143,6 +149,16 @@ class _Object:
         self._reader.position = self._reader.end if end is None else end
         if end is not None:
             yield from self._calls.end()
+
+
+def _list_in_object(reader: TextReader, at: int) -> Steps[int | None]:
+    """Where the first call begins in an object that holds a list of them, `{"tool_calls": [`; None where none stands
+    there."""
+    for literal in ("{", f'"{LIST_KEY}"', ":", "["):
+        if not (yield from literal_at(reader, at, (literal,))):
+            return None
+        at = yield from skip(reader, at + len(literal))
+    return at
 
 
 class _Text(NamedTuple):

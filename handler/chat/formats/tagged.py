@@ -10,7 +10,7 @@ from handler.chat.events import Event, Steps
 from handler.chat.formats.calls import MAX_NAME_CHARS, Calls, skip_ends
 from handler.chat.formats.values import Write, python_json
 from handler.chat.reader import SPACE, Found, Literals, TextReader, find, literal_at, peek, read_until, skip
-from handler.chat.tools import type_of, types_of
+from handler.chat.tools import alternatives, type_of, types_of
 
 MAX_TAG_CHARS = 2 * MAX_NAME_CHARS  # a name, and attributes beside it
 CDATA, CDATA_END = "<![CDATA[", "]]>"
@@ -148,8 +148,9 @@ class TaggedCalls:
         if is_whole:
             text = "".join(parts)
             if self.nesting and self.nesting in text:
-                schema = calls.tools.parameter(name, key)
-                yield from calls.write(json.dumps(nested_value(text, self.nesting, schema), ensure_ascii=False))
+                nested = NestedValue(self.nesting, calls.tools.parameters(name))
+                value = nested.read(text, calls.tools.parameter(name, key))
+                yield from calls.write(json.dumps(value, ensure_ascii=False))
             else:
                 yield from calls.write(raw_value(text, types))
         return is_whole
@@ -216,28 +217,41 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def nested_value(text: str, mark: str, schema: Any) -> Any:
-    """What tags in a value stand for: `<item>`s a list, others an object, and text without tags a leaf."""
-    schema = schema if isinstance(schema, Mapping) else {}
-    children, at = [], 0
-    opening = re.compile(re.escape(mark) + r"<([^/>][^>]*)>")
-    while match := opening.search(text, at):
-        closing = f"{mark}</{match[1]}>"
-        end = _closing(text, match.end(), f"{mark}<{match[1]}>", closing)
-        children.append((match[1], text[match.end() : end]))
-        at = end + len(closing)
-    if not children:
-        return json.loads(raw_leaf(text, schema))
-    if all(name == "item" for name, _ in children):
-        return [nested_value(inner, mark, schema.get("items")) for _, inner in children]
+@dataclass(frozen=True)
+class NestedValue:
+    """Values that are made of tags again, each behind a mark: `<item>`s are a list, others an object, and text without
+    tags is a leaf. `root` is what references in the schemas point into."""
+
+    mark: str
+    root: Mapping[str, Any]
+
+    def read(self, text: str, schema: Any) -> Any:
+        """What the text stands for. Of a union that member counts which has what the tags name."""
+        children, at = [], 0
+        opening = re.compile(re.escape(self.mark) + r"<([^/>][^>]*)>")
+        while match := opening.search(text, at):
+            closing = f"{self.mark}</{match[1]}>"
+            end = _closing(text, match.end(), f"{self.mark}<{match[1]}>", closing)
+            children.append((match[1], text[match.end() : end]))
+            at = end + len(closing)
+        if not children:
+            return self._leaf(text, schema)
+        members = alternatives(schema, self.root)
+        if all(name == "item" for name, _ in children) and not any("item" in _properties(member) for member in members):
+            items = next((member["items"] for member in members if "items" in member), None)
+            return [self.read(inner, items) for _, inner in children]
+        names = {name for name, _ in children}
+        known = max(map(_properties, members), key=lambda properties: len(names & properties.keys()), default={})
+        return {name: self.read(inner, known.get(name)) for name, inner in children}
+
+    def _leaf(self, text: str, schema: Any) -> Any:
+        types = types_of(schema, self.root)
+        return text if types == STRING else json.loads(raw_value(text, types))
+
+
+def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     properties = schema.get("properties")
-    known = properties if isinstance(properties, Mapping) else {}
-    return {name: nested_value(inner, mark, known.get(name)) for name, inner in children}
-
-
-def raw_leaf(text: str, schema: Mapping[str, Any]) -> str:
-    types = types_of(schema, schema)
-    return json.dumps(text, ensure_ascii=False) if types == STRING else raw_value(text, types)
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def _closing(text: str, at: int, opening: str, closing: str) -> int:

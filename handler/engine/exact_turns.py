@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from handler.engine.batch import Batch, ScheduledSequence
+from handler.engine.prefilling import Prefilling
 from handler.engine.sequence import Sequence, SequenceStatus
 
 
@@ -31,6 +32,14 @@ class ExactTurns:
     def takes(self, sequence: Sequence) -> bool:
         """Whether it is exact: computed in steps of its own."""
         return bool(self.grid) and sequence.params.seed is not None
+
+    def is_shared(self, sequence: Sequence) -> bool:
+        """Whether it is exact, and other exact sequences may take parts of its prompt."""
+        return self.takes(sequence) and sequence.prompt_scores is None
+
+    def prefilling(self, running: Iterable[Sequence]) -> Prefilling:
+        """Exact sequences that compute what others may wait for."""
+        return Prefilling(filter(self.is_shared, running), self.grid) if self.grid else Prefilling(())
 
     def without(self, sequences: list[Sequence]) -> list[Sequence]:
         """Those of some sequences that are not exact."""
@@ -58,9 +67,8 @@ class ExactTurns:
     def is_reusable(self, item: ScheduledSequence) -> bool:
         """Whether other sequences may take what was computed: a whole part, and without logits, which every prompt that
         is longer computes in the same way."""
-        has_logits = (
-            item.sequence.prompt_scores is not None or item.start + self.grid >= item.sequence.num_prompt_tokens
-        )
+        sequence = item.sequence
+        has_logits = sequence.prompt_scores is not None or item.start + self.grid >= sequence.num_prompt_tokens
         return item.num_tokens == self.grid and not has_logits
 
     def _num_tokens(self, sequence: Sequence) -> int:

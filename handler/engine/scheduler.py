@@ -320,14 +320,16 @@ class Scheduler:
 
     def _admit_waiting(self) -> None:
         """In their order, those that need not wait for a prefix; one that must stays so while others are admitted."""
-        prefilling = Prefilling(self.running)
+        prefilling, exact = Prefilling(self.running), self._exact.prefilling(self.running)
         for sequence in list(self.waiting):
             match = self._find_prefix(sequence)
-            if self._waits_for_prefix(sequence, match, prefilling):
+            if self._waits_for_prefix(sequence, match, exact if self._exact.takes(sequence) else prefilling):
                 continue
             if not self._admit(sequence, match) or not self._may_admit:
                 return
             prefilling.add(sequence)
+            if self._exact.is_shared(sequence):
+                exact.add(sequence)
 
     def _find_prefix(self, sequence: Sequence) -> Match | None:
         """What a waiting sequence can reuse."""
@@ -339,8 +341,8 @@ class Scheduler:
 
     def _waits_for_prefix(self, sequence: Sequence, match: Match | None, prefilling: Prefilling) -> bool:
         """Whether a running sequence will soon hold more of this one's beginning than any slot does now."""
-        is_alone = self._exact.takes(sequence) or sequence.params.is_reproducible or sequence.is_scoring
-        if is_alone or not self.cache.shares_prefixes:
+        is_alone = sequence.params.is_reproducible and not self._exact.takes(sequence)
+        if is_alone or sequence.is_scoring or not self.cache.shares_prefixes:
             return False
         enough = max(self.cache.min_shared, 1 + (match.num_tokens if match else 0))
         return prefilling.will_hold(sequence.key[:-TOKEN_BYTES], enough, sequence.adapter)

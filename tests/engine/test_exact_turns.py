@@ -167,6 +167,27 @@ def test_a_scored_prompt_is_cut_by_the_rows_of_a_step() -> None:
         assert stage.parts[scored] == [(0, MAX_SCORED_TOKENS), (MAX_SCORED_TOKENS, 30), (MAX_SCORED_TOKENS + 30, 1)]
 
 
+def test_choices_of_one_prompt_compute_its_whole_parts_once() -> None:
+    """The others wait for the first one, and compute the rest each by itself."""
+    stage = Stage()
+    choices = [stage.add(LONG, seed=seed) for seed in range(4)]
+    stage.finish()
+    assert [choice.num_cached_tokens for choice in choices] == [0] + 3 * [3 * GRID]
+    assert all(stage.answer(choice) == stage.runner.answer(LONG, 4) for choice in choices)
+
+
+def test_exact_sequences_wait_only_for_what_they_may_take() -> None:
+    """Not for another's beginning that is no whole part, nor for what is computed with the others, or scored."""
+    for prompt, seed, num_scored in ((LONG[: GRID - 1] + "!" * 90, 1, None), (LONG, None, None), (LONG, 1, 0)):
+        stage = Stage()
+        params = SamplingParams(max_tokens=4, seed=seed, num_prompt_logprobs=num_scored)
+        first = Sequence(list(prompt.encode()), params, vocabulary=stage.runner.vocabulary, max_num_tokens=CAPACITY)
+        stage.scheduler.add(first)
+        exact = stage.add(LONG, seed=2)
+        stage.step()
+        assert exact in stage.scheduler.running
+
+
 def test_a_prompt_that_ends_with_a_part_keeps_it_to_itself() -> None:
     """Its last part has logits, which makes it another graph than that of a longer prompt."""
     stage = Stage()

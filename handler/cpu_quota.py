@@ -1,5 +1,5 @@
-"""How many CPU cores this process may use, and how it shares them. Containers are limited by a quota that no count of
-cores shows."""
+"""How many CPU cores this process may use, how it shares them, and how much memory it may have. Containers are limited
+by quotas that no count of cores and pages shows."""
 
 import os
 from collections.abc import MutableMapping
@@ -17,6 +17,17 @@ def num_usable_cores(cgroup: Path = CGROUP) -> int:
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(cgroup)
     return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def usable_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of main memory that this process could have, others aside."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return min(physical, int((cgroup / name).read_text()))
+        except (OSError, ValueError):  # "max"
+            continue
+    return physical
 
 
 def share_cores(environ: MutableMapping[str, str]) -> None:

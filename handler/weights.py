@@ -6,20 +6,23 @@ Imports llama.cpp and as little else as can be: what is imported here delays the
 # ruff: noqa: PLC0415  # numpy is imported only where weights are expanded
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from handler.cpu_quota import num_usable_cores
-from handler.engine.llama.backend import llama_version, start_llama
+from handler.cpu_quota import num_usable_cores, usable_memory
+from handler.engine.llama.backend import llama_version, start_llama, supports_gpu
+from handler.engine.llama.c_stream import CStream
 from handler.engine.llama.file_check import FileCheck
 from handler.engine.llama.model import LlamaModel
 from handler.engine.model_facts import offload
 from handler.errors import ModelError
 from handler.models.adapters import locate_adapters
+from handler.models.arriving import ArrivingModel
 from handler.models.checked import mark_of, note
-from handler.models.locate import locate
+from handler.models.locate import locate_or_fetch
 from handler.models.projector import locate_projector
 from handler.models.source import parts_of
 from handler.progress import Progress
@@ -44,7 +47,14 @@ def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -
 
     `waits` is called when little is left for Python to do here, so that other threads may take the GIL.
     """
-    path = locate(settings, waits)
+    found = locate_or_fetch(settings)
+    if isinstance(found, ArrivingModel):
+        waits()
+        return _load_arriving(found, settings) or _load_file(found.path(), settings, waits)
+    return _load_file(found, settings, waits)
+
+
+def _load_file(path: Path, settings: Settings, waits: Callable[[], None]) -> Weights:
     projector = locate_projector(settings, path)
     load_time = Stopwatch()
     check = _start_check(path, settings)
@@ -59,6 +69,53 @@ def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -
         model = _load(path, settings, progress.share)
     load_time.lap("model")
     return Weights(path, model, load_time, _load_adapters(model, settings), projector)
+
+
+def _load_arriving(arriving: ArrivingModel, settings: Settings) -> Weights | None:
+    """While it is downloaded. None where that cannot be, or has failed: it is loaded when it is there, or the download
+    says why it is not. Raises ModelError where what was downloaded is not what was to come."""
+    if settings.weights == "16bit" or not CStream.is_supported():
+        return None
+    head = arriving.head()
+    if head is None or not _has_room_for(arriving.arrival.size) or not _is_readable(head, arriving.arrival.size):
+        return None
+    load_time = Stopwatch()
+    log.info("the model is loaded while it is downloaded")
+    start_llama()
+    try:
+        model = LlamaModel(Path(arriving.arrival.name), offload(settings), source=arriving.arrival)
+    except ModelError as error:
+        log.info("the model is loaded when it is there: %s", error)
+        return None
+    finally:
+        arriving.arrival.close()
+    load_time.lap("download and model")
+    try:
+        path = arriving.path()
+        load_time.lap("checks")
+        note(mark_of(path, settings.models_dir, llama_version()))
+        projector = locate_projector(settings, path)
+    except BaseException:
+        model.close()
+        raise
+    return Weights(path, model, load_time, _load_adapters(model, settings), projector)
+
+
+def _has_room_for(num_bytes: int) -> bool:
+    """Whether weights may be read into memory of their own. Without a GPU a file that is there is mapped instead, and
+    the memory is the page cache's, to be had back any time."""
+    return supports_gpu() or num_bytes <= usable_memory() // 2
+
+
+def _is_readable(head: bytes, num_bytes: int) -> bool:
+    """Whether llama.cpp can read the file that begins so, tried in a child with a file of this length in memory."""
+    file = os.memfd_create("model")
+    try:
+        os.truncate(file, num_bytes)
+        os.pwrite(file, head, 0)
+        return not FileCheck(Path(f"/proc/{os.getpid()}/fd/{file}")).reason()
+    finally:
+        os.close(file)
 
 
 def parts_at(path: Path) -> list[Path]:

@@ -5,11 +5,13 @@ Knows nothing about models, repositories or settings. Never shows the query of a
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
+from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -18,7 +20,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from handler.errors import ModelError, NetworkError
-from handler.models.storage import discard, etag_of, num_bytes_of, part_of, require_space, store
+from handler.models.arrival import Arrival
+from handler.models.storage import Digest, discard, etag_of, num_bytes_of, part_of, require_space, store
 from handler.progress import Progress
 
 CONNECT_TIMEOUT = 3.5  # seconds for each address of the host; short, because `demo` has a second source
@@ -41,13 +44,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Download:
-    """A file to fetch and where to put it. Size and checksum where known; a token goes to the URL's own host only."""
+    """A file to fetch and where to put it. Size and checksum where known; a token goes to the URL's own host only.
+
+    An `arrival` is told what has arrived. The checks come after that: nothing may be made of it before.
+    """
 
     url: str = field(repr=False)
     target: Path
     num_bytes: int | None = None
     sha256: str | None = None
     token: SecretStr | None = None
+    arrival: Arrival | None = None
 
 
 def download(files: Sequence[Download]) -> None:
@@ -77,20 +84,22 @@ def _num_bytes_to_come(file: Download) -> int:
     return max(0, (file.num_bytes or 0) - num_bytes_of(part_of(file.target)))
 
 
-def _fill(file: Download, part: Path) -> None:
+def _fill(file: Download, part: Path) -> Digest | None:
     """Download into `part`; resume for as long as every attempt gets further than the one before."""
+    digest = Digest() if file.sha256 else None
     log.info("downloading %s from %s", file.target.name, without_query(file.url))
     while True:
         num_before = num_bytes_of(part)
         try:
-            return _attempt(file, part)
+            _attempt(file, part, digest)
+            return digest
         except requests.RequestException as error:
             if num_bytes_of(part) <= num_before:
                 raise NetworkError(f"{without_query(file.url)} cannot be downloaded: {_reason(error)}.") from None
             log.warning("%s broke off (%s); resuming", file.target.name, _reason(error))
 
 
-def _attempt(file: Download, part: Path) -> None:
+def _attempt(file: Download, part: Path, digest: Digest | None) -> None:
     """One request: go on where `part` ends if the server still has that version of the file, else start over."""
     etag = etag_of(part).read_text() if etag_of(part).exists() else ""
     num_have = num_bytes_of(part) if etag else 0
@@ -98,15 +107,15 @@ def _attempt(file: Download, part: Path) -> None:
         start, num_total = _range(response)
         match response.status_code:
             case HTTPStatus.PARTIAL_CONTENT if start == num_have:
-                _save(response, part, start, num_total)
+                _save(response, _Writer(file, part, digest), start, num_total)
             case HTTPStatus.OK:
                 discard(part)
-                _save(response, part, 0, num_total)
+                _save(response, _Writer(file, part, digest), 0, num_total)
             case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if num_total == num_have:
                 pass  # all had arrived when the process was stopped, before the checks
             case HTTPStatus.PARTIAL_CONTENT | HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if num_have:
                 discard(part)
-                _attempt(file, part)
+                _attempt(file, part, digest)
             case _:
                 raise NetworkError(f"{without_query(file.url)} cannot be downloaded: {_refusal(response, file)}.")
 
@@ -154,17 +163,44 @@ def _range(response: requests.Response) -> tuple[int, int | None]:
     return 0, int(length) if length else None
 
 
-def _save(response: requests.Response, part: Path, num_have: int, num_total: int | None) -> None:
+class _Writer(NamedTuple):
+    """The partial file, and what follows its growth."""
+
+    file: Download
+    part: Path
+    digest: Digest | None
+
+    def append(self, chunks: Iterable[bytes], num_have: int, num_total: int | None) -> None:
+        if self.digest:
+            self.digest.begin(self.part, num_have)
+        if self.file.arrival:
+            self.file.arrival.begin(self.part, num_total, num_have)
+        with self.part.open("ab", buffering=0) as file, Progress(self.part.stem, num_total, num_have) as progress:
+            for chunk in chunks:
+                num_have += _write_all(file, chunk)
+                if self.file.arrival:
+                    self.file.arrival.reach(num_have)
+                if self.digest:
+                    self.digest.update(chunk)
+                progress.reach(num_have)
+
+
+def _write_all(file: FileIO, data: bytes) -> int:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+    return len(data)
+
+
+def _save(response: requests.Response, writer: _Writer, num_have: int, num_total: int | None) -> None:
     """Append the body to the partial file, after a note which version of the file it belongs to."""
     if num_total is not None:
-        require_space(part.parent, num_total - num_have)
+        require_space(writer.part.parent, num_total - num_have)
     etag = response.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):  # a weak one does not promise the same bytes
-        etag_of(part).write_text(etag)
-    with part.open("ab") as file, Progress(part.stem, num_total, num_have) as progress:
-        for chunk in response.iter_content(CHUNK_BYTES):
-            num_have += file.write(chunk)
-            progress.reach(num_have)
+        etag_of(writer.part).write_text(etag)
+    writer.part.touch()
+    writer.append(response.iter_content(CHUNK_BYTES), num_have, num_total)
 
 
 def _refusal(response: requests.Response, file: Download) -> str:

@@ -9,6 +9,7 @@ vocabulary of 150,000 tokens and reads no tensor.
 
 import mmap
 import struct
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +58,18 @@ def check_gguf(path: Path) -> None:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def data_start(data: bytes) -> int | None:
+    """Where the tensors' bytes begin, in a file that begins with these bytes: beyond them if the header does not end
+    in them. None for what is no GGUF file of a known version."""
+    header = _Header(data)
+    try:
+        return header.skip_all() if data.startswith(MAGIC) and header.u32() in _KNOWN_VERSIONS else None
+    except struct.error:
+        return len(data) + 1
+    except (ArithmeticError, KeyError, ValueError):
+        return None
+
+
 def _check(path: Path) -> None:
     with path.open("rb") as file:
         magic = file.read(len(MAGIC))
@@ -79,7 +92,7 @@ def _num_bytes_needed(data: mmap.mmap, path: Path) -> int:
 class _Header:
     """Reads forward through a header. Beyond the end of the file it raises struct.error."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data = data
         self.position = len(MAGIC)
         self.alignment = 32  # bytes, unless the metadata says otherwise
@@ -87,11 +100,22 @@ class _Header:
     def num_bytes_needed(self) -> int:
         if self.u32() not in _KNOWN_VERSIONS:
             return 0
+        last = max((tensor.end for tensor in self.tensors()), default=0)
+        return self.data_start + last if last else self.position
+
+    def skip_all(self) -> int:
+        """From behind the version to where the data begins."""
+        for _ in self.tensors():
+            pass
+        return self.data_start
+
+    def tensors(self) -> Iterator[Tensor]:
+        """From behind the version to the end of the header."""
         num_tensors, num_keys = self.u64(), self.u64()
         for _ in range(num_keys):
             self.skip_pair()
-        last = max((self.tensor().end for _ in range(num_tensors)), default=0)
-        return self.data_start + last if last else self.position
+        for _ in range(num_tensors):
+            yield self.tensor()
 
     @property
     def data_start(self) -> int:

@@ -21,11 +21,11 @@ a `Q4_K_M`, and otherwise Hugging Face is asked what there is to choose from.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from handler.errors import ModelError
+from handler.models.arriving import ArrivingModel
 from handler.models.gguf import check_gguf
 from handler.models.source import (
     DEFAULT_QUANT,
@@ -45,11 +45,26 @@ from handler.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def locate(settings: Settings, waits: Callable[[], None] = lambda: None) -> Path:
-    """Find the model or download it; blocks until it is there. `waits` is called before a download. Raises ConfigError
-    or ModelError."""
+def locate(settings: Settings) -> Path:
+    """Find the model or download it; blocks until it is there. Raises ConfigError or ModelError."""
+    found = locate_or_fetch(settings)
+    return found if isinstance(found, Path) else found.path()
+
+
+def locate_or_fetch(settings: Settings) -> Path | ArrivingModel:
+    """Find the model, or begin to download it. Raises ConfigError or ModelError."""
     source = parse(settings.model)
-    path = _find(source, settings) or _fetch(source, settings, waits)
+    if path := _find(source, settings):
+        return _checked(path)
+    if isinstance(source, LocalFile):
+        raise ModelError(_not_found(source.path, settings))
+    # Imported here because an HTTP client takes longer to import than all else that a start with its model needs.
+    from handler.models.fetch import fetch  # noqa: PLC0415
+
+    return ArrivingModel(lambda arrival: _checked(fetch(source, settings, arrival)))
+
+
+def _checked(path: Path) -> Path:
     _check_parts(path)
     log.info("model file: %s", path)
     return path
@@ -135,16 +150,6 @@ def _check_parts(first: Path) -> None:
             check_gguf(Path(part))
         except ModelError as error:
             raise ModelError(f"{error} Put a good one in its place, or delete it to have it downloaded.") from error
-
-
-def _fetch(source: Source, settings: Settings, waits: Callable[[], None]) -> Path:
-    if isinstance(source, LocalFile):
-        raise ModelError(_not_found(source.path, settings))
-    # Imported here because an HTTP client takes longer to import than all else that a start with its model needs.
-    from handler.models.fetch import fetch  # noqa: PLC0415
-
-    waits()
-    return fetch(source, settings)
 
 
 def _not_found(path: Path, settings: Settings) -> str:

@@ -20,13 +20,42 @@ from handler.errors import ModelError
 from handler.models.gguf import check_gguf
 from handler.progress import readable
 
+READ_BYTES = 1 << 20
+
 log = logging.getLogger(__name__)
 
 
-def store(target: Path, sha256: str | None, write: Callable[[Path], None]) -> None:
+class Digest:
+    """The sha256 of a file that grows, of as much as is there: a large one is not read again for it."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._num_bytes = 0
+
+    def begin(self, part: Path, num_bytes: int) -> None:
+        """The file has so many bytes, and grows by what `update` is told from now on."""
+        if num_bytes < self._num_bytes:
+            self.__init__()  # type: ignore[misc]  # it began anew
+        with part.open("rb") as file:
+            file.seek(self._num_bytes)
+            while self._num_bytes < num_bytes and (data := file.read(min(READ_BYTES, num_bytes - self._num_bytes))):
+                self.update(data)
+
+    def update(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._num_bytes += len(data)
+
+    def of(self, part: Path) -> str:
+        """Of all of the file, as hexadecimal digits."""
+        self.begin(part, num_bytes_of(part))
+        return self._hash.hexdigest()
+
+
+def store(target: Path, sha256: str | None, write: Callable[[Path], Digest | None]) -> None:
     """Let `write` fill a temporary file, check that, and rename it to `target`. Other processes wait and then use it.
 
-    What `write` leaves behind when it fails or is killed is there when it is called again.
+    It may return the digest of what it wrote. What it leaves behind when it fails or is killed is there when it is
+    called again.
     """
     with _write_errors_explained(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +63,8 @@ def store(target: Path, sha256: str | None, write: Callable[[Path], None]) -> No
             if target.exists():
                 return
             part = part_of(target)
-            write(part)
-            _check(part, sha256)
+            digest = write(part)
+            _check(part, sha256, digest or Digest())
             part.rename(target)
             discard(part)  # what is left of it: its ETag
 
@@ -94,19 +123,17 @@ def _only_writer(target: Path) -> Iterator[None]:
         yield
 
 
-def _check(part: Path, sha256: str | None) -> None:
+def _check(part: Path, sha256: str | None, digest: Digest) -> None:
     """Raise ModelError if the bytes are wrong, and discard them, so that the next try starts afresh."""
     try:
         check_gguf(part)
         if sha256:
-            _check_sha256(part, sha256)
+            _check_sha256(part, sha256, digest.of(part))
     except ModelError as error:
         discard(part)
         raise ModelError(f"{error} It was just downloaded and is deleted again: check MODEL, then try again.") from None
 
 
-def _check_sha256(part: Path, expected: str) -> None:
-    with part.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+def _check_sha256(part: Path, expected: str, actual: str) -> None:
     if actual != expected:
         raise ModelError(f"{part} has sha256 {actual} instead of {expected}.")

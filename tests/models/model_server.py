@@ -41,6 +41,8 @@ class Served:
     breaks: list[int] = field(default_factory=list)  # after so many bytes the connection closes; one for each request
     asked: Event = field(default_factory=Event)  # set by a request
     gate: Event | None = None  # the body waits for it
+    num_before_gate: int = 0  # bytes of it that do not
+    tells_length: bool = True
 
 
 class ModelServer:
@@ -96,13 +98,16 @@ def _answer(handler: BaseHTTPRequestHandler, file: Served) -> None:
         _send_head(handler, 416, {"Content-Range": f"bytes */{len(file.body)}", "Content-Length": "0"})
         return
     body = file.body[start or 0 :]
-    headers = {"Content-Length": str(len(body)), "ETag": file.etag} | file.headers
+    headers = {"ETag": file.etag} | ({"Content-Length": str(len(body))} if file.tells_length else {}) | file.headers
     if start is not None:
         headers["Content-Range"] = f"bytes {start}-{len(file.body) - 1}/{len(file.body)}"
     _send_head(handler, file.status if start is None else 206, headers)
+    body = body[: file.breaks.pop(0)] if file.breaks else body
     if file.gate:
+        handler.wfile.write(body[: file.num_before_gate])
+        body = body[file.num_before_gate :]
         file.gate.wait(timeout=30)
-    handler.wfile.write(body[: file.breaks.pop(0)] if file.breaks else body)
+    handler.wfile.write(body)
 
 
 def _start(headers: Message, file: Served) -> int | None:

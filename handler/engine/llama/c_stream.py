@@ -20,7 +20,10 @@ _Seek = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_
 class ByteSource(Protocol):
     """Bytes that can be read anywhere; by one thread at a time."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        ...
 
     def read_into(self, address: int, position: int, num_bytes: int) -> int:
         """Write up to `num_bytes`, at least one of them before the end, and return how many. Raises any exception."""

@@ -20,7 +20,7 @@ from handler.errors import EngineError, InvalidRequestError, ModelError
 DEPENDENT = ("deepseek4v", "hunyuanvl")
 PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")
 UNSET = -1  # to mtmd
-PROBE = 4096  # pixels of each side of an image that is only measured
+PROBE = 2048  # pixels of each side of an image that is as large for all projectors as images become
 NO_PROGRAMS = b"/nonexistent"  # where mtmd looks for ffmpeg, to which it would give what is no image
 
 
@@ -56,6 +56,8 @@ class LlamaProjector:
         self._in_two_dimensions = bool(mtmd.mtmd_decode_use_mrope(self._context))
         try:
             self.max_whole_run = self._max_whole_run(path)
+            if use_gpu:
+                self._compute_largest()
         except BaseException:
             self.close()
             raise
@@ -88,6 +90,18 @@ class LlamaProjector:
         finally:
             mtmd.mtmd_bitmap_free(bitmap)
         return 0 if is_causal else max(sizes)
+
+    def _compute_largest(self) -> None:
+        """So that mtmd has taken all the memory that it will need before the rest of a GPU is given away: where it finds
+        none later, the process ends. A second for the largest projectors. Raises ModelError."""
+        bitmap = mtmd.mtmd_bitmap_init(PROBE, PROBE, (ctypes.c_uint8 * (3 * PROBE * PROBE))())
+        try:
+            with self._chunks(bitmap) as chunks:
+                self._run(next(filter(_is_image, chunks)))
+        except EngineError:
+            raise ModelError(f"There is no room to read a large image: {llama_log.reason()}.") from None
+        finally:
+            mtmd.mtmd_bitmap_free(bitmap)
 
     @contextmanager
     def _bitmap(self, data: bytes) -> Iterator[Pointer]:

@@ -25,7 +25,7 @@ from tests.engine.asking import GREEDY, Answer, ask, forget
 from tests.engine.fake_projector import illustrated
 from tests.engine.llama.tiny_engine import ON_CPU, open_engine
 from tests.images import png
-from tests.tiny_models import write_tiny_model
+from tests.tiny_models import EMBED, write_tiny_model
 from tests.tiny_projectors import IMAGE_SIZE, Projector, write_seeing_model, write_tiny_projector
 
 PROJECTORS: tuple[Projector, ...] = ("gemma3", "qwen2vl_merger")  # the tiny vocabularies lack a token of idefics3
@@ -291,6 +291,21 @@ def test_images_are_scaled(image_tokens: tuple[int, int], number: int, tmp_path:
     model.close()
 
     assert run.num_tokens == number
+
+
+def test_room_on_a_gpu(tmp_path: Path) -> None:
+    """Where it would compute on one, an image has been computed before the model's cache takes what is left."""
+    files = Files(tmp_path, "gemma3")
+    model = LlamaModel(files.model, ON_CPU)
+    opened = LlamaProjector(files.projector, model, n_threads=1, use_gpu=True)
+    embeddings = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(opened._context), (16, EMBED)).copy()
+    parts = opened.encode(png(5))
+    opened.close()
+    model.close()
+
+    assert np.isfinite(embeddings).all()
+    assert embeddings.any()
+    assert any(isinstance(part, MediaRun) for part in parts)
 
 
 def test_whole_runs_are_measured(tmp_path: Path) -> None:

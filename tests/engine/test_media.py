@@ -1,6 +1,7 @@
 """Images in prompts, on a model without arithmetic: what is computed when, what is reused, and what is refused."""
 
 import asyncio
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from handler.engine.cache import unified_cache
 from handler.engine.engine import Engine
 from handler.engine.media_encoder import MediaEncoder
 from handler.engine.prompt import MediaPrompt
@@ -18,7 +20,9 @@ from handler.engine.speculative.speculation import DraftLimits, Speculation
 from handler.errors import ContextLengthError, InvalidRequestError
 from tests.engine.asking import ask, read
 from tests.engine.fake_projector import FakeProjector, illustrated
-from tests.engine.fakes import FakeRunner, MemoryKind, create_engine
+from tests.engine.fakes import FakeRunner, MemoryKind, as_text, create_engine
+from tests.seeds import seeds
+from tests.waiting import eventually
 
 SHORT = SamplingParams(max_tokens=8, num_logprobs=0)
 KINDS: tuple[MemoryKind, ...] = ("full", "recurrent", "stubborn", "split")
@@ -119,8 +123,9 @@ async def test_images_take_turns_with_tokens() -> None:
     assert max(later - earlier for earlier, later in pairwise(with_talk)) <= 2
 
 
-async def test_evicted_images_are_computed_again() -> None:
+async def test_evicted_images_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut off a cached conversation ends before an image or behind it."""
+    monkeypatch.setattr(unified_cache, "MIN_TRIM", 1)
     runner = FakeRunner(num_cells=96, max_model_len=96)
     with seeing(runner) as engine:
         first = await ask(engine, illustrated("a", b"i" * 40, "b"), SHORT)
@@ -167,3 +172,45 @@ async def test_counting() -> None:
     """The tokens of a prompt with images are counted as they are generated from."""
     with seeing(FakeRunner()) as engine:
         assert len(await engine.tokenize(illustrated("look: ", b"cat", "?"))) == 6 + 5 + 1
+
+
+@pytest.mark.parametrize("seed", seeds())
+async def test_random_orders(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversations with images in any order, some of them left, in a cache that is too small for all: each text is the
+    one of its own tokens, and every cell is accounted for at each step."""
+    rng = random.Random(seed)
+    images = [bytes([number]) * rng.randint(1, 12) for number in range(4)]
+    monkeypatch.setattr(unified_cache, "MIN_TRIM", rng.choice([1, 256]))  # so that conversations lose parts too
+    kind = rng.choice(KINDS)
+    exact_grid = 4 if kind == "split" and rng.random() < 0.5 else 0
+    runner = FakeRunner(kind=kind, num_slots=4, num_cells=4 * rng.choice([80, 120]), max_model_len=80)
+    limits = Limits(rng.randint(1, 4), 24, 8, max_burst_tokens=rng.choice([0, 32]), exact_grid=exact_grid)
+    speculation = Speculation(PromptLookup(sizes=(2, 1)), DraftLimits(4, 4, 24)) if rng.random() < 0.3 else None
+
+    def prompt() -> MediaPrompt:
+        parts: list[str | bytes] = [rng.choice(["system ", "", "other "])]
+        for _ in range(rng.randint(0, 2)):
+            parts += [rng.choice(images), rng.choice(["", "a", " and then "])]
+        return illustrated(*parts, rng.choice(["?", "! what is it?"]))
+
+    async def chat(engine: Engine) -> None:
+        asked = prompt()
+        params = SamplingParams(max_tokens=rng.randint(1, 12), seed=rng.choice([None, 1]))
+        leaves = rng.random() < 0.2
+        token_ids = await engine.tokenize(asked)
+        generation = await engine.generate([asked], params)
+        if leaves:
+            generation.cancel()
+            return
+        answer = await read(generation)
+        for _ in range(answer.usage.num_completion_tokens):
+            token_ids.append(runner.next_token(token_ids))
+        assert answer.text == as_text(token_ids[answer.usage.num_prompt_tokens :])
+
+    with seeing(runner, limits=limits, speculation=speculation) as engine:
+        for _ in range(3):
+            await asyncio.gather(*(chat(engine) for _ in range(rng.randint(1, 5))))
+        cache = engine._loop._scheduler.cache
+        await eventually(lambda: not engine._loop._scheduler.has_work)
+        cache.check_integrity()
+        assert engine.is_healthy

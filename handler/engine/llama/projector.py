@@ -92,8 +92,8 @@ class LlamaProjector:
         return 0 if is_causal else max(sizes)
 
     def _compute_largest(self) -> None:
-        """So that mtmd has taken all the memory that it will need before the rest of a GPU is given away: where it finds
-        none later, the process ends. A second for the largest projectors. Raises ModelError."""
+        """So that mtmd has taken all the memory that it will need before the rest of a GPU is given away: if it found
+        none later, the process would end. A second for the largest projectors. Raises ModelError."""
         bitmap = mtmd.mtmd_bitmap_init(PROBE, PROBE, (ctypes.c_uint8 * (3 * PROBE * PROBE))())
         try:
             with self._chunks(bitmap) as chunks:

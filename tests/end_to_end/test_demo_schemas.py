@@ -30,7 +30,7 @@ async def ask(client: openai.AsyncOpenAI, seed: int, schema: Schema) -> tuple[st
         temperature=0.8,
         seed=seed,
         max_tokens=MAX_TOKENS,
-        timeout=PATIENCE,
+        timeout=5 * PATIENCE,
     )
     return answer.choices[0].message.content or "", answer.choices[0].finish_reason
 

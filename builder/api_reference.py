@@ -62,8 +62,8 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
 
 LoRA adapters (`LORAS`) are models of their own name: `model` chooses one, `/v1/models` lists them with their `parent`.
 What is cached is one adapter's alone. Steps serve one adapter or the model itself, in turns of 16 where several are
-asked for at once, so mixed requests take about as long as if each kind ran after the other. Activated adapters (aLoRA)
-are refused at the start.
+asked for at once, so mixed requests take about as long as if each kind ran after the other. llama.cpp's
+`convert_lora_to_gguf.py` makes the file of one. Activated adapters (aLoRA) are refused at the start.
 
 ## Filling in the middle
 

@@ -77,14 +77,22 @@ async def test_an_adapter_s_text_is_the_merged_model_s(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "kv_unified"), [("llama", "on"), ("llama", "off"), ("gemma3", "on"), ("mamba", "on")]
+    ("architecture", "kv_unified", "on_gpu"),
+    [
+        ("llama", "on", False),
+        ("llama", "off", False),
+        ("llama", "off", True),
+        ("gemma3", "on", False),
+        ("mamba", "on", False),
+    ],
 )
 async def test_among_others_as_alone(
-    architecture: Architecture, kv_unified: Layout, tiny_model_paths: Paths, tmp_path: Path
+    architecture: Architecture, kv_unified: Layout, on_gpu: bool, tiny_model_paths: Paths, tmp_path: Path
 ) -> None:
     """Nine at once with one adapter, another or none, over one system prompt: each says what it says alone."""
     adapters = adapters_for(architecture, tmp_path)
-    with open_engine(tiny_model_paths[architecture], adapters=adapters, kv_unified=kv_unified) as engine:
+    path = tiny_model_paths[architecture]
+    with open_engine(path, adapters=adapters, kv_unified=kv_unified, on_gpu=on_gpu) as engine:
         asked: list[tuple[str, Adapter]] = [(prompt, name) for prompt in PROMPTS for name in (None, *adapters)]
         alone = []
         for prompt, name in asked:

@@ -11,6 +11,7 @@ import pytest
 from handler import loading
 from handler.assembly import adapter_names
 from handler.engine.llama.backend import start_llama
+from handler.engine.llama.model import LlamaModel
 from handler.engine.plan import MAX_DRAFTING_ON_CPU
 from handler.engine.speculative.prompt_lookup import PromptLookup
 from handler.engine.speculative.speculation import DraftLimits, NoSpeculation, Speculation
@@ -47,12 +48,29 @@ def test_lookup(tiny_model_paths: Paths) -> None:
     engine.close()
 
 
-def test_adapters(tiny_model_paths: Paths, tmp_path: Path) -> None:
-    """LORAS names them, and they are found as models are."""
+@pytest.mark.parametrize("weights", ["file", "16bit", "auto"])
+def test_adapters(weights: str, tiny_model_paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LORAS names them, and they are found as models are; a second copy of the weights for prompts has them too."""
+    monkeypatch.setattr(loading, "supports_gpu", lambda: True)
+    monkeypatch.setattr(loading, "has_room_to_expand", lambda *_: True)
+    loaded: list[list[str]] = []
+    load_adapters = LlamaModel.load_adapters
+
+    def note(model: LlamaModel, paths: Mapping[str, Path]) -> None:
+        load_adapters(model, paths)
+        loaded.append(list(model.adapters))
+
+    monkeypatch.setattr(LlamaModel, "load_adapters", note)
+    path = quantised(tiny_model_paths["llama"], tmp_path / "small.gguf")
     write_tiny_adapter(tmp_path / "sql.gguf", "llama")
-    model = load(tiny_model_paths["llama"], LORAS="sql=sql.gguf", MODELS_DIR=str(tmp_path))
-    assert list(model.runner._model.adapters) == ["sql"]
-    model.runner.close()
+    environ = {"LORAS": "sql=sql.gguf", "MODELS_DIR": str(tmp_path), "WEIGHTS": weights}
+    engine = start_engine(load(path, N_CTX="1024", KV_UNIFIED="off", **environ), max_queue=1)
+    for thread in threading.enumerate():
+        if thread.name == LOADING:
+            thread.join(TIMEOUT)
+    engine.close()
+
+    assert loaded == (2 if weights == "auto" else 1) * [["sql"]]
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,16 @@ SCORED = SamplingParams(temperature=0, max_tokens=2, num_prompt_logprobs=3)
 Matrix = npt.NDArray[np.float64]
 
 
-@pytest.fixture(params=["on", "off"], ids=["shared cells", "cells of their own"])
+@pytest.fixture(
+    params=[("on", 32, False), ("off", 32, False), ("off", 128, True)],
+    ids=["shared cells", "cells of their own", "computed at the launch"],
+)
 def engine(request: pytest.FixtureRequest, tiny_model_paths: Mapping[Architecture, Path]) -> Iterator[Engine]:
-    kv_unified: Layout = request.param
-    with open_engine(tiny_model_paths["llama"], n_batch=128, n_ubatch=32, kv_unified=kv_unified) as engine:
+    kv_unified: Layout = request.param[0]
+    n_ubatch, on_gpu = request.param[1:]
+    with open_engine(
+        tiny_model_paths["llama"], n_batch=128, n_ubatch=n_ubatch, kv_unified=kv_unified, on_gpu=on_gpu
+    ) as engine:
         yield engine
 
 

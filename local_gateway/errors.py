@@ -31,6 +31,7 @@
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -93,7 +94,7 @@ class RequestError(GatewayError):
         """What it says beside status and body. Names are in lower case."""
         headers = {}
         if self.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(self.retry_after)))
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.may_retry is not None:
             headers["x-should-retry"] = "true" if self.may_retry else "false"
         return headers

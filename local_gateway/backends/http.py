@@ -34,6 +34,7 @@ from local_gateway.errors import (
 )
 from local_gateway.wire.call_ledger import ExecutionStats
 from local_gateway.wire.content_coding import ContentCodingError, ContentDecoder
+from local_gateway.wire.retry_after import NAMES, retry_after_of
 from local_gateway.wire.sse import EVENT_STREAM
 
 VISIBLE = {
@@ -46,6 +47,7 @@ VISIBLE = {
 }
 VISIBLE_PREFIX = "x-ratelimit-"
 MAX_VISIBLE_HEADERS = 50
+PAUSES = range(400, 600)  # statuses after which a target may ask to be left alone
 MAX_VALUE_CHARS = 4096  # of a header; a longer one is left out
 SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 MAX_DECODED_BYTES = 100_000_000  # of a compressed body
@@ -88,6 +90,8 @@ class HttpUpstream:
         """Raises AnswerBrokenError for a compression that is not known."""
         self.status = response.status
         self.headers: Mapping[str, str] = visible_headers(response.headers)
+        if self.status in PAUSES and (pause := _pause_of(response.headers)) is not None:
+            self.headers = {**self.headers, "retry-after": f"{pause:g}"}
         self._response = response
         self._decoder = _decoder_of(response)
         self._decoded: Iterator[bytes] = iter(())
@@ -364,10 +368,16 @@ def _check_status(status: int) -> None:
         raise AnswerBrokenError(f"The target answered with status {status}, which is no status of an answer.")
 
 
+def _pause_of(headers: Mapping[str, str]) -> float | None:
+    """Read here, for a date counts from the target's own, which clients do not see."""
+    return retry_after_of({name: headers[name] for name in NAMES if name in headers})
+
+
 def _decoder_of(response: aiohttp.ClientResponse) -> ContentDecoder:
     """Some servers compress although they are asked not to. Raises AnswerBrokenError."""
     try:
-        return ContentDecoder(response.headers.get("content-encoding", ""), MAX_DECODED_BYTES)
+        encodings = ",".join(response.headers.getall("content-encoding", ()))
+        return ContentDecoder(encodings, MAX_DECODED_BYTES, believes_data=True)
     except ContentCodingError as error:
         raise AnswerBrokenError(f"The target's answer cannot be read: {error}.") from error
 

@@ -23,6 +23,10 @@ PIECE_BYTES = 64 * 1024
 MAX_LAYERS = 3
 MAX_WINDOW_LOG = 23  # 8 MB, which every decoder must take
 ZLIB_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+# What servers write there that is no compression: the encoding of characters, or nothing.
+NO_CODINGS = ("", "identity", "none", "utf-8", "utf8", "binary", "8bit", "7bit", "aws-chunked")
+# How the data of a coding begins, where it says so.
+MAGIC = {"gzip": b"\x1f", "x-gzip": b"\x1f", "zstd": b"\x28\xb5\x2f\xfd"}
 CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd")
 
 
@@ -59,11 +63,13 @@ class ContentDecoder:
     decoded bytes, when fed; and for data that was cut off, at the end.
     """
 
-    def __init__(self, encoding: str, max_bytes: int) -> None:
-        names = [name for each in encoding.split(",") if (name := each.strip().lower()) not in ("", "identity")]
+    def __init__(self, encoding: str, max_bytes: int, *, believes_data: bool = False) -> None:
+        """`believes_data`: what is called compressed and is not goes as it is, as from a proxy that decompressed it."""
+        names = [name for each in encoding.split(",") if (name := each.strip().lower()) not in NO_CODINGS]
         if len(names) > MAX_LAYERS:
             raise ContentCodingError("it is compressed too many times")
         self._layers = [_coding_of(name) for name in reversed(names)]
+        self._magic = MAGIC.get(names[0]) if believes_data and len(names) == 1 else None
         self._max_bytes = max_bytes
         self._num_bytes = 0
 
@@ -78,6 +84,9 @@ class ContentDecoder:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The next bytes of the body, decoded as far as they go."""
+        if self._magic and data:
+            self._layers = self._layers if data[0] == self._magic[0] else []
+            self._magic = None
         try:
             for piece in _through(self._layers, data):
                 self._num_bytes += len(piece)

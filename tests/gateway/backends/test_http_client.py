@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 
+import brotli
 import pytest
 
 from local_gateway.backends.http import HttpClient, visible_headers
@@ -71,6 +72,48 @@ async def test_every_status_is_given_back(status: int) -> None:
 
     assert (upstream.status, upstream.headers["retry-after"], content) == (status, "7", body)
     assert b"".join(again) == body
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"retry_after": "7"}, "7"),
+        ({"retry_after_ms": "1500"}, "1.5"),
+        ({"retry_after": "1m30s"}, "90"),
+        ({"date": "Sun, 06 Nov 1994 08:49:37 GMT", "retry_after": "Sun, 06 Nov 1994 08:49:47 GMT"}, "10"),
+        ({"date": "Sunday, 06-Nov-94 08:49:37 GMT", "retry_after": "Sunday, 06-Nov-94 08:49:47 GMT"}, "10"),
+        ({"date": "Sun Nov  6 08:49:37 1994", "retry_after": "Sun Nov  6 08:49:47 1994"}, "10"),
+        ({"date": "Sun, 06 Nov 1994 08:49:37 GMT"}, None),
+    ],
+)
+async def test_when_a_target_may_be_asked_again(headers: dict[str, str], told: str | None) -> None:
+    """gateway.md B21: in whatever form it says so, by its own clock, which no client sees."""
+    async with target_and_client(always(reply(429, b"{}", **headers))) as (target, http):
+        upstream = await http.open("GET", target.url)
+        await upstream.aclose()
+
+    assert upstream.headers.get("retry-after") == told
+    assert not upstream.headers.keys() & {"date", "retry-after-ms"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"content-encoding: gzip\r\ncontent-encoding: br",
+        b"content-encoding: GZIP , br",
+        b"content-encoding: utf-8, gzip, br",
+    ],
+)
+async def test_a_compressed_answer_in_layers(headers: bytes) -> None:
+    """gateway.md B15: as one header or as several."""
+    body = brotli.compress(gzip.compress(b"hello"))
+    raw = b"HTTP/1.1 200 OK\r\n%b\r\ncontent-length: %d\r\n\r\n%b" % (headers, len(body), body)
+    async with target_and_client(always(raw)) as (target, http):
+        upstream = await http.open("GET", target.url)
+        content = await upstream.read()
+        await upstream.aclose()
+
+    assert content == b"hello"
 
 
 def test_headers_for_clients() -> None:

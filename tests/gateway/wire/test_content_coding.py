@@ -37,6 +37,27 @@ PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["none", "UTF-8", "binary", "aws-chunked", "identity, utf-8", ""])
+def test_names_of_no_compression(name: str) -> None:
+    """gateway.md B15: some servers write the encoding of characters there, or that there is none."""
+    assert ContentDecoder(name, 100).is_identity
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "zstd"])
+@pytest.mark.parametrize("data", [b'{"a": 1}', b"data: {}\n\n", b""])
+def test_what_is_only_called_compressed(encoding: str, data: bytes) -> None:
+    """gateway.md B15: a target behind a proxy that decompresses is believed by its data; a client is not."""
+    decoder = ContentDecoder(encoding, 100, believes_data=True)
+    assert b"".join(part for byte in data for part in decoder.feed(bytes([byte]))) == data
+    if data:
+        decoder.end()
+        with pytest.raises(ContentCodingError):
+            list(ContentDecoder(encoding, 100).feed(data))
+    else:
+        with pytest.raises(ContentCodingError):
+            decoder.end()
+
+
 def decoded(encoding: str, data: bytes, size: int, max_bytes: int = 10_000_000) -> list[bytes]:
     decoder = ContentDecoder(encoding, max_bytes)
     pieces = [piece for at in range(0, len(data), size) for piece in decoder.feed(data[at : at + size])]

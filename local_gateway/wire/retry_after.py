@@ -15,7 +15,7 @@ NAMES = ("retry-after-ms", "retry-after", "date")  # header names that are read
 
 
 def retry_after_of(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Seconds from now, a day at most and never negative; None if the server does not say, or not in a form that HTTP or OpenAI has.
+    """Seconds from now, 0 to a day; None if the server does not say, or not in a form that is in use.
 
     `headers` have lower-case names. `retry-after-ms` is the more precise and wins. A date counts from the server's own
     `date`, if it sent one: its clock may differ from ours. `now` gives seconds since 1970.

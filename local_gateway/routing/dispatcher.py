@@ -43,6 +43,7 @@ from local_gateway.wire.translation import PATHS, Translation, api_of
 log = logging.getLogger(__name__)
 
 UNKNOWN_PATH, NO_SUCH_MODEL = "unknown_url", "model_not_found"  # codes of OpenAI's 404s
+ADDED_NAMES = ("streamoptions", "includeusage")  # of what the gateway adds, however a target writes them
 OUR_ACCOUNT = (401, 402, 403)  # statuses that are about the gateway's key, not about the request
 
 
@@ -103,6 +104,7 @@ class Dispatcher:
         async with AsyncExitStack() as stack:
             attempt = stack.enter_context(target.attempt(choice.model_name))
             tally = stack.enter_context(routed.request.calls.begin(target.name, target.settings.price))
+            stack.enter_context(_own_field_is_no_failure(routed.request, target))
             with _begun_jobs_cost(target, tally), ColdStartProbe(target, self._metrics, self._timeouts.probe) as watch:
                 async with _limit(deadline - self._clock(), watch):
                     request, translation = _translated(routed.request, target)
@@ -128,7 +130,7 @@ class Dispatcher:
         target = choice.target
         # As they are now: another request may learn the same meanwhile.
         is_native = _is_native(routed.request, target)
-        adds_options = adds_stream_options(routed.request, target) and STREAM_OPTIONS not in (routed.request.body or {})
+        adds_options = _adds_options(routed.request, target)
         try:
             return await self._try(choice, routed, deadline)
         except TargetRefusedError as error:
@@ -271,7 +273,24 @@ def _refusal(
     return TargetRefusedError(status, error, retry_after=retry_after, is_too_long=is_too_long(error))
 
 
+def _adds_options(request: ClientRequest, target: Target) -> bool:
+    """Whether it is the gateway that asks this target for the token counts of the stream."""
+    return adds_stream_options(request, target) and STREAM_OPTIONS not in (request.body or {})
+
+
+@contextmanager
+def _own_field_is_no_failure(request: ClientRequest, target: Target) -> Iterator[None]:
+    """A target that refuses the field that the gateway added, with whatever status, is well."""
+    adds_options = _adds_options(request, target)
+    try:
+        yield
+    except TargetRefusedError as error:
+        if adds_options and _is_about_stream_options(error):
+            error.outcome = None
+        raise
+
+
 def _is_about_stream_options(error: TargetRefusedError) -> bool:
     """Whether a target that answered so does not know `stream_options`, or not `include_usage` in it."""
-    said = f"{error} {error.error}"
-    return error.status in (400, 422) and any(name in said for name in (STREAM_OPTIONS, "include_usage"))
+    said = f"{error} {error.error}".replace("_", "").lower()
+    return error.status != HTTPStatus.TOO_MANY_REQUESTS and any(name in said for name in ADDED_NAMES)

@@ -16,6 +16,7 @@ from local_gateway.config.settings import GatewaySettings, ModelSettings
 from local_gateway.errors import RequestError
 from local_gateway.routing.router import Router, not_found
 from local_gateway.routing.target import Target
+from local_gateway.wire.sse import BOM
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ OWNER = "local_gateway"
 KEEP_SECONDS = 300.0
 KEEP_FAILURE_SECONDS = 30.0
 ASK_SECONDS = 3.0  # LibreChat waits five for the whole list
-LISTS = ("data", "models", "model_list", "items")  # fields that hold the list
-NAMES = ("id", "name", "model", "model_id", "slug")  # of a model in it
+LISTS = ("data", "models", "model_list", "items", "result", "results", "modelSummaries")  # fields that hold the list
+NAMES = ("id", "name", "model", "model_id", "modelId", "model_name", "slug")  # of a model in it
 MISSING = object()
 TOKENS_PRICED = 1_000_000
 
@@ -98,7 +99,7 @@ async def _ask(target: Target) -> list[str]:
         await upstream.aclose()
     if upstream.status != 200:
         raise ValueError(f"it answers with status {upstream.status}")
-    return ids_in(orjson.loads(raw))
+    return ids_in(orjson.loads(raw.removeprefix(BOM)))
 
 
 def ids_in(listing: object) -> list[str]:

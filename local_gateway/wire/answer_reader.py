@@ -253,9 +253,12 @@ async def _relay(begun: list[Event], stream: AsyncIterator[bytes], wanted: Wante
                 yield block
             if failed is not None:
                 break
+    is_broken = failed is not None or not end.is_complete
+    if normalizer and is_broken and (block := normalizer.rest()):
+        yield block
     if failed is not None:
         raise _refusal(failed)
-    if not end.is_complete:
+    if is_broken:
         raise _broken_off()
     if normalizer and (block := normalizer.end()):
         yield block

@@ -41,7 +41,7 @@ SAID = (
     *("faultstring", "err"),
 )
 MESSAGES = (*SAID, "reason", "description", "title", "text")  # the last say what is wrong where it is known that it is
-STATUSES = ("status", "statuscode", "httpstatus", "httpcode", "rawstatuscode", "code", "errorcode")
+STATUSES = ("status", "statuscode", "httpstatus", "httpcode", "rawstatuscode", "code", "errorcode", "error")
 TYPES = ("type", "errortype")
 # What only says that a body is an error.
 MARKS = (("object", "error"), ("type", "error"), ("status", "error"), ("error", True), ("success", False))
@@ -139,6 +139,8 @@ def explain(content: object, status: int = 0) -> WireError:
 
 def error_in(body: object) -> WireError | None:
     """The error in a parsed body, or event, that came as a success. None: it is an answer, or not understood."""
+    if isinstance(body, str):
+        body = _literal(body) if body.lstrip().startswith("{") else None
     if isinstance(body, list):
         return next((error for item in body[:1] if isinstance(item, dict) and (error := error_in(item))), None)
     if not isinstance(body, dict):

@@ -11,6 +11,8 @@ from local_gateway.wire import stream_builder
 from local_gateway.wire.sse import Event, EventBlock, EventSplitter, events_in, split_events
 from local_gateway.wire.stream_end import COMPLETIONS
 
+NO_REASON = re.compile(rb'"finish_reason"\s*:\s*(?:"\s*(?:null|none)?\s*"|false)', re.IGNORECASE)
+NO_REASONS = ("", "null", "none", "false")  # to finish
 PULSE = re.compile(rb"\W*(?:ping|pong|heartbeat|keep-?alive)?\W*", re.IGNORECASE)  # a sign of life
 PULSE_COMMENT = b": ping\n\n"
 MAX_LINE_BYTES = 1_000_000  # of an answer with an object a line
@@ -69,8 +71,7 @@ def _is_tidy(block: bytes) -> bool:
         and b'data: "' not in block
         and b"data: data:" not in block
         and b'"message"' not in block
-        and b'"finish_reason":""' not in block
-        and b'"finish_reason": ""' not in block
+        and NO_REASON.search(block) is None
     )
 
 
@@ -90,7 +91,7 @@ def _tidy(event: Event, path: str) -> list[Event]:  # noqa: PLR0911 (one shape a
         for choice in event.chunk["choices"]:  # chunks that call their delta so
             choice["delta"] = choice.pop("message")
         return [Event.of(event.chunk)]
-    if b'"finish_reason":""' in raw or b'"finish_reason": ""' in raw:
+    if NO_REASON.search(raw) is not None:
         return [_with_null_reasons(event)]
     return [event]
 
@@ -131,7 +132,7 @@ def _with_null_reasons(event: Event) -> Event:
     chunk = event.chunk
     choices = chunk.get("choices") if isinstance(chunk, dict) else None
     for choice in choices if isinstance(choices, list) else []:
-        if isinstance(choice, dict) and choice.get("finish_reason") == "":
+        if isinstance(choice, dict) and str(choice.get("finish_reason")).strip().lower() in NO_REASONS:
             choice["finish_reason"] = None
     return Event.of(chunk) if chunk is not None else event
 

@@ -43,6 +43,7 @@ class StreamNormalizer:
         self._last_text = b""  # an event after that, which was not parsed
         self._unfinished: dict[int, str] = {}  # choices that have begun, and the finish_reason to assume
         self._finished: set[int] = set()
+        self._held: list[_Event] = []  # token counts, before which the last chunks of choices may be missing
         self._is_over = False
 
     def feed(self, block: bytes) -> bytes:
@@ -86,27 +87,41 @@ class StreamNormalizer:
         if self._is_over:
             return b""
         self._is_over = True
-        return b"".join(event.to_bytes() for event in self._finish()) + sse.DONE
+        return b"".join(event.to_bytes() for event in [*self._finish(), *self._take_held()]) + sse.DONE
+
+    def rest(self) -> bytes:
+        """What was held back, when the stream was broken off: without a reason to finish that nobody gave."""
+        return b"".join(event.to_bytes() for event in self._take_held())
+
+    def _take_held(self) -> list[_Event]:
+        held, self._held = self._held, []
+        return held
 
     def _repair(self, given: sse.Event) -> list[_Event]:
         raw = _with_end(given.raw)
         if given.is_done:
             self._is_over = True
-            return [*self._finish(), _Event(raw)]
+            return [*self._finish(), *self._take_held(), _Event(raw)]
         chunk = _chunk_of(given)
         if chunk is None:
-            return [_Event(raw)]
+            return [*self._take_held(), _Event(raw)]
         if chunk.get("error"):
             self._unfinished.clear()  # it ends without a reason to finish
-            return [_Event(raw)]
+            return [*self._take_held(), _Event(raw)]
         if not chunk["choices"]:
-            # Usage comes after the last choice. Azure's verdict on the prompt comes before the first, where clients
-            # look for a choice.
-            return [*self._finish(), _Event(raw)] if chunk.get("usage") else []
+            return self._repair_usage(raw) if chunk.get("usage") else []
         event = _Event(raw, chunk)
         _repair_deltas(event)
         self._watch(event)
-        return _split_finish(event)
+        return [*self._take_held(), *_split_finish(event)]
+
+    def _repair_usage(self, raw: bytes) -> list[_Event]:
+        """Usage comes after the last choice; whether one has ended that did not say so is known with the stream's end.
+
+        Azure's verdict on the prompt, without usage, comes before the first, where clients look for a choice.
+        """
+        self._held.append(_Event(raw))
+        return [] if self._unfinished else self._take_held()
 
     def _watch(self, event: _Event) -> None:
         """Remember which choices have begun, and which have ended."""

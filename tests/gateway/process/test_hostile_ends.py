@@ -95,3 +95,80 @@ async def test_what_ends_within_the_drain(tmp_path: Path) -> None:
 
     assert (status, body.endswith(b"data: [DONE]\n\n"), b"error" in body) == (200, True, False)
     assert records == [("ok", 200)]
+
+
+def odd(received: Received) -> Reply:
+    """A target that is at its limit, silent, in the middle of a sound, or in that of a message, as the model says."""
+    match received.json["model"]:
+        case "limited":
+            return Reply.error(429, "slow down", retry_after="15")
+        case "failing":
+            return Reply.error(500, "no")
+        case "sound":
+            return Reply([b"RIFF" * 1000, asyncio.Event()], headers={"content-type": "audio/wav"})
+        case "message":
+            event = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3}}}\n\n'
+            text = (
+                b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"Par"}}\n\n'
+            )
+            return Reply([event, text, asyncio.Event()])
+    return Reply(held=asyncio.Event())
+
+
+STATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "waiting for a limit": ("/chat/completions", {"model": "limited"}),
+    "between two tries": ("/chat/completions", {"model": "failing"}),
+    "a stream that is kept alive": ("/chat/completions", {"model": "silent", "stream": True}),
+    "shared by ten": ("/chat/completions", {"model": "shared", "temperature": 0, "stream": True}),
+    "a sound": ("/audio/speech", {"model": "sound"}),
+    "a message": ("/messages", {"model": "message", "stream": True}),
+    "an embedding": ("/embeddings", {"model": "silent"}),
+}
+STREAMS = ("a stream that is kept alive", "shared by ten", "a message")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_whatever_a_request_is_at(tmp_path: Path, number: signal.Signals) -> None:
+    """Waiting, trying again, kept alive, shared, in the middle of a sound: each is told, and each has a record."""
+    async with FakeOpenAI(odd) as target, aiohttp.ClientSession() as session:
+        one = {"type": "openai", "base_url": target.url, "breaker": {"failures": 1000}}
+        models = {"*": {"targets": [one]}, "shared": {"targets": [{**one, "name": "two"}], "coalesce": "key"}}
+        config = {
+            "models": models,
+            "server": {"drain": "300ms"},
+            "retry": {"backoff": "30s", "max_wait": "30s"},
+            "timeouts": {"commit": "100ms", "keep_alive": "50ms"},
+        }
+        async with running(tmp_path, config) as gateway:
+
+            async def post(path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+                full = {"messages": [], "input": "a", "voice": "x", "max_tokens": 9, **body}
+                async with session.post(gateway.api + path, json=full) as answer:
+                    try:
+                        return answer.status, await answer.read()
+                    except aiohttp.ClientPayloadError:
+                        return answer.status, b"broken off"
+
+            asked = {name: [post(*what) for _ in range(10 if "ten" in name else 1)] for name, what in STATES.items()}
+            tasks = {name: [asyncio.create_task(each) for each in group] for name, group in asked.items()}
+            await target.until(lambda: len(target.received) >= len(STATES))
+            _, half = await asyncio.open_connection("127.0.0.1", gateway.port)
+            half.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 99\r\n\r\n{")
+            await asyncio.sleep(0.5)
+            gateway.process.send_signal(number)
+            answers = {name: await asyncio.gather(*group) for name, group in tasks.items()}
+            code = await ended_by(gateway)
+            half.close()
+            log = gateway.log
+        records = rows(gateway.database, "SELECT outcome FROM gateway_usage")
+
+    assert code == 0
+    assert "Traceback" not in log
+    for name in STREAMS:
+        for status, body in answers[name]:
+            assert (status, body.endswith(b"data: [DONE]\n\n"), b"gateway_stopping" in body) == (200, True, True), name
+    assert answers["a sound"] == [(200, b"broken off")]
+    for name in ("waiting for a limit", "between two tries", "an embedding"):
+        ((status, body),) = answers[name]
+        assert (status, json.loads(body)["error"]["code"]) == (503, "gateway_stopping"), name
+    assert Counter(records) == {("stopped",): len(STATES) - 1 + 10 + 1}

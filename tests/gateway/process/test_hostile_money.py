@@ -55,6 +55,7 @@ async def payer(folder: Path, budget: float, *, max_attempts: int = 1, **price: 
             "cheap": {"targets": [one]},
             "dropped": {"targets": [{**one, "drop_params": ["max_completion_tokens"], "name": "two"}]},
             "renamed": {"targets": [{**one, "rename_params": {"max_tokens": "n_predict"}, "name": "three"}]},
+            "shared": {"targets": [{**one, "name": "four"}], "coalesce": "key"},
         }
         async with running(
             folder,
@@ -93,6 +94,11 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "the best of many": (TEXT, {"model": "cheap", "prompt": "a", "max_tokens": 1000, "best_of": 100}),
     "a fraction": (CHAT, {**CHEAP, "max_tokens": 100_000.0}),
     "renamed": (CHAT, {"model": "renamed", "messages": [], "max_tokens": 100_000}),
+    "a limit in an object": (CHAT, {**CHEAP, "max_tokens": 1, "extra_body": {"max_tokens": 100_000}}),
+    "many answers in an object": (CHAT, {**CHEAP, "max_tokens": 1000, "options": {"n": 100}}),
+    "another spelling": (CHAT, {**CHEAP, "max_tokens": 1, "maxOutputTokens": 100_000}),
+    "a text": (CHAT, {**CHEAP, "max_tokens": "100000"}),
+    "prompts of both kinds": (TEXT, {"model": "cheap", "prompt": [1, "a"] * 50, "max_tokens": 1000}),
 }
 
 
@@ -121,13 +127,27 @@ async def test_forty_at_once_whose_target_fails(tmp_path: Path, status: int) -> 
     assert sum(costs) <= 10.0 + max(costs)
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
-async def test_client_that_leaves_pays_for_the_gpu(tmp_path: Path, is_stream: bool) -> None:
+LEAVING: dict[str, tuple[str, dict[str, Any], int]] = {
+    "a chat": (CHAT, CHEAP, 0),
+    "a stream": (CHAT, {**CHEAP, "stream": True}, 0),
+    "embeddings": ("/embeddings", {"model": "cheap", "input": "a"}, 0),
+    "a response": ("/responses", {"model": "cheap", "input": "a", "stream": True}, 0),
+    "a picture": ("/images/generations", {"model": "cheap", "prompt": "a"}, 0),
+    "a shared call": (CHAT, {**CHEAP, "model": "shared", "temperature": 0}, 0),
+    "after a failure": (CHAT, CHEAP, 1),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "num_failures"), LEAVING.values(), ids=LEAVING)
+async def test_client_that_leaves_pays_for_the_gpu(
+    tmp_path: Path, path: str, body: dict[str, Any], num_failures: int
+) -> None:
     """A target by the second, which works before it says anything: the work until the client left is paid."""
-    async with payer(tmp_path, budget=100.0, gpu_second=1) as here:
+    async with payer(tmp_path, budget=10_000.0, max_attempts=2, gpu_second=1) as here:
+        here.target.once += [Reply.error(500, "no")] * num_failures
         here.target.once.append(Reply(held=asyncio.Event()))
-        work = asyncio.create_task(here.post({**CHEAP, "stream": is_stream}))
-        await here.target.until(lambda: here.target.received)
+        work = asyncio.create_task(here.post(body, path))
+        await here.target.until(lambda: len(here.target.received) > num_failures)
         await asyncio.sleep(1.0)  # the GPU's
         work.cancel()
         ((outcome, status, cost),) = await here.recorded(1)

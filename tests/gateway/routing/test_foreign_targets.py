@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from local_gateway.errors import RequestError, TargetUnreachableError
+from local_gateway.errors import (
+    AnswerBrokenError,
+    RequestError,
+    TargetTimeoutError,
+    TargetUnreachableError,
+    WorkerFailedError,
+)
 from tests.gateway.running_gateway import Running, running
 from tests.gateway.targets.scripted import (
     DONE,
@@ -58,8 +64,15 @@ def states(here: Running, alias: str = "llama") -> list[str]:
         json_answer({"detail": [{"loc": ["body", "messages"], "msg": "field required"}]}, 422),
         json_answer({"object": "error", "message": "no such thing", "code": 400}),
         ScriptedUpstream([b'data: {"error": {"message": "bad", "code": 400}}\n\n']),
+        json_answer({"Message": "bad", "StatusCode": 422}),
+        json_answer([{"error": {"code": 400, "message": "bad", "status": "INVALID_ARGUMENT"}}]),
+        json_answer(str({"error": {"message": "bad", "code": 404}})),
+        ScriptedUpstream([b'event: error\ndata: {"message": "bad", "status": 413}\n\n']),
     ],
-    ids=["wrapped", "older vLLM", "FastAPI", "inside a 200", "inside a stream"],
+    ids=[
+        *("wrapped", "older vLLM", "FastAPI", "inside a 200", "inside a stream"),
+        *("capitals", "inside a list", "text of a 200", "named event"),
+    ],
 )
 async def test_clients_fault(target: dict[str, Any], refusal: ScriptedUpstream) -> None:
     """It is one attempt, told to the client in the target's words, and the breaker hears of a healthy target."""
@@ -85,8 +98,15 @@ async def test_clients_fault(target: dict[str, Any], refusal: ScriptedUpstream) 
         TargetUnreachableError("The worker died."),
         ScriptedUpstream([]),
         ScriptedUpstream([ROLE]),
+        ScriptedUpstream([b"null"], headers={"content-type": "application/json"}),
+        json_answer({"status": "error", "message": "no such file"}),
+        json_answer({"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}),
+        WorkerFailedError("The worker failed: out of memory"),
     ],
-    ids=["start-up error", "error in a 200", "dead worker", "no output", "only a role"],
+    ids=[
+        *("start-up error", "error in a 200", "dead worker", "no output", "only a role"),
+        *("null", "an error by its status", "a choice that failed", "raised"),
+    ],
 )
 async def test_job_that_its_worker_fails(failure: ScriptedUpstream | RequestError) -> None:
     """It is begun at most twice: every attempt is paid for."""
@@ -159,8 +179,14 @@ async def test_timeout_says_how_the_endpoint_is() -> None:
         json_answer({"error": {"message": "Unrecognized request argument supplied: stream_options"}}, 400),
         json_answer({"message": "Unknown field: include_usage"}, 400),
         json_answer({"object": "error", "message": "stream_options is not allowed", "code": 400}, 400),
+        json_answer({"error": "create() got an unexpected keyword argument 'stream_options'"}, 500),
+        json_answer({"message": 'Unrecognized field "streamOptions" (class ChatRequest)'}, 400),
+        ScriptedUpstream(
+            [b'data: {"error": {"message": "stream_options: extra fields not permitted", "code": 422}}\n\n']
+        ),
+        json_answer({"object": "error", "message": "include_usage is unknown", "code": 400}),
     ],
-    ids=["Mistral", "Azure", "plain", "vLLM"],
+    ids=["Mistral", "Azure", "plain", "vLLM", "a wrapper", "Java", "in a stream", "in a 200"],
 )
 async def test_stream_options_that_are_refused(refusal: ScriptedUpstream) -> None:
     """The request is sent again without them, and the next ones are sent without them at once."""
@@ -204,8 +230,12 @@ async def test_other_refusals_are_no_matter_of_stream_options() -> None:
         TargetUnreachableError("It broke off."),
         ScriptedUpstream([b"garbage"], headers={"content-type": "application/json"}),
         ScriptedUpstream([]),
+        TargetTimeoutError("It took too long."),
+        AnswerBrokenError("The target redirects to another address."),
+        json_answer({"error": {"message": "overloaded", "code": 503}}),
+        ScriptedUpstream([ROLE, b"data: {"]),
     ],
-    ids=["500", "unreachable", "garbage", "empty"],
+    ids=["500", "unreachable", "garbage", "empty", "late", "redirect", "503 in a 200", "half an event"],
 )
 async def test_model_that_fails(failure: ScriptedUpstream | RequestError) -> None:
     """Its breaker opens; the other models behind the same target are asked as before."""
@@ -222,8 +252,15 @@ async def test_model_that_fails(failure: ScriptedUpstream | RequestError) -> Non
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
-    [({"retry_after": "3600"}, "3600"), ({"retry_after_ms": "5000"}, "5"), ({}, "1")],
-    ids=["seconds", "milliseconds", "none"],
+    [
+        ({"retry_after": "3600"}, "3600"),
+        ({"retry_after_ms": "5000"}, "5"),
+        ({}, "1"),
+        ({"retry_after": "1m30s"}, "90"),
+        ({"retry_after": "7.2"}, "8"),
+        ({"retry_after": "soon"}, "1"),
+    ],
+    ids=["seconds", "milliseconds", "none", "duration", "fraction", "words"],
 )
 async def test_model_at_its_rate_limit(headers: dict[str, str], seconds: str) -> None:
     """Its Retry-After is passed on, and holds for no other model of the target."""
@@ -259,8 +296,16 @@ async def test_rate_limit_with_a_date() -> None:
         [chunk("half") + chunk(" of it")],
         [chunk("half"), b": ping\n\n"],
         [chunk("half"), b"data: {"],
+        [chunk('"finish_reason": "stop"'), chunk("[DONE]")],
+        [chunk("half"), b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\n'],
+        [chunk("half"), b"data: [DONE"],
+        [chunk("half").replace(b"null", b'"null"')],
+        [chunk("half"), FINISH.replace(b'"index": 0', b'"index": 1')],
     ],
-    ids=["ends", "in one block", "after a comment", "in an event"],
+    ids=[
+        *("ends", "in one block", "after a comment", "in an event", "an end in its text", "after its usage"),
+        *("in the end", "a reason that is none", "another choice's end"),
+    ],
 )
 async def test_truncated_answer(pieces: list[bytes], normalize: bool) -> None:
     """The client is told, the record says so, and it is neither kept nor given to others."""

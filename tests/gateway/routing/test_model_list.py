@@ -64,13 +64,28 @@ async def test_target_that_does_not_answer() -> None:
         {"object": "list", "models": [{"model": "gpt-4o"}], "data": [{"id": "gpt-4o"}]},
         {"data": {"gpt-4o": {"context": 8192}}},
         {"data": [{"id": "gpt-4o"}, {"id": 7}, None, {}]},
+        {"result": [{"name": "gpt-4o", "id": None}], "success": True},
+        {"modelSummaries": [{"modelId": "gpt-4o"}]},
+        {"models": {"gpt-4o": {"max": 1}}, "object": "list"},
+        {"items": [{"model_name": "gpt-4o"}], "has_more": False},
     ],
-    ids=["together", "names", "ollama", "gemini", "plain", "llama.cpp", "map", "odd ones"],
+    ids=[
+        *("together", "names", "ollama", "gemini", "plain", "llama.cpp", "map", "odd ones"),
+        *("cloudflare", "bedrock", "map of models", "litellm"),
+    ],
 )
 async def test_forms_of_lists(listing: object) -> None:
     """Servers write them in many ways; all of them are read."""
     async with running(MODELS, ScriptedBackend(), ScriptedBackend(json_answer(listing)), ScriptedBackend()) as here:
         assert await ids(here) == ["llama", "gpt-4o"]
+
+
+async def test_a_list_with_a_byte_order_mark() -> None:
+    """As servers on Windows write it."""
+    marked = json_answer(LISTING)
+    marked.pieces = [b"\xef\xbb\xbf", *marked.pieces]
+    async with running(MODELS, ScriptedBackend(), ScriptedBackend(marked), ScriptedBackend()) as here:
+        assert await ids(here) == ["llama", "gpt-4o", "gpt-4o-mini"]
 
 
 @pytest.mark.parametrize("answer", [{"detail": "no"}, "text", {"data": 7}, {"data": [1]}, {}], ids=str)

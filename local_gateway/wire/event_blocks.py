@@ -13,6 +13,7 @@ from local_gateway.wire.stream_end import COMPLETIONS
 
 NO_REASON = re.compile(rb'"finish_reason"\s*:\s*(?:"\s*(?:null|none)?\s*"|false)', re.IGNORECASE)
 NO_REASONS = ("", "null", "none", "false")  # to finish
+WRAPPED = re.compile(rb'^data: ?(?:data:|")', re.MULTILINE)  # data that is an event or a text itself
 PULSE = re.compile(rb"\W*(?:ping|pong|heartbeat|keep-?alive)?\W*", re.IGNORECASE)  # a sign of life
 PULSE_COMMENT = b": ping\n\n"
 MAX_LINE_BYTES = 1_000_000  # of an answer with an object a line
@@ -68,8 +69,7 @@ def _is_tidy(block: bytes) -> bool:
     return (
         b"\r" not in block
         and block.count(b"\ndata:") == block.count(b"\n\ndata:")  # each event has one line of data
-        and b'data: "' not in block
-        and b"data: data:" not in block
+        and WRAPPED.search(block) is None
         and b'"message"' not in block
         and NO_REASON.search(block) is None
     )

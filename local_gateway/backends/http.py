@@ -1,7 +1,6 @@
 """HTTP to targets: one pool of connections, errors in the gateway's words, bytes as they come (decoded, if they must).
 
-What goes to a client is decided here too: a short list of headers that can be sent, and no message with an address or
-a query in it.
+No message has an address or a query in it: they go to clients.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ import errno
 import io
 import math
 import os
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -22,6 +20,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from local_gateway.backends.visible_headers import pause_of, visible_headers
 from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import (
@@ -34,22 +33,7 @@ from local_gateway.errors import (
 )
 from local_gateway.wire.call_ledger import ExecutionStats
 from local_gateway.wire.content_coding import ContentCodingError, ContentDecoder
-from local_gateway.wire.retry_after import NAMES, retry_after_of
-from local_gateway.wire.sse import EVENT_STREAM
 
-VISIBLE = {
-    "content-type",
-    "content-disposition",
-    "retry-after",
-    "x-request-id",
-    "openai-processing-ms",
-    "openai-version",
-}
-VISIBLE_PREFIX = "x-ratelimit-"
-MAX_VISIBLE_HEADERS = 50
-PAUSES = range(400, 600)  # statuses after which a target may ask to be left alone
-MAX_VALUE_CHARS = 4096  # of a header; a longer one is left out
-SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 MAX_DECODED_BYTES = 100_000_000  # of a compressed body
 MAX_FETCHED_BYTES = 100_000_000
 OWN_HEADERS = {"accept-encoding": "identity", "user-agent": "local-gateway"}
@@ -89,9 +73,7 @@ class HttpUpstream:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         """Raises AnswerBrokenError for a compression that is not known."""
         self.status = response.status
-        self.headers: Mapping[str, str] = visible_headers(response.headers)
-        if self.status in PAUSES and (pause := _pause_of(response.headers)) is not None:
-            self.headers = {**self.headers, "retry-after": f"{pause:g}"}
+        self.headers: Mapping[str, str] = visible_headers(response.headers) | pause_of(self.status, response.headers)
         self._response = response
         self._decoder = _decoder_of(response)
         self._decoded: Iterator[bytes] = iter(())
@@ -368,11 +350,6 @@ def _check_status(status: int) -> None:
         raise AnswerBrokenError(f"The target answered with status {status}, which is no status of an answer.")
 
 
-def _pause_of(headers: Mapping[str, str]) -> float | None:
-    """Read here, for a date counts from the target's own, which clients do not see."""
-    return retry_after_of({name: headers[name] for name in NAMES if name in headers})
-
-
 def _decoder_of(response: aiohttp.ClientResponse) -> ContentDecoder:
     """Some servers compress although they are asked not to. Raises AnswerBrokenError."""
     try:
@@ -380,28 +357,3 @@ def _decoder_of(response: aiohttp.ClientResponse) -> ContentDecoder:
         return ContentDecoder(encodings, MAX_DECODED_BYTES, believes_data=True)
     except ContentCodingError as error:
         raise AnswerBrokenError(f"The target's answer cannot be read: {error}.") from error
-
-
-def visible_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that clients may see: names in lower case, values in Latin-1 for the bytes that came, as in ASGI.
-
-    A header that cannot be sent on is left out: one with control characters, or too long.
-    """
-    lower = {
-        lower: _as_bytes(value)
-        for name, value in headers.items()
-        if (lower := name.lower()) in VISIBLE
-        or (lower.startswith(VISIBLE_PREFIX) and SENDABLE.fullmatch(lower))
-        or lower == "cache-control"
-    }
-    if not lower.get("content-type", "").startswith(EVENT_STREAM):
-        lower.pop("cache-control", None)
-    visible = [
-        (name, value) for name, value in lower.items() if len(value) <= MAX_VALUE_CHARS and SENDABLE.fullmatch(value)
-    ]
-    return dict(visible[:MAX_VISIBLE_HEADERS])
-
-
-def _as_bytes(value: str) -> str:
-    """A value that aiohttp read as UTF-8, in Latin-1, which says the same bytes."""
-    return value.encode("utf-8", "surrogateescape").decode("latin-1")

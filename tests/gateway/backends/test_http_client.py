@@ -10,7 +10,8 @@ import socket
 import brotli
 import pytest
 
-from local_gateway.backends.http import HttpClient, visible_headers
+from local_gateway.backends.http import HttpClient
+from local_gateway.backends.visible_headers import visible_headers
 from local_gateway.config.proxy import ProxyRules
 from local_gateway.config.settings import TimeoutSettings
 from local_gateway.errors import AnswerBrokenError, GatewayExhaustedError, TargetTimeoutError, TargetUnreachableError

@@ -171,7 +171,9 @@ def _exact_grid(settings: Settings, model: ModelFacts, cache: CacheSize, n_batch
         raise ConfigError(f"{problem}: set KV_UNIFIED to off, or leave it out.")
     if not _can_split(model):
         raise ConfigError(f"{problem}: this model's memory cannot be copied slot by slot. Set it to fast.")
-    raise ConfigError(f"{problem} of its full length: set MAX_MODEL_LEN, or fewer MAX_NUM_SEQS ({cache.why}).")
+    if not on_gpu:
+        raise ConfigError(f"{problem}: set MAX_MODEL_LEN to the longest chat, by which they are sized.")
+    raise ConfigError(f"{problem}: set MAX_MODEL_LEN to the longest chat, or MAX_NUM_SEQS to fewer ({cache.why}).")
 
 
 def _prefill(settings: Settings, cache: CacheSize, n_ubatch: int, *, on_gpu: bool) -> PrefillPlan | None:

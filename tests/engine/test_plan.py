@@ -160,12 +160,12 @@ def test_exact_seeds_get_cells_of_their_own(machine: Machine, environ: dict[str,
 @pytest.mark.parametrize(
     ("machine", "model", "environ", "advice"),
     [
-        (CPU, FULL, {}, "set MAX_MODEL_LEN, or fewer MAX_NUM_SEQS"),
+        (CPU, FULL, {}, "set MAX_MODEL_LEN to the longest chat, by which"),
         (
             GPU._replace(free_gpu_bytes=(8 * GIB,)),
             FULL,
             {},
-            "set MAX_MODEL_LEN, or fewer MAX_NUM_SEQS .*With MAX_MODEL_LEN=",
+            "or MAX_NUM_SEQS to fewer .*With MAX_MODEL_LEN=",
         ),
         (GPU, FULL, {"KV_UNIFIED": "on"}, "set KV_UNIFIED to off, or leave it out"),
         (GPU, WINDOW, {}, "cannot be copied slot by slot"),

@@ -42,8 +42,10 @@ class ScheduledSequence:
 
         The last token of a sequence is never among them: it was sampled, and is computed in a later step.
         """
-        token_ids = self.sequence.token_ids
-        return token_ids[self.start : min(self.start + self.num_rows, len(token_ids) - 1)]
+        token_ids, end = self.sequence.token_ids, self.start + self.num_tokens
+        if self.draft_token_ids:
+            end = min(end + len(self.draft_token_ids), len(token_ids) - 1)
+        return token_ids[self.start : end]
 
     @property
     def scored(self) -> range:

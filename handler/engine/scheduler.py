@@ -280,11 +280,12 @@ class Scheduler:
         """Whether the lane should have the device for itself, until the first token of enough sequences can be drawn or
         enough prompt tokens were computed."""
         self._is_rush = self._is_rush and len(self._in_lane) * RUSH > len(generating)
-        num_fresh = sum(not sequence.num_completion_tokens for sequence in generating)
         num_computed = self._lane.num_computed_tokens
         is_soon = (num_computed - self._num_lane_tokens) * RUSH_STEPS < self.limits.max_burst_tokens
-        if self._is_rush and is_soon and num_fresh * FRESH < len(self._sharing):
-            return True
+        if self._is_rush and is_soon:
+            num_fresh = sum(not sequence.num_completion_tokens for sequence in generating)
+            if num_fresh * FRESH < len(self._sharing):
+                return True
         self._num_lane_tokens = num_computed
         return False
 

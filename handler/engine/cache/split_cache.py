@@ -103,10 +103,10 @@ class SplitCache:
 
         A cached conversation that has no cell left for a discarded token is evicted: it could not be continued.
         """
-        items.sort(key=lambda item: item.slot.seq_id)
+        used = {item.slot.seq_id: item for item in items}
+        items[:] = [used[seq_id] for seq_id in sorted(used)]
         if not any(item.num_rows == 1 for item in items):
             return []
-        used = {item.slot.seq_id for item in items}
         window = self._window.covering(used)
         if len(used) == len(window):
             return []

@@ -8,7 +8,7 @@ Imports llama.cpp and as little else as can be: what is imported here delays the
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from handler.models.arriving import ArrivingModel
 from handler.models.checked import mark_of, note
 from handler.models.locate import locate_or_fetch
 from handler.models.projector import locate_projector
+from handler.models.read_ahead import ReadAhead
 from handler.models.source import parts_of
 from handler.progress import Progress
 from handler.settings import Settings
@@ -56,6 +57,11 @@ def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -
 
 def _load_file(path: Path, settings: Settings, waits: Callable[[], None]) -> Weights:
     projector = locate_projector(settings, path)
+    with _read_ahead(path, settings):
+        return _load_checked(path, projector, settings, waits)
+
+
+def _load_checked(path: Path, projector: Path | None, settings: Settings, waits: Callable[[], None]) -> Weights:
     load_time = Stopwatch()
     check = _start_check(path, settings)
     start_llama()
@@ -99,6 +105,17 @@ def _load_arriving(arriving: ArrivingModel, settings: Settings) -> Weights | Non
         model.close()
         raise
     return Weights(path, model, load_time, _load_adapters(model, settings), projector)
+
+
+def _read_ahead(path: Path, settings: Settings) -> AbstractContextManager[object]:
+    """Of what is mapped; expanded weights are read by threads of their own. Not where the page cache might not hold it,
+    and what comes first would be gone again."""
+    if settings.weights == "16bit" or _num_bytes_of(path) > usable_memory() * 3 // 4:
+        return nullcontext()
+    try:
+        return ReadAhead(parts_at(path))
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
 
 def _has_room_for(num_bytes: int) -> bool:

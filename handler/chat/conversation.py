@@ -27,6 +27,7 @@ NINE = re.compile(r"[A-Za-z0-9]{9}")
 class Traits:
     """What a template can do, and in which form it wants what it can do."""
 
+    wants_parts: bool = False  # it shows content only as a list of parts, as those of models that see often do
     system: System = "anywhere"  # where it shows system messages
     keeps_developer: bool = False  # it tells developer and system apart
     shows_tools: bool = True
@@ -43,6 +44,11 @@ class Traits:
 
 def repair(messages: Sequence[Message], tools: Sequence[Tool] | None, traits: Traits, format: Format) -> list[Message]:
     """The messages as this template and these models want them. Takes normalised ones, changes none of them."""
+    repaired = _repair(messages, tools, traits, format)
+    return [_in_parts(message) for message in repaired] if traits.wants_parts else repaired
+
+
+def _repair(messages: Sequence[Message], tools: Sequence[Tool] | None, traits: Traits, format: Format) -> list[Message]:
     repaired = list(_rename(messages, traits.keeps_developer))
     if tools and not traits.shows_tools:
         repaired = _add_tools(repaired, tools, format)
@@ -288,6 +294,11 @@ def _parse_arguments(arguments: object) -> object:
     except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments
+
+
+def _in_parts(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def _results_as_user(messages: list[Message]) -> list[Message]:

@@ -27,7 +27,7 @@ TOOL = {
 
 
 # Values as Python or twice encoded JSON would show them: the template expects another form.
-NOT_MEANT = re.compile(r"""\{'probe_key'|\\"probe_key|\{'type': 'thinking|"type": "thinking""")
+NOT_MEANT = re.compile(r"""\{'probe_key'|\\"probe_key|\{'type': 't(?:hinking|ext)|"type": "t(?:hinking|ext)""")
 FIRST, SECOND = "probe_first", "probe_second"  # what distinguishes two calls of the same tool, and their results
 
 
@@ -50,6 +50,7 @@ def _result(value: str) -> Message:
 def find_traits(render: Render, format: Format, *, mentions_developer: bool) -> Traits:
     """Renders some thirty small conversations. What a template shows in no form stays in the first form."""
     probe = _Probe(render, format)
+    probe.choose([USER], ["probe_user"], _each("wants_parts", False, True))
     probe.choose([USER], ["probe_user"], _each("needs_whole_schemas", False, True))
     between = [SYSTEM, USER, ANSWER, {**SYSTEM, "content": "probe_between"}, USER]
     probe.choose(between, ["probe_system", "probe_between"], _each("system", "anywhere", "first", "nowhere"))

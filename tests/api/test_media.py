@@ -141,6 +141,16 @@ async def test_a_template_that_leaves_images_out() -> None:
         await worker.count(image(data_url(CAT)))
 
 
+async def test_a_template_that_wants_parts() -> None:
+    """It gets the mark of an image within a text, and writes nothing of its own for it: the projector does."""
+    template = (
+        "{% for message in messages %}{% for part in message.content %}"
+        "{% if part.type == 'text' %}{{ part.text }}{% else %}<image>{% endif %}{% endfor %}{% endfor %}>"
+    )
+    with seeing(template=template) as worker:
+        assert await worker.count(text("look"), image(data_url(CAT))) == len("look[]>") + len(CAT)
+
+
 async def test_words_are_no_images() -> None:
     """What looks like the mark of an image in a message stays text."""
     with seeing() as worker:

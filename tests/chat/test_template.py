@@ -222,6 +222,23 @@ def test_messages_are_normalised() -> None:
     assert messages == before
 
 
+PARTS = """\
+{% for message in messages %}{{ message.role | capitalize }}:
+{%- for part in message.content %}{% if part.type == 'text' %} {{ part.text }}{% elif part.type == 'image' %}<image>
+{%- endif %}{% endfor %}<end>
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+
+
+def test_a_template_that_wants_parts_gets_them() -> None:
+    """As those of many models that see: they walk over the letters of a text, and show none of them."""
+    conversation = [{"role": "system", "content": "Be brief."}, USER, {"role": "assistant", "content": "Yes"}, USER]
+    shown = f"System: Be brief.<end>\nUser: {USER['content']}<end>\nAssistant: Yes<end>\nUser: {USER['content']}<end>\n"
+
+    assert template(PARTS).render(conversation) == shown + "Assistant:"
+    begun = template(PARTS).render(conversation[:3], continue_final_message=True)
+    assert begun == "".join(shown.splitlines(keepends=True)[:2]) + "Assistant: Yes"
+
+
 def test_a_template_that_knows_developers_sees_them() -> None:
     """gpt-oss tells system and developer apart."""
     developer = {"role": "developer", "content": ""}

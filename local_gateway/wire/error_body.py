@@ -168,6 +168,8 @@ def _says_error(body: Json) -> bool:  # noqa: PLR0911 (one question after the ot
         return True
     if body.get("object") == "response":
         return body.get("status") == "failed"
+    if isinstance(told := body.get("response"), dict) and told.get("object") == "response":
+        return told.get("status") == "failed"  # an event of Responses
     is_answer = any(body[key] is not None for key in RESULTS & body.keys())
     if error := body.get("error"):
         return error is True or _status(error) > 0 or (isinstance(error, dict | list | str) and _says(error, is_answer))

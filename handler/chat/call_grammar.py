@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from handler.chat.formats.format import TOKENS, Format
 from handler.chat.formats.layouts import Layout
 from handler.chat.reasoning import ReasoningState
-from handler.chat.tools import types_of
+from handler.chat.tools import alternatives, types_of
 
 WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens: unbounded, models that lose their way write nothing else
 TEXT = r"/(.|\n)*/"
@@ -25,6 +25,7 @@ PATTERNS = {"{index}": "/[0-9]+/", "{id}": "/[A-Za-z0-9_.:-]+/"}
 BARE_CALL = '{"name"'  # how a call begins that no marker announces
 # How a parser's bare calls begin, in whichever order their fields come.
 BARE_OBJECT = r'\s*(```(json)?\s*)?\[?\s*\{\s*"?(name|type|function|tool_calls?|arguments|parameters)"?\s*:'
+UNIONS = frozenset(("$ref", "anyOf", "oneOf"))  # of whose members a value is one
 LEFT_OUT = {"harmony": "<|call|>"}  # an end of generation: the engine stops where the grammar ends
 
 TokenId = Callable[[str], int | None]
@@ -108,6 +109,7 @@ class _Grammar:
         self.markers: dict[str, str] = {}
         self.untils: dict[str, tuple[str, ...]] = {}
         self._format = format
+        self._tagged: dict[str, str] = {}  # rules of values made of tags, by what they are of
         self.announcing = ""
         self._layout = format.layout
         if is_in_text:
@@ -232,6 +234,8 @@ class _Grammar:
 
     def _argument(self, tool: GrammarTool, name: str) -> str:
         schema = tool.parameters["properties"][name]
+        if self._layout.nesting:
+            return self._rule("argument", self._written(name, {}, lambda end: self._tags(schema, tool, end)))
         types = types_of(schema, tool.parameters)
         forms = []
         if types is None or "string" in types:
@@ -279,6 +283,45 @@ class _Grammar:
             inner = dict(schema) if isinstance(schema, Mapping) else {}
             value = _json({**definitions, **inner, **({} if inner else {"type": kind})}, is_strict=tool.is_strict)
         return lambda end: f"{value} {self.literal(end)}"
+
+    def _tags(self, schema: Any, tool: GrammarTool, end: str) -> str:
+        """A value made of tags, and what ends it: a rule for each schema, which may refer to itself. One that may be a
+        string may be any text."""
+        key = json.dumps([tool.name, schema, end])
+        if key not in self._tagged:
+            rule = self._tagged[key] = f"tags_{len(self._tagged)}"
+            types = types_of(schema, tool.parameters)
+            is_text = types is None or "string" in types
+            forms = [self._string(schema)(end)] if is_text else self._tagged_forms(schema, tool, end)
+            self.rules.append(f"{rule}: {' | '.join(forms)}")
+        return self._tagged[key]
+
+    def _tagged_forms(self, schema: Any, tool: GrammarTool, end: str) -> list[str]:
+        """One for each member of a union: tags for what its schema describes, JSON for anything else."""
+        forms = []
+        for member in alternatives(schema, tool.parameters):
+            if UNIONS & member.keys():
+                continue
+            kinds = types_of(member, tool.parameters) or frozenset()
+            if "object" in kinds and isinstance(properties := member.get("properties"), Mapping) and properties:
+                required = member.get("required", ())
+                tags = (
+                    f"{self._tag(name, inner, tool)}{'' if name in required else '?'}"
+                    for name, inner in properties.items()
+                )
+                forms.append(f"{' '.join(tags)} {self.literal(end)}")
+                kinds -= {"object"}
+            if "array" in kinds and isinstance(items := member.get("items"), Mapping):
+                forms.append(f"{self._tag('item', items, tool)}* {self.literal(end)}")
+                kinds -= {"array"}
+            if kinds:
+                other = {**member, "type": sorted(kinds)}
+                forms.append(self._other(other, tool, "")(end))
+        return forms or [self.until(end)]
+
+    def _tag(self, name: str, schema: Any, tool: GrammarTool) -> str:
+        mark = self._layout.nesting
+        return f"({self.literal(f'{mark}<{name}>')} {self._tags(schema, tool, f'{mark}</{name}>')})"
 
     def _braces(self) -> str:
         """Lists and objects in Gemma's syntax, of any content."""

@@ -230,6 +230,41 @@ def test_many_arguments_come_in_the_order_of_the_schema() -> None:
     assert not grammar.accepts(written(format, ("f", dict.fromkeys("ca", 1))))
 
 
+TREE = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "size": {"type": ["integer", "null"]},
+        "children": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
+        "more": {"type": "object"},
+    },
+    "required": ["name"],
+}
+TREES = {
+    "type": "object",
+    "properties": {"tree": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "boolean"}, {"type": "array", "items": {}}]}},
+    "required": ["tree"],
+    "$defs": {"tree": TREE},
+}
+
+
+@as_tokens
+def test_values_made_of_tags(as_tokens: bool) -> None:
+    """MiniMax M3 writes lists and objects so: by the schema, which may refer to itself, and by a union's members."""
+    format = FORMATS["minimax_m3"]
+    made = call_grammar(format, [GrammarTool("f", TREES)], starts_in=ReasoningState.CLOSED)
+    grammar = Follower(format, made, as_tokens=as_tokens)
+
+    leaf = {"name": "12", "size": None}
+    for value in (leaf, {"name": "a", "children": [leaf, {"name": "b", "size": 3}]}, True, ["x", 1.5, None]):
+        text = written(format, ("f", {"tree": value}))
+        assert grammar.accepts(text), text
+        answer = parse(format, text, tools=[{"name": "f", "parameters": TREES}])
+        assert answer.parsed_calls == [("f", {"tree": value})]
+    for wrong in ({"size": 1}, {"name": "a", "size": 1.5}, {"name": "a", "new": 1}, 7):
+        assert not grammar.accepts(written(format, ("f", {"tree": wrong})))
+
+
 def test_a_clients_guidance_is_not_followed() -> None:
     """It could switch off what a schema asks for."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "x-guidance": {"lenient": True}}

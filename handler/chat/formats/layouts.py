@@ -23,7 +23,8 @@ class Layout:
     """`before` and `after` stand around all calls, `between` between two.
 
     With `argument`, arguments are written one by one, so: `{arguments}` are all of them, and strings stand there as
-    they are. Without it they are one JSON object, or in the family's own syntax: see `values`.
+    they are. Without it they are one JSON object, or in the family's own syntax: see `values`. `nesting` marks the tags
+    of which a list or an object is made within a value.
     """
 
     call: str
@@ -34,6 +35,7 @@ class Layout:
     argument_separator: str = ""
     values: Values = "json"
     quote: str = ""  # of strings in braces
+    nesting: str = ""
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return self.before + self.between.join(map(self._write_call, range(len(calls)), calls)) + self.after
@@ -62,7 +64,7 @@ class Layout:
     def _writer(self) -> Callable[[Any], str]:
         writers: dict[Values, Callable[[Any], str]] = {
             "json": _to_json,
-            "raw": lambda value: value if isinstance(value, str) else _to_json(value),
+            "raw": lambda value: _to_tags(value, self.nesting) if self.nesting else _to_raw(value),
             "python": repr,
             "braces": lambda value: _to_braces(value, self.quote),
         }
@@ -76,6 +78,18 @@ def _fill(layout: str, parts: Mapping[str, str]) -> str:
 
 def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _to_raw(value: Any) -> str:
+    return value if isinstance(value, str) else _to_json(value)
+
+
+def _to_tags(value: Any, mark: str) -> str:
+    if isinstance(value, Mapping):
+        return "".join(f"{mark}<{key}>{_to_tags(item, mark)}{mark}</{key}>" for key, item in value.items())
+    if isinstance(value, list):
+        return "".join(f"{mark}<item>{_to_tags(item, mark)}{mark}</item>" for item in value)
+    return _to_raw(value)
 
 
 def _kind(value: Any) -> str:
@@ -182,6 +196,7 @@ LAYOUTS: Mapping[str, Layout] = {
         after="]<]minimax[>[</tool_call>",
         argument="]<]minimax[>[<{key}>{value}]<]minimax[>[</{key}>",
         values="raw",
+        nesting="]<]minimax[>[",
     ),
     "minimax_m2": Layout(
         '<invoke name="{name}">\n{arguments}</invoke>\n',

@@ -15,7 +15,7 @@ from handler.chat.tools import alternatives, type_of, types_of
 MAX_TAG_CHARS = 2 * MAX_NAME_CHARS  # a name, and attributes beside it
 CDATA, CDATA_END = "<![CDATA[", "]]>"
 
-STRING = frozenset(("string",))
+STRING, ARRAY, OBJECT = frozenset(("string",)), frozenset(("array",)), frozenset(("object",))
 
 _NAME = re.compile(r"[\w.\-:/]+")
 _ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
@@ -147,7 +147,7 @@ class TaggedCalls:
         is_whole = yield from self._text(reader, key, keep)
         if is_whole:
             text = "".join(parts)
-            if self.nesting and self.nesting in text:
+            if self.nesting:
                 nested = NestedValue(self.nesting, calls.tools.parameters(name))
                 value = nested.read(text, calls.tools.parameter(name, key))
                 yield from calls.write(json.dumps(value, ensure_ascii=False))
@@ -246,7 +246,11 @@ class NestedValue:
 
     def _leaf(self, text: str, schema: Any) -> Any:
         types = types_of(schema, self.root)
-        return text if types == STRING else json.loads(raw_value(text, types))
+        if types == STRING:
+            return text
+        if not text.strip() and types in (ARRAY, OBJECT):
+            return [] if types == ARRAY else {}
+        return json.loads(raw_value(text, types))
 
 
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:

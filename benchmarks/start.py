@@ -3,13 +3,15 @@
     python benchmarks/start.py                                    the demo model, on the CPU
     python benchmarks/start.py --model m.gguf --n-ctx 32768
 
-The servers take turns, one at a time, every second round in the opposite order. Knows nothing of what comes before a
-process: images, downloads, disks.
+The servers take turns, one at a time, every second round in the opposite order, after a start of each that is not
+counted: it leaves Python's bytecode and the mark that the file was tried, as images have them. Knows nothing of what
+comes before a process: images, downloads, disks.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -55,13 +57,15 @@ async def seconds_to_first_text(server: Server) -> float:
 def measure(names: list[str], load: Load, repeat: int) -> list[Row]:
     """Those that cannot start are left out, with a word."""
     rows = [Row(name, []) for name in names]
-    progress = Progress(repeat * len(names))
-    for number in range(repeat):
+    progress = Progress((1 + repeat) * len(names))
+    for number in range(-1, repeat):
         for row in list(rows) if number % 2 == 0 else rows[::-1]:
             progress.begin(row.server)
             try:
                 with spawned(row.server, load) as server:
-                    row.times.append(asyncio.run(seconds_to_first_text(server)))
+                    seconds = asyncio.run(seconds_to_first_text(server))
+                if number >= 0:
+                    row.times.append(seconds)
             except NotHereError as error:
                 progress.write(f"without {row.server}: {error}\n")
                 rows.remove(row)
@@ -94,6 +98,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main() -> None:
     args = parse(sys.argv[1:])
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     model = args.model or demo_model()
     where = circumstances(model, args.threads)
     sys.stdout.write(f"{where}\n{'server':24}{'median':>8}    each, in seconds\n")

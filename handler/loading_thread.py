@@ -20,7 +20,7 @@ QUICK_SWITCH = 0.0001  # seconds
 class LoadingThread:
     """Finds the devices from its beginning, which needs no setting, and loads the model once it is told the settings.
 
-    A daemon, so that stopping the worker does not wait for a download. Used by the main thread.
+    Two daemons, so that stopping the worker does not wait for a download. Used by the main thread.
     """
 
     def __init__(self, library_folder: str = "") -> None:
@@ -29,7 +29,9 @@ class LoadingThread:
         self._settings: Future[Settings] = Future()
         self._model: Future[AnyModel] = Future()
         self._waits = threading.Event()
-        threading.Thread(target=self._run, name=LOADING, daemon=True).start()
+        self._is_mapped = threading.Event()
+        for target in (self._find_devices, self._run):
+            threading.Thread(target=target, name=LOADING, daemon=True).start()
 
     def load(self, settings: "Settings") -> "Future[AnyModel]":
         """The model, or why it cannot be loaded. Returns once the thread needs the GIL no more, so that imports do not
@@ -42,28 +44,34 @@ class LoadingThread:
         """There are no settings to load by; without effect once there were."""
         self._settings.cancel()
 
+    def _find_devices(self) -> None:
+        """In a thread of its own: meanwhile the file is found, and tried by a child. Loading waits for the end of this
+        and reports what failed."""
+        with contextlib.suppress(Exception):  # the same import and the same call, in loading, raise the same
+            try:
+                from handler.engine.llama.mapping import map_library
+
+                map_library(self._library_folder)
+            finally:
+                self._is_mapped.set()
+            from handler.engine.llama.backend import start_llama
+
+            start_llama()
+
     def _run(self) -> None:
         try:
             with _quick_switches():
-                self._find_devices()
-                self._load(self._settings.result())
+                self._load()
         except BaseException as error:
             self._model.set_exception(error)
         finally:
             self._waits.set()
 
-    def _find_devices(self) -> None:
-        from handler.engine.llama.mapping import map_library
-
-        map_library(self._library_folder)
-        from handler.engine.llama.backend import start_llama
-
-        start_llama()
-        import handler.weights  # noqa: F401  # before the settings are there
-
-    def _load(self, settings: "Settings") -> None:
+    def _load(self) -> None:
+        self._is_mapped.wait()  # to import the library before would map it with the GIL
         from handler.weights import load_weights
 
+        settings = self._settings.result()
         weights = load_weights(settings, self._waits.set)
         from handler.loading import open_model
 

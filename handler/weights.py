@@ -24,7 +24,7 @@ from handler.models.arriving import ArrivingModel
 from handler.models.checked import mark_of, note
 from handler.models.locate import locate_or_fetch
 from handler.models.projector import locate_projector
-from handler.models.read_ahead import ReadAhead
+from handler.models.read_ahead import ReadAhead, is_cold
 from handler.models.source import parts_of
 from handler.progress import Progress
 from handler.settings import Settings
@@ -64,14 +64,13 @@ def _load_file(path: Path, settings: Settings, waits: Callable[[], None]) -> Wei
 def _load_checked(path: Path, projector: Path | None, settings: Settings, waits: Callable[[], None]) -> Weights:
     load_time = Stopwatch()
     check = _start_check(path, settings)
+    waits()
     start_llama()
     load_time.lap("devices")
     if check:
-        waits()
         check.require()
         load_time.lap("check")
     with Progress(f"loading {path.name}", _num_bytes_of(path)) as progress:
-        waits()
         model = _load(path, settings, progress.share)
     load_time.lap("model")
     return Weights(path, model, load_time, _load_adapters(model, settings), projector)
@@ -113,7 +112,8 @@ def _read_ahead(path: Path, settings: Settings) -> AbstractContextManager[object
     if settings.weights == "16bit" or _num_bytes_of(path) > usable_memory() * 3 // 4:
         return nullcontext()
     try:
-        return ReadAhead(parts_at(path))
+        parts = parts_at(path)
+        return ReadAhead(parts) if any(map(is_cold, parts)) else nullcontext()
     except OSError as error:
         raise ModelError(f"{error.filename} cannot be read: {error.strerror}.") from error
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 NUM_THREADS = 8
 CHUNK = 4 << 20  # bytes that are read at once
+NUM_PROBES = 64
 
 
 class Chunk(NamedTuple):
@@ -27,8 +28,7 @@ class Chunk(NamedTuple):
 class ReadAhead:
     """A context in which the files are loaded. Owns descriptors and threads, which end with it at the latest.
 
-    Chunks that are in the page cache are passed over, so for a warm file it costs a thousandth of reading it. What
-    cannot be read is left to the loader, which says why.
+    Chunks that are in the page cache are passed over. What cannot be read is left to the loader, which says why.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Chunk, memoryview], None] | None = None) -> None:
@@ -70,6 +70,19 @@ class ReadAhead:
                 self._read(chunk, buffer)
             except OSError:
                 return
+
+
+def is_cold(path: Path) -> bool:
+    """Whether not all of some bytes of the file, evenly apart, are in the page cache. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        probe = memoryview(bytearray(1))
+        try:
+            for number in range(NUM_PROBES):
+                os.preadv(file.fileno(), [probe], size * number // NUM_PROBES, os.RWF_NOWAIT)
+        except OSError:  # it would have to wait, or the file system cannot tell
+            return True
+    return False
 
 
 def read_cold(chunk: Chunk, buffer: memoryview) -> None:

@@ -112,3 +112,26 @@ def test_an_unreadable_file_is_left_to_the_loader(files: list[Path]) -> None:
         for thread in reading._threads:
             thread.join(TIMEOUT)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "cold"),
+    [(None, None, False), (40, BlockingIOError(), True), (0, OSError("not supported"), True)],
+    ids=["warm", "cold", "unknown"],
+)
+def test_some_bytes_tell(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, missing: int | None, error: OSError | None, cold: bool
+) -> None:
+    """So a warm start has no threads at all."""
+    probed: list[int] = []
+
+    def preadv(_file: int, _buffers: list[memoryview], offset: int, _flags: int) -> int:
+        probed.append(offset)
+        if error and len(probed) - 1 == missing:
+            raise error
+        return 1
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert read_ahead.is_cold(files[0]) == cold
+    assert max(probed) < 10 * CHUNK
+    assert len(set(probed)) == (read_ahead.NUM_PROBES if missing is None else missing + 1)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,13 +15,21 @@ llama_log = LlamaLog()
 log_callback = LogCallback(llama_log)
 
 
-@functools.cache
+_starting = threading.Lock()
+
+
 def start_llama() -> None:
-    """Find the devices; once a process, before anything else.
+    """Find the devices; once a process, before anything else. Any thread: the others wait.
 
     Compiled for one machine, llama.cpp has its kernels built in. In an image there is a library of them for each kind
     of processor, beside llama.cpp's own: those that fit are loaded.
     """
+    with _starting:
+        _start_llama()
+
+
+@functools.cache
+def _start_llama() -> None:
     llama.llama_log_set(log_callback.function, None)
     if llama._lib.ggml_backend_reg_count() == 0:
         llama._lib.ggml_backend_load_all_from_path(str(llama._base_path).encode())

@@ -3,18 +3,20 @@
  * A callback in Python waits each time for the GIL, which other threads hold that import the rest of the worker. So what
  * nothing listens to ends here. Knows nothing of Python.
  */
+#define _POSIX_C_SOURCE 199309L
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <time.h>
 
 #define CONTINUATION 5 /* a log level: of the same line as the piece before */
-#define STEP 0.01f     /* of the whole */
 
 typedef void (*log_function)(int level, const char *text, void *data);
 typedef bool (*progress_function)(float share, void *data);
 
 struct progress { /* of one load */
     progress_function target;
-    float told;
+    double pause; /* seconds */
+    double told;  /* when, by the monotonic clock */
 };
 
 static _Atomic(log_function) log_target;
@@ -32,10 +34,13 @@ void log_filtered(int level, const char *text, void *data) {
     if (target && log_level >= atomic_load(&log_least)) target(level, text, data);
 }
 
-/* `data` is a struct progress. */
-bool progress_in_steps(float share, void *data) {
+/* `data` is a struct progress: its target is told at once, after pauses, and of the end. */
+bool progress_with_pauses(float share, void *data) {
     struct progress *progress = data;
-    if (share < 1.0f && share - progress->told < STEP) return true;
-    progress->told = share;
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    double now = (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+    if (share < 1.0f && now - progress->told < progress->pause) return true;
+    progress->told = now;
     return progress->target(share, 0);
 }

@@ -11,6 +11,7 @@ from handler.engine.llama.native import native
 
 WARNING = 3  # llama.cpp's log level
 ALL = 0
+PAUSE = 0.2  # seconds between two reports: a bar's pace
 
 
 class LogCallback:
@@ -33,13 +34,18 @@ class LogCallback:
 class _Progress(ctypes.Structure):
     """callbacks.c's `struct progress`."""
 
-    _fields_ = (("target", llama.llama_progress_callback), ("told", ctypes.c_float))
+    _fields_ = (
+        ("target", llama.llama_progress_callback),
+        ("pause", ctypes.c_double),
+        ("told", ctypes.c_double),
+    )
 
 
 class ProgressCallback:
-    """One load's progress as llama.cpp reports it, passed on in steps of a hundredth. Must live as long as the load."""
+    """One load's progress as llama.cpp reports it, for each tensor, passed on with pauses of so many seconds at least.
+    Must live as long as the load."""
 
-    def __init__(self, report: Callable[[float], None]) -> None:
+    def __init__(self, report: Callable[[float], None], pause: float = PAUSE) -> None:
         def go_on(share: float, _user_data: object) -> bool:
             report(share)
             return True
@@ -47,6 +53,6 @@ class ProgressCallback:
         self.function = llama.llama_progress_callback(go_on)
         self.data: int | None = None
         if native:
-            self._progress = _Progress(self.function, 0.0)
-            self.function = ctypes.cast(native.progress_in_steps, llama.llama_progress_callback)
+            self._progress = _Progress(self.function, pause, 0.0)
+            self.function = ctypes.cast(native.progress_with_pauses, llama.llama_progress_callback)
             self.data = ctypes.addressof(self._progress)

@@ -11,7 +11,9 @@ LIBRARY = Path(__file__).with_name("libdraw.so")
 
 def _load() -> Any:
     library = ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None
-    return library if hasattr(library, "tokens_with") else None  # the latest function: older ones are not enough
+    return (
+        library if hasattr(library, "progress_with_pauses") else None
+    )  # the latest function: older ones are not enough
 
 
 native: Any = _load()  # None where it was not compiled, for what can do without

@@ -146,25 +146,27 @@ events. Chat's other fields may be sent beside its own. Nothing is stored: each 
 - Events are numbered, and an item is done before the next is added. An answer that was cut ends as
   `response.incomplete`, one that failed within its stream as `response.failed`. Errors have OpenAI's form.
 
-## Images
+## Images and sounds
 
-A model sees with a projector, a second file: `MMPROJ` names it, or it lies beside the model as `mmproj*.gguf`. Other
-models, and messages of `system` and `assistant`, refuse images.
+A model sees and hears with a projector, a second file: `MMPROJ` names it, or it lies beside the model as
+`mmproj*.gguf`. What it is not made for, other models, and messages of `system` and `assistant` refuse these parts.
 
 - A part `{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}` stands among the texts of a message
   of the user or of a tool; Responses' `input_image` and Anthropic's `image` become one. PNG, JPEG and GIF, whose first
   picture is shown; WebP is a 400 that says so. A picture has at most 50 million pixels and is shown as it is stored,
   without regard to EXIF.
+- A part `{"type": "input_audio", "input_audio": {"data": "...", "format": "wav"}}` is a sound: a WAV of whole numbers,
+  up to 20 minutes. MP3 and others are a 400, as are floating-point samples.
 - `http` and `https` URLs are fetched only with `MEDIA_URLS=true`, and only from public addresses: every address of the
   name is checked, at each redirect too, and the connection goes to a checked one. Credentials, other ports, more than
   three redirects and more than 10 seconds are refused. The worker then fetches what any client names.
-- At most 64 images and `MEDIA_MAX_BYTES` a request; what comes over HTTP is bounded by `MAX_BODY_BYTES` too (4 MB
+- At most 64 of them and `MEDIA_MAX_BYTES` a request; what comes over HTTP is bounded by `MAX_BODY_BYTES` too (4 MB
   unless it is set: 3 MB of images), and a RunPod job by the platform. `detail` is ignored.
 - `usage.prompt_tokens` counts the tokens that an image takes, between 64 and some thousands by model and size;
   `IMAGE_MIN_TOKENS` and `IMAGE_MAX_TOKENS` bound them where a model takes images of any size. An image is encoded once
   while it is remembered (256 MB of embeddings), and a conversation's next turn takes it from the prefix cache. It is
   computed in one piece, which the answers beside it wait for.
-- Sounds, videos and files are a 400, as are prompts that end with an image.
+- Videos and files are a 400, as are prompts that end with an image.
 
 ## Anthropic's Messages
 

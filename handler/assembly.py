@@ -8,12 +8,14 @@ from handler.api.chat import ChatCompletions
 from handler.api.completions import Completions
 from handler.api.embeddings import Embeddings
 from handler.api.infill import Infills
+from handler.api.media_parts import MediaKind
 from handler.api.media_reader import MediaReader
 from handler.api.model_names import ServedNames
 from handler.api.rerank import Rerank
 from handler.api.routes import Api, EmbeddingApi, RerankApi
 from handler.api.tokens import Tokens
 from handler.chat.template import ChatTemplate, model_template
+from handler.engine.engine import Engine
 from handler.engine.llama.model_runner import ModelRunner
 from handler.errors import ConfigError, ModelError
 from handler.loading import AnyModel, LoadedEmbedder, start_embedder, start_engine
@@ -37,15 +39,20 @@ def start_worker(settings: Settings, model: AnyModel) -> Worker:
         names,
         reasoning=settings.reasoning_format,
         doubles_reasoning=settings.reasoning_twice,
-        media=_media_reader(settings) if engine.reads_images else None,
+        media=_media_reader(settings, engine),
     )
     completions = Completions(engine, names, suffix_first=settings.spm_infill)
     infills = Infills(engine, names, suffix_first=settings.spm_infill)
     return Worker(Api(chat, completions, infills, Tokens(engine, names), names), engine)
 
 
-def _media_reader(settings: Settings) -> MediaReader:
-    return MediaReader(max_bytes=settings.media_max_bytes, fetches_urls=settings.media_urls)
+def _media_reader(settings: Settings, engine: Engine) -> MediaReader | None:
+    """For what the model takes; None where that is text alone."""
+    taken: dict[MediaKind, bool] = {"image": engine.sees, "sound": engine.hears}
+    kinds = [kind for kind, is_taken in taken.items() if is_taken]
+    if not kinds:
+        return None
+    return MediaReader(kinds, max_bytes=settings.media_max_bytes, fetches_urls=settings.media_urls)
 
 
 def _start_embedding_worker(settings: Settings, model: LoadedEmbedder) -> Worker:

@@ -48,7 +48,7 @@ class LoadedModel(NamedTuple):
     plan: EnginePlan
     prefill_context: LlamaPrefillContext | None = None
     expansion: "Expansion | None" = None  # of the weights for prompts; only where there is a prefill context
-    projector: Projector | None = None  # by which the model sees images
+    projector: Projector | None = None  # by which the model sees images or hears sounds
 
 
 class LoadedEmbedder(NamedTuple):
@@ -150,7 +150,8 @@ def _load_projector(path: Path, settings: Settings, model: LlamaModel) -> "Llama
             raise
         log.warning("%s The model serves without images; MMPROJ=off leaves out what lies beside it.", error)
         return None
-    log.info("images are read by %s", path)
+    kinds = " and ".join(kind for kind, is_read in (("images", projector.sees), ("sounds", projector.hears)) if is_read)
+    log.info("%s are read by %s", kinds, path)
     return projector
 
 

@@ -128,8 +128,8 @@ class Settings(BaseModel):
     mmproj: str = Field(
         "auto",
         min_length=1,
-        description="The projector by which the model sees images: named as MODEL is, with its file. auto: "
-        "`mmproj*.gguf` beside the model, if there is one that fits it; off: none.",
+        description="The projector by which the model sees images or hears sounds: named as MODEL is, with its file. "
+        "auto: `mmproj*.gguf` beside the model, if there is one that fits it; off: none.",
     )
     image_min_tokens: int = Field(
         0,
@@ -148,7 +148,8 @@ class Settings(BaseModel):
     media_max_bytes: int = Field(
         20_000_000,
         ge=1,
-        description="Bytes of all images of a request, at most. Those in data: URLs are bounded by MAX_BODY_BYTES too.",
+        description="Bytes of all images and sounds of a request, at most. What stands in the request itself is "
+        "bounded by MAX_BODY_BYTES too.",
     )
     hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token for gated or private repositories.")
     hf_endpoint: str = Field("https://huggingface.co", min_length=1, description="Hugging Face, or a mirror of it.")

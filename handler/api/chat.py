@@ -7,7 +7,7 @@ from typing import NamedTuple
 from handler.api.chat_chunks import ChatChunks, chat_completion
 from handler.api.chat_plan import ChatPlan, plan_chat
 from handler.api.common import Answer, Identity
-from handler.api.media_parts import refuse_images
+from handler.api.media_parts import refuse_media
 from handler.api.media_reader import MediaReader
 from handler.api.model_names import ServedNames
 from handler.api.protocol import ChatCompletionRequest, parse
@@ -33,7 +33,7 @@ class ChatCompletions:
     """`template` gives the chat template, or raises the error that tells a client why there is none.
 
     `reasoning` says where a model's reasoning goes if the request does not; with `doubles_reasoning` it is sent under
-    both names that clients have for it. `media` reads images; None where the model sees none.
+    both names that clients have for it. `media` reads images and sounds; None where the model takes none.
     """
 
     def __init__(
@@ -98,13 +98,12 @@ class ChatCompletions:
     async def _prompt(self, plan: ChatPlan) -> MixedText | MediaPrompt:
         if isinstance(plan.prompt, MixedText):
             return plan.prompt
-        assert self._media is not None, "images are refused where nothing reads them"
+        assert self._media is not None, "media are refused where nothing reads them"
         return await self._media.read(plan.prompt)
 
     def _read(self, body: object) -> tuple[ChatCompletionRequest, ChatPlan]:
         """The request and what it means. In a thread: a large body takes tens of milliseconds, some templates too."""
         request = parse(ChatCompletionRequest, body)
         self._names.resolve(request.model)  # the first thing a client should hear
-        if self._media is None:
-            refuse_images(request.messages)
+        refuse_media(request.messages, self._media.kinds if self._media else ())
         return request, plan_chat(request, self._template(), self._engine.runner.vocabulary, self._reasoning)

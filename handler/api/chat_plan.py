@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, NamedTuple
 
-from handler.api.media_parts import IllustratedText, TakenImages
+from handler.api.media_parts import MediaText, TakenMedia
 from handler.api.messages import modernise
 from handler.api.protocol import ChatCompletionRequest
 from handler.api.sampling import sampling_params
@@ -28,7 +28,7 @@ from handler.errors import InvalidRequestError, SchemaError
 class ChatPlan(NamedTuple):
     """All that a chat's answer depends on."""
 
-    prompt: MixedText | IllustratedText
+    prompt: MixedText | MediaText
     params: SamplingParams
     form: AnswerForm
 
@@ -44,7 +44,7 @@ def plan_chat(
     template = template.for_tools(bool(tools.tools))
     format = template.format
     add_generation_prompt = request.add_generation_prompt
-    taken = TakenImages(request.messages)
+    taken = TakenMedia(request.messages)
     prompt = template.prompt(
         modernise(taken.messages),
         tools=list(tools.tools) or None,

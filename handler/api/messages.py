@@ -77,8 +77,11 @@ def _check_content(content: object, param: str, *, may_show: bool) -> None:
         if kind == "image_url" and may_show:
             _check_image(part.get("image_url"), param)
             continue
+        if kind == "input_audio" and may_show:
+            _check_sound(part.get("input_audio"), param)
+            continue
         if kind != "text":
-            kinds = "text, and image_url where a model sees" if may_show else "text only"
+            kinds = "text, image_url and input_audio" if may_show else "text only"
             message = f"'{param}' may hold parts of type {kinds}: no others are read (got {show(kind)})"
             raise InvalidRequestError(message, param=param)
         if not isinstance(part.get("text"), str):
@@ -90,3 +93,9 @@ def _check_image(image: object, param: str) -> None:
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise InvalidRequestError(f"'{param}' has an image_url part with no URL", param=param)
+
+
+def _check_sound(sound: object, param: str) -> None:
+    """Its `format` is not believed: the bytes say themselves what they are."""
+    if not isinstance(sound, dict) or not isinstance(sound.get("data"), str):
+        raise InvalidRequestError(f"'{param}' has an input_audio part with no data", param=param)

@@ -72,8 +72,14 @@ class Engine:
         return self._loop.is_healthy
 
     @property
-    def reads_images(self) -> bool:
-        return self._encoder is not None
+    def sees(self) -> bool:
+        """Whether its prompts may have images."""
+        return self._encoder is not None and self._encoder.sees
+
+    @property
+    def hears(self) -> bool:
+        """Whether they may have sounds."""
+        return self._encoder is not None and self._encoder.hears
 
     @property
     def stats(self) -> Stats:

@@ -1,4 +1,4 @@
-"""Images to what stands for them in a prompt, in a thread of its own, each once as long as it is remembered."""
+"""Images and sounds to what stands for them in a prompt, in a thread of its own, each once while it is remembered."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,10 @@ Media = tuple[list[int] | MediaRun, ...]  # tokens and runs, in their order
 
 
 class Projector(Protocol):
-    """The model's part that sees. Used by one thread."""
+    """The model's part that sees or hears. Used by one thread."""
+
+    sees: bool
+    hears: bool
 
     def encode(self, data: bytes) -> list[list[int] | MediaRun]:
         """A file as tokens and runs, whose keys are ignored. Raises InvalidRequestError for one that cannot be read,
@@ -60,6 +63,14 @@ class MediaEncoder:
         self._num_held_bytes = 0
         self._holding = threading.RLock()
 
+    @property
+    def sees(self) -> bool:
+        return self._projector.sees
+
+    @property
+    def hears(self) -> bool:
+        return self._projector.hears
+
     async def encode(self, files: Iterable[bytes], max_tokens: int) -> list[Media]:
         """Each file, in turns with those of other requests. Raises InvalidRequestError, QueueFullError, EngineError or
         UnavailableError, and ContextLengthError as soon as all together have more tokens than that. Cancelling leaves
@@ -78,7 +89,7 @@ class MediaEncoder:
 
     async def _encode_one(self, data: bytes) -> Media:
         if self._num_waiting >= MAX_WAITING:
-            raise QueueFullError(f"The worker is busy: {MAX_WAITING} images wait to be encoded. Try later.")
+            raise QueueFullError(f"The worker is busy: {MAX_WAITING} images and sounds wait to be encoded. Try later.")
         self._num_waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._remembered, data)

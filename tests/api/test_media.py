@@ -1,6 +1,7 @@
 """Images in chats: what a request may hold, where they stand in the prompt, and what a URL can reach."""
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from handler.api.anthropic import Messages
 from handler.api.chat import ChatCompletions
-from handler.api.media_parts import MAX_IMAGES
+from handler.api.media_parts import MAX_MEDIA, MediaKind
 from handler.api.media_reader import MAX_READING, MediaReader
 from handler.api.model_names import ServedNames
 from handler.chat.template import model_template
@@ -22,6 +23,7 @@ from tests.engine.fakes import FakeRunner, create_engine
 from tests.images import data_url, png
 from tests.media.test_fetch import PUBLIC, Internet, answer, redirect
 from tests.media.test_image_header import JPEG, WEBP_LOSSY
+from tests.tiny_hearing import wav
 
 PROMPT = "{% for message in messages %}{{ message.role }}: {{ message.content }};{% endfor %}>"
 CAT, DOG = png(1), png(2)
@@ -31,13 +33,15 @@ MAX_BYTES = 10_000
 class Seeing:
     """A chat route whose model sees, and the prompts that it was given."""
 
-    def __init__(self, internet: Internet | None, template: str) -> None:
+    def __init__(self, internet: Internet | None, template: str, *, hears: bool = False) -> None:
         self.projector = FakeProjector()
+        kinds: list[MediaKind] = ["image", "sound"] if hears else ["image"]
         self.engine: Engine = create_engine(
             FakeRunner(num_cells=100_000), Limits(4, 4096, 4096), encoder=MediaEncoder(self.projector)
         )
         internet = internet or Internet([])
         self.reader = MediaReader(
+            kinds,
             max_bytes=MAX_BYTES,
             fetches_urls=bool(internet.answers),
             resolve=internet.resolve,
@@ -55,8 +59,8 @@ class Seeing:
 
 
 @contextmanager
-def seeing(internet: Internet | None = None, template: str = PROMPT) -> Iterator[Seeing]:
-    worker = Seeing(internet, template)
+def seeing(internet: Internet | None = None, template: str = PROMPT, *, hears: bool = False) -> Iterator[Seeing]:
+    worker = Seeing(internet, template, hears=hears)
     try:
         yield worker
     finally:
@@ -151,6 +155,25 @@ async def test_a_template_that_wants_parts() -> None:
         assert await worker.count(text("look"), image(data_url(CAT))) == len("look[]>") + len(CAT)
 
 
+async def test_sounds() -> None:
+    """Stand among the texts of a message too, where the model hears; their data may be bare base64 or a data: URL."""
+    sound = wav(1, 0.2, 4_000)
+    bare = base64.b64encode(sound).decode()
+    parts = [
+        {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+        for data in (bare, f"data:audio/wav;base64,{bare}")
+    ]
+    with seeing(hears=True) as worker:
+        num_tokens = await worker.count(text("hear"), *parts, image(data_url(CAT)))
+        assert num_tokens == len("user: hear[][][];>") + 2 * len(sound) + len(CAT)
+        with pytest.raises(InvalidRequestError, match="not a WAV"):
+            await worker.count({"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}})
+    with seeing() as worker, pytest.raises(InvalidRequestError, match=r'image_url only: .* \(got "input_audio"\)'):
+        await worker.count(*parts)
+
+    assert worker.projector.encoded == []
+
+
 async def test_words_are_no_images() -> None:
     """What looks like the mark of an image in a message stays text."""
     with seeing() as worker:
@@ -205,8 +228,8 @@ async def test_too_many_bytes_together() -> None:
 
 async def test_too_many_images() -> None:
     """Are refused before any is read."""
-    with seeing() as worker, pytest.raises(InvalidRequestError, match=f"at most {MAX_IMAGES} images"):
-        await worker.count(*((MAX_IMAGES + 1) * [image("data:")]))
+    with seeing() as worker, pytest.raises(InvalidRequestError, match=f"at most {MAX_MEDIA} images and sounds"):
+        await worker.count(*((MAX_MEDIA + 1) * [image("data:")]))
 
 
 async def test_an_image_from_the_internet() -> None:

@@ -16,6 +16,8 @@ WIDTH = 4
 class FakeProjector:
     """Notes what it was asked to encode. With `hold()` each file waits for `permit()`."""
 
+    sees, hears = True, False
+
     def __init__(self, *, is_causal: bool = True) -> None:
         self.encoded: list[bytes] = []
         self.is_closed = False

@@ -150,7 +150,7 @@ async def test_drafts_have_no_images() -> None:
 async def test_a_model_that_sees_nothing() -> None:
     """It refuses images."""
     engine = create_engine(FakeRunner())
-    assert not engine.reads_images
+    assert not engine.sees
     with pytest.raises(InvalidRequestError, match="text only"):
         await engine.generate([illustrated(b"cat", "?")], SHORT)
     engine.close()

@@ -1,4 +1,4 @@
-"""llama.cpp's multimodal library, mtmd: image files to embeddings for a loaded model."""
+"""llama.cpp's multimodal library, mtmd: image and sound files to embeddings for a loaded model."""
 
 import ctypes
 from collections.abc import Iterator
@@ -21,14 +21,15 @@ DEPENDENT = ("deepseek4v", "hunyuanvl")
 PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")
 UNSET = -1  # to mtmd
 PROBE = 2048  # pixels of each side of an image that is as large for all projectors as images become
+PROBE_SECONDS = 30  # mtmd cuts sounds into parts as long as that, at most
 NO_PROGRAMS = b"/nonexistent"  # where mtmd looks for ffmpeg, to which it would give what is no image
 
 
 class LlamaProjector:
     """A `Projector`. Owns mtmd's context; the model, which must see as it does, is another's and outlives it.
 
-    One thread after the constructor. mtmd itself decodes PNG, JPEG and GIF (of which it shows the first picture): what
-    bounds files and pixels comes before. Runs have no keys.
+    One thread after the constructor. mtmd itself decodes PNG, JPEG and GIF (of which it shows the first picture), and
+    WAV: what bounds files, pixels and seconds comes before. Runs have no keys.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class LlamaProjector:
             raise ModelError(f"llama.cpp cannot use {path} with this model: {llama_log.reason()}.")
         self._width = llama.llama_model_n_embd_inp(model.pointer)
         self._in_two_dimensions = bool(mtmd.mtmd_decode_use_mrope(self._context))
+        self.sees = bool(mtmd.mtmd_support_vision(self._context))
+        self.hears = bool(mtmd.mtmd_support_audio(self._context))
         try:
             self.max_whole_run = self._max_whole_run(path)
             if use_gpu:
@@ -64,7 +67,7 @@ class LlamaProjector:
 
     def encode(self, data: bytes) -> list[list[int] | MediaRun]:
         with self._bitmap(data) as bitmap, self._chunks(bitmap) as chunks:
-            parts = [self._run(chunk) if _is_image(chunk) else _token_ids(chunk) for chunk in chunks]
+            parts = [_token_ids(chunk) if _is_text(chunk) else self._run(chunk) for chunk in chunks]
         if any(min(part) < 0 for part in parts if isinstance(part, list) and part):
             raise EngineError("The model's vocabulary lacks a token that its images need.")
         return parts
@@ -74,16 +77,18 @@ class LlamaProjector:
 
     def _max_whole_run(self, path: Path) -> int:
         """The tokens of a large image, if they must be computed in one piece; else 0. Measured without pixels. Raises
-        ModelError for a projector that sees no images."""
-        if not mtmd.mtmd_support_vision(self._context):
-            raise ModelError(f"{path} is no projector for images.")
+        ModelError."""
+        if not self.sees:
+            if not self.hears:
+                raise ModelError(f"{path} is no projector for images or sounds.")
+            return 0  # sounds are causal
         bitmap = mtmd.mtmd_bitmap_init(PROBE, PROBE, None)
         try:
             with self._chunks(bitmap) as chunks:
-                images = [chunk for chunk in chunks if _is_image(chunk)]
+                images = [chunk for chunk in chunks if not _is_text(chunk)]
                 sizes = [mtmd.mtmd_input_chunk_get_n_tokens(chunk) for chunk in images]
                 is_causal = not any(mtmd.mtmd_decode_use_non_causal(self._context, chunk) for chunk in images)
-                if any(min(_token_ids(chunk), default=0) < 0 for chunk in chunks if not _is_image(chunk)):
+                if any(min(_token_ids(chunk), default=0) < 0 for chunk in chunks if _is_text(chunk)):
                     raise ModelError(f"{path} needs tokens that the model's vocabulary lacks.")
         except InvalidRequestError:
             raise ModelError(f"{path} cannot be used: {llama_log.reason()}.") from None
@@ -94,12 +99,18 @@ class LlamaProjector:
     def _compute_largest(self) -> None:
         """So that mtmd has taken all the memory that it will need before the rest of a GPU is given away: if it found
         none later, the process would end. A second for the largest projectors. Raises ModelError."""
-        bitmap = mtmd.mtmd_bitmap_init(PROBE, PROBE, (ctypes.c_uint8 * (3 * PROBE * PROBE))())
+        if self.sees:
+            self._compute(mtmd.mtmd_bitmap_init(PROBE, PROBE, (ctypes.c_uint8 * (3 * PROBE * PROBE))()))
+        if self.hears:
+            num_samples = PROBE_SECONDS * mtmd.mtmd_get_audio_sample_rate(self._context)
+            self._compute(mtmd.mtmd_bitmap_init_from_audio(num_samples, (ctypes.c_float * num_samples)()))
+
+    def _compute(self, bitmap: Pointer) -> None:
         try:
             with self._chunks(bitmap) as chunks:
-                self._run(next(filter(_is_image, chunks)))
-        except EngineError:
-            raise ModelError(f"There is no room to read a large image: {llama_log.reason()}.") from None
+                self._run(next(chunk for chunk in chunks if not _is_text(chunk)))
+        except (EngineError, InvalidRequestError):
+            raise ModelError(f"There is no room to read a large image or sound: {llama_log.reason()}.") from None
         finally:
             mtmd.mtmd_bitmap_free(bitmap)
 
@@ -110,8 +121,8 @@ class LlamaProjector:
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
         found = mtmd.mtmd_helper_bitmap_init_from_buf_wrapper(self._context, buffer, len(data), False, options)
         try:
-            if not found.bitmap or found.video_ctx or mtmd.mtmd_bitmap_is_audio(found.bitmap):
-                raise InvalidRequestError("The image is damaged.")
+            if not found.bitmap or found.video_ctx:
+                raise InvalidRequestError("The image or sound is damaged.")
             yield found.bitmap
         finally:
             mtmd.mtmd_bitmap_free(found.bitmap)
@@ -125,28 +136,35 @@ class LlamaProjector:
         chunks: Any = mtmd.mtmd_input_chunks_init()
         try:
             if mtmd.mtmd_tokenize_from_parts(self._context, chunks, parts, 1, False) != 0:
-                raise InvalidRequestError("The image cannot be read by this model: its sides may be too unequal.")
+                raise InvalidRequestError("The model cannot read this image or sound: its sides may be too unequal.")
             yield [mtmd.mtmd_input_chunks_get(chunks, place) for place in range(mtmd.mtmd_input_chunks_size(chunks))]
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
 
     def _run(self, chunk: Pointer) -> MediaRun:
         if mtmd.mtmd_encode_chunk(self._context, chunk) != 0:
-            raise EngineError("The model failed to read this image.")
+            raise EngineError("The model failed to read this image or sound.")
         num_tokens = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         output: Any = mtmd.mtmd_get_output_embd(self._context)
         embeddings = np.ctypeslib.as_array(output, (num_tokens, self._width)).copy()
         is_causal = not mtmd.mtmd_decode_use_non_causal(self._context, chunk)
         if not self._in_two_dimensions:
             return MediaRun(0, embeddings, is_causal)
+        if _is_sound(chunk):
+            line = np.arange(num_tokens, dtype=np.int32)
+            return MediaRun(0, embeddings, is_causal, np.stack([line, line, line]))
         places = (mtmd.mtmd_decoder_pos * num_tokens)()
         mtmd.mtmd_helper_image_get_decoder_pos(mtmd.mtmd_input_chunk_get_tokens_image(chunk), 0, places)
         grid = np.array([[place.t, place.y, place.x] for place in places], np.int32).T
         return MediaRun(0, embeddings, is_causal, grid, mtmd.mtmd_input_chunk_get_n_pos(chunk))
 
 
-def _is_image(chunk: Pointer) -> bool:
-    return bool(mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE)
+def _is_text(chunk: Pointer) -> bool:
+    return bool(mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT)
+
+
+def _is_sound(chunk: Pointer) -> bool:
+    return bool(mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_AUDIO)
 
 
 def _token_ids(chunk: Pointer) -> list[int]:

@@ -188,7 +188,7 @@ def test_a_projector_beside_the_model(tiny_model_paths: Paths, tmp_path: Path) -
     for environ, sees in ((dict[str, str](), True), ({"MMPROJ": "off"}, False)):
         model = load(path, N_BATCH="8", **environ)
         engine = start_engine(model, max_queue=1)
-        assert engine.reads_images == sees
+        assert engine.sees == sees
         assert (model.plan.context.n_ubatch >= TOKENS) == sees
         engine.close()
 
@@ -199,7 +199,7 @@ def test_a_projector_that_does_not_fit(
     """One that lies there is another model's: the log says so. One that was set stops the start."""
     path = beside(tiny_model_paths["llama"], tmp_path, "idefics3")
     engine = start_engine(load(path), max_queue=1)
-    assert not engine.reads_images
+    assert not engine.sees
     engine.close()
     assert "serves without images" in caplog.text
     with pytest.raises(ModelError, match="vocabulary lacks"):

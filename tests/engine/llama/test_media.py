@@ -25,6 +25,8 @@ from tests.engine.asking import GREEDY, Answer, ask, forget
 from tests.engine.fake_projector import illustrated
 from tests.engine.llama.tiny_engine import ON_CPU, open_engine
 from tests.images import png
+from tests.tiny_hearing import TOKENS as SOUND_TOKENS
+from tests.tiny_hearing import wav, write_hearing_projector
 from tests.tiny_models import EMBED, write_tiny_model
 from tests.tiny_projectors import IMAGE_SIZE, Projector, write_seeing_model, write_tiny_projector
 
@@ -246,7 +248,7 @@ async def test_drafts(files: Files) -> None:
     assert answer.token_ids == expected.token_ids
 
 
-@pytest.mark.parametrize("data", [CAT[:-40], CAT[:60], b"RIFF\0\0\0\0WEBPVP8 ", b"ID3", b"\0" * 100, b""])
+@pytest.mark.parametrize("data", [CAT[:-40], CAT[:60], b"RIFF\0\0\0\0WEBPVP8 ", b"ID3", wav(), b"\0" * 100, b""])
 async def test_what_is_no_image(files: Files, data: bytes) -> None:
     """Is refused; in particular it is not taken for a sound or a video."""
     with files.open() as engine:
@@ -293,6 +295,30 @@ def test_images_are_scaled(image_tokens: tuple[int, int], number: int, tmp_path:
     assert run.num_tokens == number
 
 
+async def test_sounds(tmp_path: Path) -> None:
+    """A model that hears says what mtmd's example code says, of a sound in one part and of one in two; each is encoded
+    once, and the second turn takes it from the cache."""
+    files = Files(tmp_path, "idefics3")
+    write_hearing_projector(files.projector)
+    prompts = [illustrated("hello ", wav(1), " the world"), illustrated(wav(2, 31), "and ", wav(1), " the ")]
+    with example(files) as reference:
+        expected = [reference.tokens(prompt, 24) for prompt in prompts]
+
+    with files.open() as engine:
+        assert (engine.sees, engine.hears) == (False, True)
+        alone = [await ask(engine, prompt) for prompt in prompts]
+        again = await asyncio.gather(*(ask(engine, prompt) for prompt in prompts))
+        num_encoded = encoder_of(engine).num_encoded
+        with pytest.raises(InvalidRequestError, match="cannot read"):
+            await ask(engine, illustrated(CAT, "?"))
+
+    assert [answer.token_ids for answer in alone] == expected
+    assert [answer.token_ids for answer in again] == expected
+    assert alone[1].usage.num_prompt_tokens > 3 * SOUND_TOKENS
+    assert again[0].usage.num_cached_tokens == alone[0].usage.num_prompt_tokens - 1
+    assert num_encoded == 2
+
+
 def test_room_on_a_gpu(tmp_path: Path) -> None:
     """Where it would compute on one, an image has been computed before the model's cache takes what is left."""
     files = Files(tmp_path, "gemma3")
@@ -306,6 +332,15 @@ def test_room_on_a_gpu(tmp_path: Path) -> None:
     assert np.isfinite(embeddings).all()
     assert embeddings.any()
     assert any(isinstance(part, MediaRun) for part in parts)
+    opened = LlamaProjector(
+        write_hearing_projector(tmp_path / "hears.gguf"),
+        model := LlamaModel(write_tiny_model(tmp_path / "llama.gguf", "llama"), ON_CPU),
+        n_threads=1,
+        use_gpu=True,
+    )
+    assert np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(opened._context), (SOUND_TOKENS, EMBED)).any()
+    opened.close()
+    model.close()
 
 
 def test_whole_runs_are_measured(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from handler.engine.llama.batch_buffer import BatchBuffer
 from handler.engine.llama.context import open_context
 from handler.engine.llama.decode_run import decode_run
 from handler.engine.llama.memory import ModelMemory
-from handler.engine.llama.model import LlamaModel
+from handler.engine.llama.model import LlamaModel, Pointer
 from handler.engine.llama.prefill_context import LlamaPrefillContext
 from handler.engine.llama.prompt_scorer import PromptScorer
 from handler.engine.llama.sampler_chain import SamplerChain
@@ -155,10 +155,10 @@ class ModelRunner:
         chains = [_chain(item) for item in sampling]
         if any(mask is not None for mask in masks):
             times.lap("mask")
-        llama.llama_synchronize(self._context)
+        logits = self._sampling.wait()
         times.lap("wait")
         self._score()
-        sampled = self._sample(sampling, chains, masks)
+        sampled = self._sample(sampling, chains, masks, logits)
         times.lap("sample")
         return sampled
 
@@ -204,13 +204,18 @@ class ModelRunner:
             item.prompt_logprobs = self._scorer.score(row, token_ids, num_top)
 
     def _sample(
-        self, items: list[ScheduledSequence], chains: list[SamplerChain], masks: list[TokenMask | None]
+        self,
+        items: list[ScheduledSequence],
+        chains: list[SamplerChain],
+        masks: list[TokenMask | None],
+        logits: Pointer,
     ) -> list[list[SampledToken]]:
         """Each item has a row of logits, and one more for each token of its draft; one with a mask has no draft."""
 
         def draw(indices: list[int], rows: list[int]) -> list[SampledToken]:
             among_all = [self._buffer.rows[row] for row in rows]
-            return self._sampling.sample([chains[i] for i in indices], among_all, [masks[i] for i in indices])
+            some_masks = [masks[i] for i in indices]
+            return self._sampling.sample([chains[i] for i in indices], among_all, some_masks, logits)
 
         return verify([item.draft_token_ids for item in items], draw)
 

@@ -27,11 +27,20 @@ class StepSampler:
     def close(self) -> None:
         self._pool.close()
 
+    def wait(self) -> Pointer:
+        """Until the rows of the last `llama_decode` are there: their address. One call, since each gives the GIL away,
+        which comes back late while an event loop is busy."""
+        return llama.llama_get_logits(self._context)
+
     def sample(
-        self, chains: list[SamplerChain], rows: list[int] | None = None, masks: list[TokenMask | None] | None = None
+        self,
+        chains: list[SamplerChain],
+        rows: list[int] | None = None,
+        masks: list[TokenMask | None] | None = None,
+        pointer: Pointer | None = None,
     ) -> list[SampledToken]:
         """A token for each chain from its row of logits (float32, (num_tokens,)); from the first rows if none are
-        named.
+        named. `pointer`: what `wait` gave, if it was called.
 
         Rows are numbered among the tokens of the batch that have logits. Logits that a mask forbids are set to minus
         infinity in place: they are ours until the next `llama_decode`. Raises DecodeError.
@@ -39,7 +48,7 @@ class StepSampler:
         if not chains:
             return []
         rows, masks = rows or list(range(len(chains))), masks or [None] * len(chains)
-        pointer = llama.llama_get_logits(self._context)
+        pointer = pointer or self.wait()
         if all(mask is None for mask in masks) and all(chain.num_logprobs is None for chain in chains):
             return list(map(SampledToken, self._draw(chains, rows, pointer)))
         logits: Logits = np.ctypeslib.as_array(pointer, shape=(max(rows) + 1, self._vocabulary.num_tokens))

@@ -216,9 +216,10 @@ def _prepare_runpod() -> None:
     """Before the SDK is imported: without its command line, which brings SSH. It asks for the processor's name then,
     which takes a second and serves its debugger alone."""
     from handler.deferred_package import defer
-    from handler.settings import quiet_runpod
+    from handler.settings import quiet_runpod, skip_runpod_checks
 
     quiet_runpod(os.environ)
+    skip_runpod_checks(os.environ)
     defer("runpod", "runpod.cli", "runpod.cli.groups", "runpod.cli.groups.config")
     with contextlib.suppress(ImportError):
         import cpuinfo

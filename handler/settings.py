@@ -332,3 +332,10 @@ def quiet_runpod(environ: MutableMapping[str, str]) -> None:
     """Before the SDK is imported: at its default level it logs every chunk of every answer."""
     level = environ.get("RUNPOD_LOG_LEVEL") or environ.get("RUNPOD_DEBUG_LEVEL") or "INFO"
     environ["RUNPOD_LOG_LEVEL"] = level
+
+
+def skip_runpod_checks(environ: MutableMapping[str, str]) -> None:
+    """Before the SDK starts. Its own checks come after the model's token, which shows more: they run nvidia-smi several
+    times, and try to allocate the GPU's memory, which the model has by then. Set to "false", each runs."""
+    for name in ("RUNPOD_SKIP_GPU_CHECK", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS"):
+        environ.setdefault(name, "true")

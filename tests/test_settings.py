@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from handler.errors import ConfigError
-from handler.settings import Settings, quiet_runpod
+from handler.settings import Settings, quiet_runpod, skip_runpod_checks
 
 
 def test_nothing_need_be_set() -> None:
@@ -141,6 +141,14 @@ def test_runpod_is_quiet_unless_told_otherwise(environ: dict[str, str], level: s
     quiet_runpod(environ)
 
     assert environ["RUNPOD_LOG_LEVEL"] == level
+
+
+def test_runpods_checks_are_skipped_unless_told_otherwise() -> None:
+    """The worker's own, of a token, comes first and shows more."""
+    environ = {"RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "false"}
+    skip_runpod_checks(environ)
+
+    assert environ == {"RUNPOD_SKIP_GPU_CHECK": "true", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "false"}
 
 
 @pytest.mark.parametrize(

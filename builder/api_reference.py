@@ -54,9 +54,10 @@ The same routes answer over HTTP, as RunPod jobs with `openai_route` and `openai
   `continue_final_message: false` starts a new turn instead; both flags may also stand in `chat_template_kwargs`.
 - `min_tokens` keeps the model's end tokens and `stop_token_ids` back until then; a stop string ends an answer at once.
 - `best_of` answers are generated and the `n` with the highest mean logprob sent; all of them are counted as used.
-- `echo` with `logprobs` gives the prompt's tokens their logprobs too, the first one null, as lm-evaluation-harness
-  wants it; vLLM's `prompt_logprobs` gives them without the echo. `max_tokens: 0` generates nothing. Such a prompt is
-  computed anew, at most 64 of its tokens a step, once for all of its choices.
+- `echo` with `logprobs` gives the prompt's tokens their logprobs too, the first one null, and one to the token that
+  ends an answer, as lm-evaluation-harness (`local-completions`) wants it; vLLM's `prompt_logprobs` gives the prompt's
+  without the echo. `max_tokens: 0` generates nothing. Such a prompt is computed anew, at most 64 of its tokens a step,
+  once for all of its choices.
 
 ## Adapters
 

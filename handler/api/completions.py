@@ -122,7 +122,7 @@ class CompletionChunks:
         self._num_candidates = request.num_candidates
         self._num_prompt_logprobs = request.prompt_logprobs
         self._num_logprobs = request.logprobs or 0
-        self._echoes_logprobs = request.echo and request.logprobs is not None
+        self._echoes_logprobs = request.echoes_logprobs
         self._prompts: dict[int, ScoredPrompt] = {}  # by number, those that are scored
         self._waiting: dict[int, SequenceOutput] = {}  # choices whose prompt is not
         self._include_usage = request.include_usage

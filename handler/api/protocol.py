@@ -142,6 +142,12 @@ class GenerationRequest(ConstrainedRequest):
         return None
 
     @property
+    def echoes_logprobs(self) -> bool:
+        """Whether an answer's logprobs are those of all its tokens, from the prompt's first to the one that ends it:
+        evaluations count on it. Completions alone can ask."""
+        return False
+
+    @property
     def token_limit(self) -> int | None:
         """Tokens to generate at most, as asked for; None if nothing is said, and NO_LIMIT if that is said. The newest
         name counts first."""
@@ -258,8 +264,12 @@ class CompletionRequest(GenerationRequest):
     @property
     def num_prompt_logprobs(self) -> int | None:
         """The most that one of the two fields asks for."""
-        asked = (self.logprobs if self.echo else None, self.prompt_logprobs)
+        asked = (self.logprobs if self.echoes_logprobs else None, self.prompt_logprobs)
         return max((number for number in asked if number is not None), default=None)
+
+    @property
+    def echoes_logprobs(self) -> bool:
+        return self.echo and self.logprobs is not None
 
     @property
     def num_candidates(self) -> int:

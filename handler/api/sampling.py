@@ -39,5 +39,6 @@ def sampling_params(request: GenerationRequest, default_tokens: int | None = Non
         ignore_eos=request.ignore_eos,
         num_logprobs=request.num_logprobs,
         num_prompt_logprobs=request.num_prompt_logprobs,
+        has_end_logprob=request.echoes_logprobs,
         constraint=wanted.constraint if wanted else None,
     )

@@ -40,6 +40,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()  # end an answer, as the model's own end tokens do
     ignore_eos: bool = False
     num_logprobs: int | None = None  # None: no logprobs; 0: the sampled token's alone; k: the top k too
+    has_end_logprob: bool = False  # the token that ends an answer, and has no text, has its logprobs too
     num_prompt_logprobs: int | None = None  # the same for the prompt's tokens, each after those before it
     constraint: Constraint | None = None  # what the answer must consist of; None: anything
     shown_tokens: tuple[str, ...] = ()  # where one is a single special token: it is in the text, and has a mark

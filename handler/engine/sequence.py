@@ -246,7 +246,7 @@ class Sequence:
         for token in sampled:
             token_ids.append(token.token_id)
             if self._is_end(token.token_id):
-                return self.finish(FinishReason.STOP, ended_by=token.token_id)
+                return self.finish(FinishReason.STOP, ended_by=token.token_id, end=token.logprob)
             self._unwritten.append(token)
             if len(token_ids) >= self._max_num_tokens:
                 return self.finish(FinishReason.LENGTH)
@@ -274,7 +274,7 @@ class Sequence:
         if self.matcher is not None and not self.matcher.accept(token_id):
             return self.finish(FinishReason.ERROR, error=EngineError(BROKEN_GRAMMAR))
         if self._is_end(token_id):
-            return self.finish(FinishReason.STOP, ended_by=token_id)
+            return self.finish(FinishReason.STOP, ended_by=token_id, end=sampled.logprob)
         text = self._write(sampled)
         if self._text.stopped:
             return self.finish(FinishReason.STOP, text, ended_by=self._text.stopped_by)
@@ -290,10 +290,14 @@ class Sequence:
         text: str = "",
         error: RequestError | None = None,
         ended_by: int | str | None = None,
+        end: TokenLogprob | None = None,
     ) -> SequenceOutput:
-        """End the sequence. The output has the text that was held back, unless a stop string was found."""
+        """End the sequence. The output has the text that was held back, unless a stop string was found. `end` is the
+        logprob of the token that ended it, if there is one: it goes out where it was asked for."""
         self.status = SequenceStatus.FINISHED
         text = self._write_rest() + text + self._text.finish()
+        if end is not None and self.params.has_end_logprob:
+            self._held_logprobs.append((self._text.num_decoded, end))
         output = self._output(text, is_last=not self._text.stopped)
         return output._replace(finish_reason=reason, usage=self.usage, error=error, ended_by=ended_by)
 

@@ -17,11 +17,11 @@ PROMPT = {
     "top_logprobs": [None, {}, {}, {}],
     "text_offset": [0, 1, 2, 3],
 }
-WHOLE = {
-    "tokens": list("Once upon a time"),
-    "token_logprobs": [None, *SCORES, *(12 * [-1.0])],
-    "top_logprobs": [None, *(15 * [{}])],
-    "text_offset": list(range(16)),
+WHOLE = {  # with the token that ends it, which has no text
+    "tokens": [*"Once upon a time", ""],
+    "token_logprobs": [None, *SCORES, *(13 * [-1.0])],
+    "top_logprobs": [None, *(16 * [{}])],
+    "text_offset": list(range(17)),
 }
 
 
@@ -73,6 +73,20 @@ async def test_scoring_alone(stream: bool) -> None:
             assert answer["usage"]["completion_tokens"] == 0
 
     assert (text, logprobs, reason) == ("Once", PROMPT, "length")
+
+
+@pytest.mark.parametrize("prompt", ["Once", "Once upon a time"], ids=["goes on", "ends"])
+async def test_a_continuation_as_harnesses_score_it(prompt: str) -> None:
+    """lm-evaluation-harness generates one token and leaves out the last entry: there must be one, also where the model
+    ends at once."""
+    with fake_worker() as worker:
+        answer = await worker.complete(list(prompt.encode()), echo=True, logprobs=1, max_tokens=1, temperature=0)
+
+    [choice] = answer["choices"]
+    num_context = 2
+    scores = choice["logprobs"]["token_logprobs"][num_context:-1]
+    token_ids = list(prompt.encode())
+    assert scores == [score(token_ids[:end], token_ids[end]).logprob for end in range(num_context, len(token_ids))]
 
 
 async def test_no_token_without_echo() -> None:

@@ -97,7 +97,10 @@ class Engine:
 
     def state(self) -> dict[str, int]:
         """Limits and counters, for those who watch. A copy; it may be a step old."""
-        return {"max_num_seqs": self.max_num_seqs, "num_cells": self.num_cells, **self.stats._asdict()}
+        state = {"max_num_seqs": self.max_num_seqs, "num_cells": self.num_cells, **self.stats._asdict()}
+        if self._encoder is not None:
+            state["num_encoded_media"] = self._encoder.num_encoded
+        return state
 
     def step_times(self) -> dict[str, Histogram]:
         """How long the phases of the steps took, from the start. A copy; it may be a step old."""

@@ -29,6 +29,7 @@ COUNTERS = {
     "num_finished": ("engine_finished_sequences_total", "Sequences that are over, in whatever way."),
     "num_aborted": ("engine_aborted_sequences_total", "Of these, those that were cancelled."),
     "num_preemptions": ("engine_preemptions_total", "How often a sequence gave its slot back to others."),
+    "num_encoded_media": ("engine_encoded_media_total", "Images and sounds that were encoded: none twice while known."),
     "num_drafted_tokens": ("engine_drafted_tokens_total", "Tokens that were guessed and computed along."),
     "num_accepted_tokens": ("engine_accepted_tokens_total", "Of these, those that were drawn."),
 }

@@ -73,6 +73,8 @@ async def test_the_same_image_is_encoded_once() -> None:
         await ask(engine, illustrated("before ", b"cat", "b"), SHORT)
         await (await engine.generate([illustrated(b"cat", "c")], SHORT, n=3)).result()
 
+        assert engine.state()["num_encoded_media"] == 1
+
     assert projector.encoded == [b"cat"]
 
 

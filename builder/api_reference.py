@@ -154,8 +154,8 @@ A model sees and hears with a projector, a second file: `MMPROJ` names it, or it
 
 - A part `{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}` stands among the texts of a message
   of the user or of a tool; Responses' `input_image` and Anthropic's `image` become one. PNG, JPEG and GIF, whose first
-  picture is shown; WebP is a 400 that says so. A picture has at most 50 million pixels and is shown as it is stored,
-  without regard to EXIF.
+  picture is shown; WebP is a 400 that says so. A picture has at most 50 million pixels, its
+  longer side at most 200 times its shorter one, and it is shown as it is stored, without regard to EXIF.
 - A part `{"type": "input_audio", "input_audio": {"data": "...", "format": "wav"}}` is a sound: a WAV of whole numbers,
   up to 20 minutes. MP3 and others are a 400, as are floating-point samples.
 - `http` and `https` URLs are fetched only with `MEDIA_URLS=true`, and only from public addresses: every address of the

@@ -7,6 +7,7 @@ from handler.errors import InvalidRequestError
 
 # Start of frame of every kind of JPEG; C4, C8 and CC among them are other segments.
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+MAX_RATIO = 200  # of an image's sides: projectors take each for at least a row of tokens, however thin it is
 MAX_SEGMENTS = 4096  # of a JPEG before its frame; real ones have a few hundred at most
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 
@@ -18,8 +19,8 @@ class ImageHeader(NamedTuple):
 
 
 def read_image_header(data: bytes, max_pixels: int) -> ImageHeader:
-    """Raises InvalidRequestError for other formats, damaged headers, and images of no or more than `max_pixels` pixels:
-    a file of a few kilobytes can say that it has billions."""
+    """Raises InvalidRequestError for other formats, damaged headers, images of no or more than `max_pixels` pixels, and
+    those whose sides are too unequal: a file of a few kilobytes can say that it has billions of pixels."""
     try:
         header = _header(data)
     except (struct.error, IndexError):
@@ -29,6 +30,10 @@ def read_image_header(data: bytes, max_pixels: int) -> ImageHeader:
     if not 0 < header.width * header.height <= max_pixels:
         raise InvalidRequestError(
             f"The image has {header.width} x {header.height} pixels; 1 to {max_pixels} in all are possible."
+        )
+    if max(header.width, header.height) > MAX_RATIO * min(header.width, header.height):
+        raise InvalidRequestError(
+            f"The image has {header.width} x {header.height} pixels; one side may be {MAX_RATIO} times the other."
         )
     return header
 

@@ -6,6 +6,7 @@ import pytest
 
 from handler.errors import InvalidRequestError
 from handler.media.image_header import ImageHeader, read_image_header
+from tests.images import png
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 30, 20)
 GIF = b"GIF89a" + struct.pack("<HH", 30, 20)
@@ -55,3 +56,16 @@ def test_jpeg_terminates() -> None:
     """Millions of segments that claim no length do not hold the reader."""
     with pytest.raises(InvalidRequestError):
         read_image_header(b"\xff\xd8" + b"\xff\xe0\x00\x00" * 1_000_000, 600)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "is_taken"), [(200, 1, True), (1, 200, True), (201, 1, False), (1, 201, False)]
+)
+def test_sides_that_are_too_unequal(width: int, height: int, is_taken: bool) -> None:
+    """A thin line would become more tokens than the largest picture."""
+    data = png(width=width, height=height)
+    if is_taken:
+        assert read_image_header(data, 1000).width == width
+    else:
+        with pytest.raises(InvalidRequestError, match="200 times the other"):
+            read_image_header(data, 1000)

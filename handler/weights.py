@@ -51,7 +51,8 @@ def load_weights(settings: Settings, waits: Callable[[], None] = lambda: None) -
     found = locate_or_fetch(settings)
     if isinstance(found, ArrivingModel):
         waits()
-        return _load_arriving(found, settings) or _load_file(found.path(), settings, waits)
+        with closing(found.arrival):
+            return _load_arriving(found, settings) or _load_file(found.path(), settings, waits)
     return _load_file(found, settings, waits)
 
 
@@ -92,8 +93,6 @@ def _load_arriving(arriving: ArrivingModel, settings: Settings) -> Weights | Non
     except ModelError as error:
         log.info("the model is loaded when it is there: %s", error)
         return None
-    finally:
-        arriving.arrival.close()
     load_time.lap("download and model")
     try:
         path = arriving.path()

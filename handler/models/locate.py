@@ -21,6 +21,7 @@ a `Q4_K_M`, and otherwise Hugging Face is asked what there is to choose from.
 """
 
 import logging
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,10 @@ log = logging.getLogger(__name__)
 def locate(settings: Settings) -> Path:
     """Find the model or download it; blocks until it is there. Raises ConfigError or ModelError."""
     found = locate_or_fetch(settings)
-    return found if isinstance(found, Path) else found.path()
+    if isinstance(found, Path):
+        return found
+    with closing(found.arrival):
+        return found.path()
 
 
 def locate_or_fetch(settings: Settings) -> Path | ArrivingModel:

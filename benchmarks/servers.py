@@ -26,6 +26,7 @@ LEAST_CACHE = 8192  # tokens
 NEVER = -1000.0  # added to the logit of a token that shall not be drawn
 WORKER, LLAMA_SERVER, LLAMA_CPP_PYTHON = "this worker", "llama-server", "llama-cpp-python"
 STREAMS, UNIFIED = f"{LLAMA_SERVER} -bs", f"{LLAMA_SERVER} -kvu"  # its two best modes
+FORMER = "former worker"  # of the checkout that FORMER_WORKER names, with this interpreter
 WORKER_DEFAULTS, LLAMA_SERVER_DEFAULTS = f"{WORKER} (defaults)", f"{LLAMA_SERVER} (defaults)"
 TUNING = ("N_CTX", "MAX_NUM_SEQS", "MAX_MODEL_LEN", "MAX_QUEUE", "N_THREADS")  # that a first user leaves alone
 EXAMPLE_SERVER = "llama_cpp_python_server.py"
@@ -61,6 +62,7 @@ class Start(NamedTuple):
     health: str = "/health"
     more: dict[str, Any] | None = None  # that each request to it says, beside what all say
     without: tuple[str, ...] = ()  # of our environment
+    folder: Path = ROOT  # where it is started
 
 
 @dataclass
@@ -130,6 +132,14 @@ def worker(load: Load, port: int) -> Start:
     }
     start = worker_defaults(load, port)
     return start._replace(environment=start.environment | settings, without=())
+
+
+def former_worker(load: Load, port: int) -> Start:
+    """For comparisons over time: the same start in another checkout, where builder/native.sh was run."""
+    folder = os.environ.get("FORMER_WORKER", "")
+    if not (Path(folder) / "handler" / "__main__.py").exists():
+        raise NotHereError(f"FORMER_WORKER is no checkout of this project: '{folder}'")
+    return worker(load, port)._replace(folder=Path(folder))
 
 
 def worker_defaults(load: Load, port: int) -> Start:
@@ -219,6 +229,7 @@ def _words(options: dict[str, Any]) -> list[str]:
 
 STARTS: dict[str, Callable[[Load, int], Start]] = {
     WORKER: worker,
+    FORMER: former_worker,
     STREAMS: llama_server_streams,
     UNIFIED: llama_server_unified,
     LLAMA_CPP_PYTHON: llama_cpp_python,
@@ -241,7 +252,7 @@ def spawned(name: str, load: Load) -> Iterator[Server]:
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            start.arguments, cwd=ROOT, env=ours | start.environment, stdout=output, stderr=subprocess.STDOUT
+            start.arguments, cwd=start.folder, env=ours | start.environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         yield Server(name, f"http://127.0.0.1:{port}", process, log, start.health, start.more, started, command)

@@ -4,6 +4,7 @@
     python benchmarks/throughput.py --model m.gguf --concurrency 8,32,64 --repeat 3
     python benchmarks/throughput.py --workloads equal,unequal,lognormal --concurrency 32,64
     python benchmarks/throughput.py --servers "this worker,llama-server,defaults" --concurrency 32
+    FORMER_WORKER=DIR python benchmarks/throughput.py --servers "this worker,former worker" --repeat 6
 
 The headline is the closed loop of people's chats (benchmarks/people.py), measured for --seconds from its first
 question; "equal" is prompts and answers of one length, all at once. Each program is measured alone: the others are not

@@ -18,6 +18,7 @@ from handler.chat.reasoning import ReasoningState
 from handler.chat.tools import alternatives, types_of
 
 WHITESPACE = r" |\n[ \t]{0,32}"  # between JSON's tokens: unbounded, models that lose their way write nothing else
+BEHIND_THOUGHTS = r"/[ \n]{0,4}/"  # bounded for the same reason; models write two newlines
 TEXT = r"/(.|\n)*/"
 MAX_ANY_ORDER = 5  # arguments that may come in any order: there is a rule for each set of them
 PLACES = re.compile(r"(\{(?:name|arguments|index|id|key|value|type|string)\})")
@@ -145,7 +146,7 @@ class _Grammar:
         if starts_in is ReasoningState.CLOSED:
             return ""
         channels = self._format.channels
-        behind = self.literal(f"{channels.starts}assistant") if channels else "/[ \\n]*/"
+        behind = self.literal(f"{channels.starts}assistant") if channels else BEHIND_THOUGHTS
         inside = f"{self.until(pair.closes)} {behind}"
         opened = inside if starts_in is ReasoningState.OPEN else f"({self.literal(pair.opens)} {inside})?"
         return self._rule("thinking", opened)

@@ -97,6 +97,16 @@ def test_reasoning_before_the_call(format: Format, as_tokens: bool) -> None:
     assert not follower(format, as_tokens=as_tokens).accepts(text)
 
 
+def test_blanks_behind_thoughts_have_an_end() -> None:
+    """Small models whose thoughts were closed by their budget wrote newlines until the answer was cut."""
+    grammar = follower(HERMES, starts_in=ReasoningState.OPEN)
+    call = written(HERMES, WEATHER)
+
+    assert grammar.accepts(f"Hm</think>\n\n{call}")
+    assert grammar.accepts(f"Hm</think>{call}")
+    assert not grammar.accepts(f"Hm</think>{5 * chr(10)}{call}")
+
+
 @families
 def test_types_are_held_to(format: Format) -> None:
     """A number is no text."""

@@ -185,7 +185,12 @@ class Gateway:
 
     def _watch_for(self, settings: RunpodTarget) -> WorkerWatch:
         runs = WorkerRuns(settings.endpoint_id, settings.worker_price)
-        return WorkerWatch(runs, look_for(settings, self._http), self._recorder.note_runs)
+
+        def note(changed: Sequence[WorkerRun]) -> None:
+            self.metrics.workers_seen(runs.endpoint, runs.new_seconds, runs.new_starts, runs.price)
+            self._recorder.note_runs(changed)
+
+        return WorkerWatch(runs, look_for(settings, self._http), note)
 
     def _build(self, settings: GatewaySettings, old: Sequence[Target]) -> ActiveConfig:
         targets = build_targets(settings, self._make_backend, old)

@@ -123,6 +123,23 @@ ROWS: dict[str, list[Panel]] = {
             "s",
         ),
     ],
+    "RunPod's workers": [
+        Panel(
+            "Billed seconds, an hour",
+            {"{{endpoint}}": f"3600 * max by (endpoint) (rate(gateway_worker_billed_seconds_total[{RATE}]))"},
+            "s",
+            text="Of endpoints with a worker_price: start, work and idle time. Each gateway sees all of an endpoint.",
+        ),
+        Panel(
+            "Cost an hour, by the bill",
+            {"{{endpoint}}": f"3600 * max by (endpoint) (rate(gateway_worker_cost_total[{RATE}]))"},
+            text="Billed seconds by worker_price, whatever keys were charged.",
+        ),
+        Panel(
+            "Starts, an hour",
+            {"{{endpoint}}": f"3600 * max by (endpoint) (rate(gateway_worker_starts_total[{RATE}]))"},
+        ),
+    ],
     "The gateway itself": [
         Panel("Usage records that wait", {"waiting": "sum(gateway_usage_queued)"}),
         Panel("Usage records that were lost", {"lost": f"sum(rate(gateway_usage_dropped_total[{RATE}]))"}),

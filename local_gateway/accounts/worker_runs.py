@@ -7,7 +7,7 @@ cancel out. What begins and ends between two looks is not seen.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -61,6 +61,9 @@ class WorkerRuns:
         self._looked: float | None = None  # when a look last succeeded
         self._is_known = False  # the last look succeeded
         self._starts: deque[float] = deque(maxlen=MAX_STARTS)
+        # By what the bill grew between the last two looks; what ran before the first one is not in it.
+        self.new_seconds = 0
+        self.new_starts = 0
 
     @property
     def num_running(self) -> int | None:
@@ -74,17 +77,27 @@ class WorkerRuns:
 
     def look(self, now: float, seen: Iterable[SeenWorker]) -> list[WorkerRun]:
         """All runs that changed, given the workers that run at `now`, in seconds of a clock that is never set."""
+        is_first = self._looked is None
         before, gap = self._open, 0.0 if self._looked is None else now - self._looked
         self._open = {(worker.id, worker.started): self._run_of(worker, gap) for worker in seen}
         self._starting &= self._open.keys()
         self._looked, self._is_known = now, True
         unseen = min(gap, MAX_GAP) / 2
         ended = [replace(run, seconds=run.seconds + unseen) for key, run in before.items() if key not in self._open]
-        return [*ended, *self._open.values()]
+        changed = [*ended, *self._open.values()]
+        self._count_new([] if is_first else changed, before)
+        return changed
 
     def look_failed(self) -> None:
         """How many workers run is unknown until the next look; what was seen before still counts then."""
         self._is_known = False
+
+    def _count_new(self, changed: Iterable[WorkerRun], before: Mapping[tuple[str, float], WorkerRun]) -> None:
+        self.new_seconds = self.new_starts = 0
+        for run in changed:
+            known = before.get((run.worker_id, run.started))
+            self.new_seconds += run.billed_seconds - (known.billed_seconds if known else 0)
+            self.new_starts += known is None
 
     def _run_of(self, worker: SeenWorker, gap: float) -> WorkerRun:
         key = (worker.id, worker.started)

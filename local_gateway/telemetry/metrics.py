@@ -64,6 +64,9 @@ class Metrics:
         self._sharing = self._counter("shared_answers", "Of requests that may share.", ["model", "result"])
         self._failures = self._counter("target_failures", "Calls that gave no answer.", ["target", "reason"])
         self._cold = self._histogram("cold_start_seconds", "Waits for a worker.", ["target"], COLD_START_BUCKETS)
+        self._worker_seconds = self._counter("worker_billed_seconds", "Of RunPod's workers, as seen.", ["endpoint"])
+        self._worker_cost = self._counter("worker_cost", "Of these seconds, by worker_price.", ["endpoint"])
+        self._worker_starts = self._counter("worker_starts", "Of RunPod's workers, as seen.", ["endpoint"])
         self._in_flight = Gauge("gateway_requests_in_flight", "Running now.", registry=self._registry)
         self._queued = Gauge("gateway_usage_queued", "Usage records not stored yet.", registry=self._registry)
         self._dropped = _Total("gateway_usage_dropped", "Usage records that are lost.")
@@ -119,6 +122,12 @@ class Metrics:
         _show(self._workers, health.num_ready_workers, target, "ready")
         _show(self._workers, health.num_starting_workers, target, "starting")
         _show(self._waiting, health.num_queued, target)
+
+    def workers_seen(self, endpoint: str, new_seconds: int, new_starts: int, price: float) -> None:
+        """The bill of a RunPod endpoint grew by so many seconds at `price`, since the last look at its workers."""
+        self._worker_seconds.labels(endpoint).inc(new_seconds)
+        self._worker_cost.labels(endpoint).inc(new_seconds * price)
+        self._worker_starts.labels(endpoint).inc(new_starts)
 
     def breaker_changed(self, target: str, state: str, states: Collection[str]) -> None:
         """`states` are all that a breaker can be in: each is a series, 1 where it is the present one."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.web.stage import Looker, Stage, browsing, fill, looking, staged
+from tests.web.stage import Looker, Stage, browsing, fill, fill_workers, looking, staged
 
 PICTURES = {
     "desktop-light": ("now", "targets", "usage", "playground", "keys"),
@@ -29,6 +29,9 @@ async def main(folder: Path) -> None:
                         await looker.open(stage.url, page)
                         await prepare(looker, page, screen)
                         await looker.page.screenshot(path=folder / f"{page}-{screen}.png")
+                        if page == "usage" and screen.startswith("desktop"):
+                            workers = looker.page.get_by_role("region", name="RunPod's workers")
+                            await workers.screenshot(path=folder / f"workers-{screen}.png")
 
 
 async def populate(stage: Stage) -> str:
@@ -41,6 +44,7 @@ async def populate(stage: Stage) -> str:
     }
     others = [stage.add_key(name, **limits) for name, limits in names.items()]
     fill(stage.store, [admin, *(key for _, key in others)])
+    fill_workers(stage.store)
 
     async def ask(key: str, model: str, text: str) -> None:
         body = {"model": model, "stream": True, "messages": [{"role": "user", "content": text}]}

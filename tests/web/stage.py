@@ -20,6 +20,7 @@ from local_gateway.accounts.auth import Authenticator
 from local_gateway.accounts.keys import Key, Keyring, new_key
 from local_gateway.accounts.limiter import Limiter
 from local_gateway.accounts.usage import UsageRecord
+from local_gateway.accounts.worker_runs import WorkerRun
 from local_gateway.backends.base import Backend, Health
 from local_gateway.config.settings import GatewaySettings
 from local_gateway.config.settings import Target as TargetSettings
@@ -167,7 +168,8 @@ def fill(store: Store, keys: list[Key], days: int = 30) -> None:
                 UsageRecord(
                     time=now - day * 86400 - rng.random() * 3600, request_id=f"req_{len(records)}", key_id=key.id,
                     key_name=key.name, alias=model, model=model, target="" if is_failed else target,
-                    path="/chat/completions", is_stream=True, status=502 if is_failed else 200,
+                    endpoint="k3x9" if target == "runpod" and not is_failed else "", path="/chat/completions",
+                    is_stream=True, status=502 if is_failed else 200,
                     outcome="target_error" if is_failed else "ok", num_prompt_tokens=prompt,
                     num_cached_tokens=prompt // 3, num_completion_tokens=0 if is_failed else completion,
                     cost=0.0 if is_failed else completion * price / 100, first_token_seconds=rng.uniform(0.1, 0.9),
@@ -175,6 +177,21 @@ def fill(store: Store, keys: list[Key], days: int = 30) -> None:
                 )
             )  # fmt: skip
     store.add(records)
+
+
+def fill_workers(store: Store, days: int = 30) -> None:
+    """The runs of the workers that made fill's answers, the same every time: four a day."""
+    rng = random.Random(15)
+    now = time.time()
+    store.keep_runs(
+        [
+            WorkerRun(
+                endpoint="k3x9", worker_id=f"worker{number % 3}", started=now - (number + 1) * 86400 / 4,
+                seconds=rng.lognormvariate(4.2, 0.5), start_seconds=rng.uniform(9, 24), price=0.00034,
+            )
+            for number in range(4 * days)
+        ]
+    )  # fmt: skip
 
 
 @dataclass

@@ -62,6 +62,30 @@ def test_a_gateway_that_starts_while_a_worker_runs() -> None:
     assert (run.seconds, run.start_seconds, runs.num_running) == (500, None, 1)
 
 
+def test_by_how_much_the_bill_grows(runs: WorkerRuns) -> None:
+    """From look to look, in begun seconds, until the runs are over: together it is the bill."""
+    grown = []
+    for now, workers in ((2, [seen(0.4)]), (4, [seen(2.4), seen(1, worker_id="w2")]), (6, [seen(3, worker_id="w2")])):
+        runs.look(now, workers)
+        grown.append((runs.new_seconds, runs.new_starts))
+    (ended,) = runs.look(8, [])
+
+    assert grown == [(1, 1), (3, 1), (3, 0)]
+    assert (runs.new_seconds, ended.billed_seconds) == (1, 4)
+
+
+def test_what_ran_before_the_first_look() -> None:
+    """It is another gateway's, or this one's before a restart: only what comes after is new."""
+    runs = WorkerRuns("ep", 1.0)
+
+    runs.look(1000, [seen(500)])
+    first = runs.new_seconds, runs.new_starts
+    runs.look(1002, [seen(502)])
+
+    assert first == (0, 0)
+    assert (runs.new_seconds, runs.new_starts) == (2, 0)
+
+
 def test_a_worker_that_comes_back(runs: WorkerRuns) -> None:
     """With another start it is another run."""
     runs.look(2, [seen(1)])

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -52,12 +53,19 @@ async def test_two_runs(tmp_path: Path, kind: Literal["queue", "load_balancing"]
                     usage = (await answer.json())["usage"]
                 used = {name: used[name] + usage[name] for name in used}
                 await is_seen_gone(here, num_runs)
+            async with session.get(f"{gateway.url}/metrics") as page:
+                told = dict(
+                    re.findall(r'^gateway_worker_(\w+)_total{endpoint="ep"} (\S+)$', await page.text(), re.MULTILINE)
+                )
             assert await asyncio.to_thread(gateway.stop) == 0
         billed = here.fleet.billed_seconds
 
     (row,) = csv.DictReader(io.StringIO(command(tmp_path, "usage", "--by", "endpoint", "--csv")))
     assert (row["endpoint"], row["starts"]) == ("ep", "2")
     assert abs(int(row["billed seconds"]) - billed) <= 2 * (EAGER / 2 + ROUNDING)
+    assert abs(float(told["billed_seconds"]) - billed) <= 2 * (EAGER + ROUNDING)  # the last look may not be in it
+    assert float(told["cost"]) == pytest.approx(0.001 * float(told["billed_seconds"]))
+    assert float(told["starts"]) == 2
     assert 0 < float(row["starting seconds"]) < billed
     assert [int(row["prompt tokens"]), int(row["completion tokens"])] == [*used.values()]
 

@@ -138,6 +138,17 @@ def test_cold_starts() -> None:
     assert value(metrics, "gateway_cold_start_seconds_sum", target="a") == 52.0
 
 
+def test_what_workers_are_billed_for() -> None:
+    """The bill of an endpoint, as it grows from look to look."""
+    metrics = Metrics()
+    for new_seconds, new_starts in ((3, 1), (0, 0), (40, 1)):
+        metrics.workers_seen("ep", new_seconds, new_starts, price=0.5)
+
+    assert value(metrics, "gateway_worker_billed_seconds_total", endpoint="ep") == 43
+    assert value(metrics, "gateway_worker_cost_total", endpoint="ep") == 21.5
+    assert value(metrics, "gateway_worker_starts_total", endpoint="ep") == 2
+
+
 def test_health() -> None:
     """Workers and queue of an endpoint; nothing of a target that has no such thing."""
     metrics = Metrics()

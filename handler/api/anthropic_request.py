@@ -11,7 +11,7 @@ from typing import Any
 
 from handler.api import parameters, translated_parameters
 from handler.api.anthropic_tools import CHANGES, tools_of
-from handler.api.fields import object_at, show, text_at, unsupported, wrong
+from handler.api.fields import body_of, object_at, show, text_at, unsupported, wrong
 from handler.errors import InvalidRequestError
 
 Json = dict[str, Any]
@@ -26,9 +26,7 @@ OPEN = "plain:"  # begins a signature that holds the thoughts themselves, for cl
 
 def to_chat(body: object) -> Json:
     """The body of the chat request."""
-    if not isinstance(body, dict):
-        raise InvalidRequestError("The request body must be a JSON object")
-    body = {name: value for name, value in body.items() if value is not None}
+    body = {name: value for name, value in body_of(body).items() if value is not None}
     parameters.check_parameters("messages", body)
     _check_context_management(body.get("context_management", {}))
     chat = {name: value for name, value in body.items() if name in SAME}

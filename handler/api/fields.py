@@ -6,6 +6,7 @@ Every error is an InvalidRequestError with `param`; pydantic passes it through, 
 import json
 from typing import Annotated, Any, NamedTuple
 
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.functional_validators import BeforeValidator
 
@@ -55,6 +56,17 @@ def unsupported(param: str, why: str) -> InvalidRequestError:
 
 def wrong(param: str, reason: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{param}' {reason}", param=param)
+
+
+def body_of(value: object) -> dict[str, Any]:
+    """The decoded body of a request, which must be an object of Unicode text: what an answer repeats can be encoded."""
+    if not isinstance(value, dict):
+        raise InvalidRequestError("The request body must be a JSON object")
+    try:
+        pydantic_core.to_json(value)
+    except ValueError:
+        raise InvalidRequestError("The request body holds text that is not Unicode, or nests too deep") from None
+    return value
 
 
 def object_at(value: object, param: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ exists, shows later.
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import pydantic_core
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, model_validator
 from pydantic.functional_validators import AfterValidator, BeforeValidator, PlainValidator
 from pydantic_core import ErrorDetails
@@ -24,6 +23,7 @@ from handler.api.fields import (
     LenientModel,
     Prompt,
     Strings,
+    body_of,
     parse_biases,
     parse_prompts,
     parse_strings,
@@ -326,14 +326,8 @@ def parse(model_cls: type[RequestT], body: object) -> RequestT:
 
 def validate(model_cls: type[ModelT], body: object) -> ModelT:
     """The same for any route, without regard to fields that its model does not name."""
-    if not isinstance(body, dict):
-        raise InvalidRequestError("The request body must be a JSON object")
     try:
-        pydantic_core.to_json(body)
-    except ValueError:
-        raise InvalidRequestError("The request body holds text that is not Unicode, or nests too deep") from None
-    try:
-        return model_cls.model_validate(body)
+        return model_cls.model_validate(body_of(body))
     except ValidationError as error:
         raise _explain(error.errors(include_url=False)[0]) from None
 

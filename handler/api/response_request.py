@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from handler.api import parameters, translated_parameters
-from handler.api.fields import object_at, show, text_at, unsupported, wrong
-from handler.errors import InvalidRequestError
+from handler.api.fields import body_of, object_at, show, text_at, unsupported, wrong
 
 Json = dict[str, Any]
 
@@ -23,9 +22,7 @@ ROLES = ("user", "system", "developer", "assistant")
 
 def to_chat(body: object) -> Json:
     """The body of the chat request."""
-    if not isinstance(body, dict):
-        raise InvalidRequestError("The request body must be a JSON object")
-    body = {name: value for name, value in body.items() if value is not None}
+    body = {name: value for name, value in body_of(body).items() if value is not None}
     parameters.check_parameters("responses", body)
     chat = {name: value for name, value in body.items() if name in SAME}
     chat["messages"] = [*_instructions(body.get("instructions", "")), *_conversation(body)]

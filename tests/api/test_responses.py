@@ -12,7 +12,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from handler.api.stream import EventStream
-from handler.errors import DecodeError
+from handler.errors import DecodeError, InvalidRequestError
 from handler.job import make_handler
 from tests.api.test_tools import ARGUMENTS, CALL, OTHER, SPECIALS, TEMPLATE, WEATHER, worker_saying
 from tests.fake_worker import FakeWorker, Json, fake_worker
@@ -266,3 +266,12 @@ async def test_thinking_is_switched_off() -> None:
 
     assert [item["type"] for item in thinking["output"]] == ["reasoning", "message"]  # type: ignore[index]
     assert [item["type"] for item in plain["output"]] == ["message"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("field", ["metadata", "user", "tools"])
+async def test_text_that_cannot_be_encoded_is_refused_wherever_it_stands(field: str) -> None:
+    """Half a surrogate pair in a field that no chat has, and that the response would repeat."""
+    cut = {"metadata": {"note": "\ud83d"}, "user": "\ud83d", "tools": [{"type": "web_search", "note": "\ud83d"}]}
+    with fake_worker() as worker:
+        with pytest.raises(InvalidRequestError, match="not Unicode"):
+            await worker.api.call("/v1/responses", {**HI, field: cut[field]})

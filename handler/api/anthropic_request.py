@@ -168,6 +168,8 @@ def _part(block: Json, param: str) -> Json:
             names = ("media_type", "data")
             media_type, data = (text_at(block["source"], name, f"{param}.source") for name in names)
             return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
+        case "image" | "document", "file":
+            raise unsupported(param, "no files are stored here: send what is in it")
     raise _unknown_block(block.get("type"), param)
 
 

@@ -41,7 +41,8 @@ def includes(body: Json, what: str) -> bool:
 
 
 def _logprobs(body: Json) -> Json:
-    if not isinstance(body.get("include", []), list):
+    include = body.get("include", [])
+    if not isinstance(include, list) or not all(isinstance(what, str) for what in include):
         raise wrong("include", "must be a list of texts")
     num = body.get("top_logprobs", 0)
     return {"logprobs": True, "top_logprobs": num} if num or includes(body, LOGPROBS) else {}
@@ -151,6 +152,8 @@ def _part(part: Json, param: str) -> Json:
         case "input_image" if isinstance(part.get("image_url"), str):
             detail = {"detail": part["detail"]} if part.get("detail") else {}
             return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+        case "input_image" | "input_file" if part.get("file_id") is not None:
+            raise unsupported(param, "no files are stored here: send what is in it")
         case "input_audio":
             return {"type": "input_audio", "input_audio": part.get("input_audio")}
         case kind:

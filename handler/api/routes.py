@@ -139,7 +139,7 @@ class RerankApi(Routes):
 def error_response(error: BaseException, route: str = "") -> ErrorResponse:
     """An error in the form of the route that was asked for."""
     response = to_response(error)
-    is_anthropic = normalise(route) in (MESSAGES, MESSAGES_COUNT)
+    is_anthropic = f"{normalise(route)}/".startswith(f"{MESSAGES}/")  # its clients ask for more than is here
     return anthropic_events.error_response(response) if is_anthropic else response
 
 

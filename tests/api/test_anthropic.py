@@ -199,6 +199,17 @@ async def test_errors_are_in_its_form() -> None:
     assert "temperature" in bad.value.body["error"]["message"]
 
 
+async def test_addresses_that_are_not_here_say_so_in_its_form() -> None:
+    """Batches and all else below the messages' address."""
+    with fake_worker() as worker:
+        async with client_of(worker) as client:
+            with pytest.raises(anthropic.NotFoundError) as unknown:
+                await client.messages.batches.retrieve("batch_1")
+
+    assert isinstance(unknown.value.body, dict)
+    assert unknown.value.body["error"]["type"] == "not_found_error"
+
+
 async def test_as_a_job() -> None:
     """RunPod's route carries the same: a message, its events, and errors of either kind with their status."""
     with fake_worker() as worker:

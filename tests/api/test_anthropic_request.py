@@ -192,3 +192,11 @@ def test_what_cannot_be_done_is_named(fields: Json, param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         to_chat({**HI, **fields})
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("kind", ["image", "document"])
+def test_a_stored_file_is_told_to_be_unknown(kind: str) -> None:
+    """Clients that name one learn that its content has to be sent, not that the model reads no such kind."""
+    block = {"type": kind, "source": {"type": "file", "file_id": "file_1"}}
+    with pytest.raises(InvalidRequestError, match="no files are stored here"):
+        to_chat({**HI, "messages": [{"role": "user", "content": [block]}]})

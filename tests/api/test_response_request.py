@@ -154,6 +154,7 @@ def test_form_and_effort() -> None:
         ({"reasoning": "high"}, "reasoning"),
         ({"tools": {}}, "tools"),
         ({"include": "all"}, "include"),
+        ({"include": [1]}, "include"),
     ],
 )
 def test_what_cannot_be_done_is_named(fields: Json, param: str) -> None:
@@ -161,3 +162,10 @@ def test_what_cannot_be_done_is_named(fields: Json, param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         to_chat({"input": "Hi", **fields})
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("kind", ["input_file", "input_image"])
+def test_a_stored_file_is_told_to_be_unknown(kind: str) -> None:
+    """Clients that name one learn that its content has to be sent, not that the model reads no such kind."""
+    with pytest.raises(InvalidRequestError, match="no files are stored here"):
+        chat_messages({"role": "user", "content": [{"type": kind, "file_id": "file-1"}]})

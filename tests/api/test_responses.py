@@ -272,6 +272,5 @@ async def test_thinking_is_switched_off() -> None:
 async def test_text_that_cannot_be_encoded_is_refused_wherever_it_stands(field: str) -> None:
     """Half a surrogate pair in a field that no chat has, and that the response would repeat."""
     cut = {"metadata": {"note": "\ud83d"}, "user": "\ud83d", "tools": [{"type": "web_search", "note": "\ud83d"}]}
-    with fake_worker() as worker:
-        with pytest.raises(InvalidRequestError, match="not Unicode"):
-            await worker.api.call("/v1/responses", {**HI, field: cut[field]})
+    with fake_worker() as worker, pytest.raises(InvalidRequestError, match="not Unicode"):
+        await worker.api.call("/v1/responses", {**HI, field: cut[field]})
